@@ -1,0 +1,309 @@
+"""Here: what a run is: frozen dataclasses whose defaults are the paper's, the presets, validation, JSON.
+
+Not here: reading the command line, building anything from a config, environment variables.
+
+Sources: the paper (Zbontar et al., ICML 2021, sections 2 and 3, appendix A) and the official code
+(facebookresearch/barlowtwins, main.py). Where the two differ, the field says which one it follows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
+CIFAR10_STD = (0.2470, 0.2435, 0.2616)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """From shards to uint8 views on the device."""
+
+    image_size: int = 224
+    """Side of a view in pixels."""
+    augmentation: Literal["barlow_twins", "barlow_twins_small"] = "barlow_twins"
+    """The two views: the paper's, or the same without blur for images of about 32 pixels."""
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    """Range of a crop's area, as a fraction of the image."""
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    """Mean of each channel (of [0, 1]) subtracted before the network."""
+    std: tuple[float, float, float] = IMAGENET_STD
+    """Standard deviation of each channel (of [0, 1]) divided out before the network."""
+    eval_resize: int = 256
+    """Shorter side in pixels before the centre crop of `image_size` in evaluation."""
+    threads: int = 0
+    """Loader threads of each process; 0 shares the machine's cores among the processes."""
+    prefetch: int = 3
+    """Batches prepared ahead of the one being trained on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Backbone and projector (paper, section 2.2)."""
+
+    backbone: Literal["resnet10", "resnet18", "resnet34", "resnet50"] = "resnet50"
+    """torchvision's ResNet; resnet10 is resnet18 with one block in each stage."""
+    stem: Literal["imagenet", "cifar"] = "imagenet"
+    """imagenet: 7x7 stride 2 and max-pool; cifar: 3x3 stride 1 and no pool."""
+    width: int = 64
+    """Channels of the first stage; 64 is torchvision's."""
+    projector: tuple[int, ...] = (8192, 8192, 8192)
+    """Output sizes of the projector's linear layers; the last one is the embedding's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveConfig:
+    """The loss (paper, equations 1 and 2)."""
+
+    lambd: float = 0.0051
+    """Weight of the redundancy-reduction term (official code; the paper rounds to 5e-3)."""
+    eps: float = 0.0
+    """Added to the variance of each embedding dimension; 0 is equation 2, 1e-5 the official code."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """LARS and its schedule (paper, section 2.2; official main.py).
+
+    Learning rates are those of the official flags: the peak is rate * batch_size / 256. The official
+    code's gradient is 1/W of the true one (W processes); `reference_world_size` is that W. It divides
+    `lr_biases` and multiplies `weight_decay`, so that the exact gradient of this trainer gives the
+    official run's steps on any number of processes. Set it to 1 to state rates for the true gradient.
+    """
+
+    batch_size: int = 2048
+    """Images of one optimizer step, over all processes."""
+    epochs: int = 1000
+    """Passes over the data."""
+    warmup_epochs: float = 10
+    """Linear warm-up from 0, in epochs, stepped every step."""
+    lr_weights: float = 0.2
+    """Learning rate of weights, per 256 images."""
+    lr_biases: float = 0.0048
+    """Learning rate of biases and batch-norm parameters, per 256 images."""
+    lr_final_ratio: float = 1e-3
+    """Learning rate at the end of the cosine, as a fraction of the peak."""
+    momentum: float = 0.9
+    """Momentum of LARS."""
+    trust_coefficient: float = 1e-3
+    """LARS eta: a step's norm as a fraction of the weight's, at learning rate 1."""
+    weight_decay: float = 1.5e-6
+    """Weight decay of weights, inside the trust ratio (paper; the official code's default is 1e-6)."""
+    reference_world_size: int = 32
+    """Processes of the run that the rates above were tuned on (the paper's 32)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How the run executes; none of it changes what is learned beyond rounding."""
+
+    seed: int = 0
+    """Seed of the initialisation, the order and the augmentations."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Autocast of backbone and projector; auto is bf16 on a GPU that has it, else fp16, and fp32 on CPU."""
+    steps: int = 0
+    """Stop after so many optimizer steps in all; 0 runs every epoch. The schedule does not change."""
+    log_every: int = 20
+    """Steps between two lines of metrics."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """Checkpoints: folders that are valid only if their manifest verifies."""
+
+    every_epochs: float = 1.0
+    """Epochs between checkpoints; the end of the run always writes one."""
+    keep: int = 2
+    """Newest checkpoints kept."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """kNN and linear probe (paper, section 3.1 and appendix B.1; official evaluate.py)."""
+
+    knn_k: int = 20
+    """Neighbours that vote (DINO's choice)."""
+    knn_temperature: float = 0.07
+    """Votes weigh exp(cosine / temperature)."""
+    linear_epochs: int = 100
+    """Epochs of the linear probe."""
+    linear_crops: int = 0
+    """Augmented views of each training image that are cached as features and cycled over;
+    0 draws new ones every epoch, which is the official protocol and needs a forward pass each."""
+    linear_lr: float = 0.3
+    """Peak learning rate of SGD with momentum 0.9, cosine per epoch."""
+    linear_batch_size: int = 256
+    """Images of one step of the probe."""
+    linear_weight_decay: float = 1e-6
+    """Weight decay of the probe."""
+    linear_standardize: bool = False
+    """Standardise each feature by the training set first: rates then suit features of any scale."""
+    batch_size: int = 256
+    """Images of one forward pass when features are computed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """A whole run. The defaults are the paper's ImageNet recipe."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+
+
+def imagenet() -> Config:
+    """The paper's recipe: ResNet-50, 8192-8192-8192, batch 2048, 1000 epochs (section 2.2)."""
+    return Config()
+
+
+def cifar10() -> Config:
+    """ResNet-18 with the CIFAR stem on one GPU, 1000 epochs.
+
+    Source: solo-learn's CIFAR-10 configuration for Barlow Twins (batch 256, projector 2048 x 3,
+    LARS 0.3 per 256 images, weight decay 1e-4, no blur); 92.1 % online linear top-1 published.
+    Its trust coefficient of 0.02 with clipping is not the official LARS: see docs/recipes.md.
+    """
+    return Config(
+        data=DataConfig(
+            image_size=32,
+            augmentation="barlow_twins_small",
+            mean=CIFAR10_MEAN,
+            std=CIFAR10_STD,
+            eval_resize=32,
+        ),
+        model=ModelConfig(backbone="resnet18", stem="cifar", projector=(2048, 2048, 2048)),
+        optim=OptimConfig(
+            batch_size=256,
+            lr_weights=0.3,
+            lr_biases=0.03,
+            trust_coefficient=0.02,
+            weight_decay=1e-4,
+            reference_world_size=1,
+        ),
+        checkpoint=CheckpointConfig(every_epochs=20),
+        evaluate=EvaluateConfig(knn_k=200, knn_temperature=0.1, linear_crops=10, linear_standardize=True),
+    )
+
+
+def cifar10_cpu() -> Config:
+    """CIFAR-10 on two CPU cores in less than 30 minutes: a narrow ResNet-10."""
+    base = cifar10()
+    return replace(
+        base,
+        model=ModelConfig(backbone="resnet10", stem="cifar", width=32, projector=(512, 512, 512)),
+        optim=replace(base.optim, epochs=8, warmup_epochs=0.5),
+        checkpoint=CheckpointConfig(every_epochs=1),
+        evaluate=replace(base.evaluate, linear_crops=2, linear_epochs=30),
+    )
+
+
+def demo() -> Config:
+    """The five-minute run of `make demo` on two CPU cores."""
+    base = cifar10_cpu()
+    return replace(base, data=replace(base.data, mean=IMAGENET_MEAN, std=IMAGENET_STD))
+
+
+PRESETS: dict[str, Callable[[], Config]] = {
+    "imagenet": imagenet,
+    "cifar10": cifar10,
+    "cifar10-cpu": cifar10_cpu,
+    "demo": demo,
+}
+
+
+def validate(config: Config, *, num_samples: int, world_size: int) -> None:
+    """Raises `ValueError` naming the field for any setting that cannot work on this data and world."""
+    optim, data, model = config.optim, config.data, config.model
+    positive = {
+        "data.image_size": data.image_size,
+        "data.eval_resize": data.eval_resize,
+        "data.prefetch": data.prefetch,
+        "model.width": model.width,
+        "optim.batch_size": optim.batch_size,
+        "optim.epochs": optim.epochs,
+        "optim.reference_world_size": optim.reference_world_size,
+        "train.log_every": config.train.log_every,
+        "checkpoint.every_epochs": config.checkpoint.every_epochs,
+        "checkpoint.keep": config.checkpoint.keep,
+    }
+    for name, value in positive.items():
+        if value <= 0:
+            raise ValueError(f"--{name} must be positive, not {value}")
+    if data.threads < 0 or config.train.steps < 0 or not 0 <= config.train.seed < 2**63:
+        raise ValueError("--data.threads, --train.steps and --train.seed may not be negative")
+    if not model.projector or min(model.projector) <= 0:
+        raise ValueError(f"--model.projector needs at least one positive size, not {model.projector}")
+    low, high = data.crop_scale
+    if not 0 < low <= high <= 1:
+        raise ValueError(f"--data.crop_scale must satisfy 0 < low <= high <= 1, not {data.crop_scale}")
+    if data.eval_resize < data.image_size:
+        raise ValueError(
+            f"--data.eval_resize {data.eval_resize} is smaller than --data.image_size {data.image_size}"
+        )
+    if optim.batch_size > num_samples:
+        raise ValueError(
+            f"--optim.batch_size {optim.batch_size} is larger than the data set ({num_samples} images)"
+        )
+    if optim.batch_size % world_size:
+        raise ValueError(
+            f"--optim.batch_size {optim.batch_size} is not divisible by the number of processes ({world_size})"
+        )
+    if optim.batch_size // world_size < 1 or optim.batch_size < 2:
+        raise ValueError("--optim.batch_size must be at least 2: the loss correlates over the batch")
+
+
+def to_json(config: Config) -> str:
+    """The resolved config as indented JSON, every field written out."""
+    return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+
+
+def from_json(text: str) -> Config:
+    """Reads `to_json`'s output; an unknown, missing or ill-typed field is a `ValueError` naming it."""
+    return _build(Config, json.loads(text), "config")
+
+
+def _build(cls: type[Any], raw: Any, where: str) -> Any:
+    if not isinstance(raw, dict):
+        raise ValueError(f"{where} must be an object, not {raw!r}")
+    hints = typing.get_type_hints(cls)
+    names = {f.name for f in dataclasses.fields(cls)}
+    for unknown in sorted(raw.keys() - names):
+        raise ValueError(f"{where}.{unknown} is not a known field")
+    for missing in sorted(names - raw.keys()):
+        raise ValueError(f"{where}.{missing} is missing")
+    return cls(**{name: _value(hints[name], raw[name], f"{where}.{name}") for name in names})
+
+
+def _value(hint: Any, raw: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return _build(typing.cast(type, hint), raw, where)
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        if raw not in args:
+            raise ValueError(f"{where} must be one of {', '.join(map(str, args))}, not {raw!r}")
+        return raw
+    if origin is tuple:
+        if not isinstance(raw, list) or (args[-1] is not Ellipsis and len(raw) != len(args)):
+            raise ValueError(f"{where} must be a list of {len(args)} values, not {raw!r}")
+        kinds = [args[0]] * len(raw)
+        return tuple(_value(kind, item, where) for kind, item in zip(kinds, raw, strict=True))
+    if hint is float and isinstance(raw, int) and not isinstance(raw, bool):
+        return float(raw)
+    if (
+        isinstance(hint, types.UnionType)
+        or not isinstance(raw, hint)
+        or (hint is int and isinstance(raw, bool))
+    ):
+        raise ValueError(f"{where} must be {getattr(hint, '__name__', hint)}, not {raw!r}")
+    return raw

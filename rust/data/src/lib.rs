@@ -1,0 +1,15 @@
+//! Shards on disk to batches of augmented views.
+//!
+//! ```text
+//! floor 3   scan, pack (the only writes)      slots, loader (threads, ordered delivery)
+//! floor 2   index   order   store   decode   augment
+//! floor 1   tar     jpeg png webp            ops/ (resize, colour, blur, ...)
+//! floor 0   error   limits   random
+//! ```
+//!
+//! Pure: no Python, no torch, no CUDA. Every decision about order and randomness is a function of
+//! integers. Imports go down a floor only.
+
+pub mod error;
+pub mod limits;
+pub mod random;

@@ -1,0 +1,31 @@
+//! Here: every bound on hostile input, each with its reason.
+//! Not here: the checks themselves (they stand where the number is read).
+
+/// Most pixels an image may claim: Pillow's error line (2 × `MAX_IMAGE_PIXELS`), so that what
+/// Pillow opens, barlow opens.
+pub const MAX_PIXELS: u64 = 178_956_970;
+
+/// Longest side in pixels: libjpeg's `JPEG_MAX_DIMENSION`; also what the index's `u16` can hold.
+pub const MAX_SIDE_PX: u32 = 65_500;
+
+/// Most scans of a progressive JPEG, libjpeg-turbo's own choice for fuzzing. A 92 kB file with 800
+/// scans of 4096² pixels costs Pillow 8 s.
+pub const MAX_SCANS: u32 = 100;
+
+/// Bound on scans × pixels: 100 scans of a 4096² image would still burn a second each.
+pub const MAX_SCAN_PIXELS: u64 = 2_000_000_000;
+
+/// Largest member that is read into memory. The largest ImageNet file has 15 MB.
+pub const MAX_MEMBER_BYTES: u64 = 64 << 20;
+
+/// Longest member name: `PATH_MAX` of Linux.
+pub const MAX_NAME_BYTES: u64 = 4096;
+
+/// Largest PAX or GNU long-name block: names are bounded, and nothing else in it is used.
+pub const MAX_PAX_BYTES: u64 = 64 << 10;
+
+/// Most samples in one index: a sample id is one 32-bit word of the random counter.
+pub const MAX_SAMPLES: u64 = 1 << 32;
+
+/// Most shards in one index; a folder of loose images has one shard per image.
+pub const MAX_SHARDS: u64 = 1 << 32;
