@@ -257,7 +257,7 @@ def validate(config: Config, *, num_samples: int, world_size: int) -> None:
         )
     if optim.batch_size % world_size:
         raise ValueError(
-            f"--optim.batch_size {optim.batch_size} is not divisible by the number of processes ({world_size})"
+            f"--optim.batch_size {optim.batch_size} is not divisible by the {world_size} processes"
         )
     if optim.batch_size // world_size < 1 or optim.batch_size < 2:
         raise ValueError("--optim.batch_size must be at least 2: the loss correlates over the batch")
