@@ -16,4 +16,5 @@ pub mod jpeg;
 pub mod limits;
 mod png;
 pub mod random;
+pub mod tar;
 mod webp;
