@@ -14,6 +14,7 @@ pub mod decode;
 pub mod error;
 pub mod jpeg;
 pub mod limits;
+pub mod order;
 mod png;
 pub mod random;
 pub mod tar;
