@@ -12,8 +12,12 @@
 
 pub mod decode;
 pub mod error;
+pub mod index;
 pub mod jpeg;
 pub mod limits;
+pub mod order;
 mod png;
 pub mod random;
+pub mod store;
+pub mod tar;
 mod webp;
