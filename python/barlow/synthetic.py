@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-Array = NDArray[np.float32]
+Array = NDArray[np.floating]
 Field = Callable[[Array, Array, np.random.Generator], Array]
 
 NAME = "synthetic shapes"
