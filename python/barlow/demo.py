@@ -97,7 +97,7 @@ def _flags(config: Config) -> list[str]:
 
 
 def _make_room(run: Path, config: Config | None, digest: str) -> None:
-    """Moves a run aside that `barlow train` could not go on with: another config (None: any), other images."""
+    """Moves a run aside that `barlow train` could not go on with: other images, another config (or None)."""
     if not run.exists():
         return
     try:
