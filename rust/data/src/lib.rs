@@ -1,7 +1,7 @@
 //! Shards on disk to batches of augmented views.
 //!
 //! ```text
-//! floor 3   scan, pack (the only writes)      slots, loader (threads, ordered delivery)
+//! floor 3   workers, scan, pack (the only writes)      slots, loader (threads, ordered delivery)
 //! floor 2   index   order   store   decode   augment
 //! floor 1   tar     jpeg png webp            ops/ (resize, colour, blur, ...)
 //! floor 0   error   limits   random
@@ -10,16 +10,20 @@
 //! Pure: no Python, no torch, no CUDA. Every decision about order and randomness is a function of
 //! integers. Imports go down a floor only.
 
+pub mod augment;
 pub mod decode;
 pub mod error;
 pub mod index;
 pub mod jpeg;
 pub mod limits;
+pub mod loader;
+mod ops;
 pub mod order;
 pub mod pack;
 mod png;
 pub mod random;
 pub mod scan;
+pub mod slots;
 pub mod store;
 pub mod tar;
 mod webp;

@@ -3,6 +3,7 @@
 
 mod dataset;
 mod errors;
+mod pixels;
 
 use pyo3::prelude::*;
 
@@ -13,6 +14,8 @@ mod _native {
     use crate::dataset::{Index, Order, index_path, members, pack, unpack};
     #[pymodule_export]
     use crate::errors::DataError;
+    #[pymodule_export]
+    use crate::pixels::{apply, check_view, decode_image, draw, peek};
 
     /// Format version of the order: another version gives other batches.
     #[pymodule_export]
