@@ -7,17 +7,18 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-
 from barlow.config import ModelConfig
 from barlow.model import build_model
 from barlow.optim import LARS, parameter_groups
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 SHAPES = [(16, 3, 3, 3), (16,), (16,), (40, 16), (7,), (5, 40), (3, 3)]
 
 
-def plain_step(p: Tensor, mu: Tensor, lr: float, momentum: float, decay: float, eta: float, adapt: bool) -> None:
+def plain_step(
+    p: Tensor, mu: Tensor, lr: float, momentum: float, decay: float, eta: float, adapt: bool
+) -> None:
     """The update of one tensor as the official code's author would write it down."""
     assert p.grad is not None
     d = p.grad.add(p, alpha=decay)
@@ -87,7 +88,9 @@ def test_gradients_stay_and_the_momentum_buffer_is_made_once() -> None:
     assert {p: optimizer.state[p]["mu"].data_ptr() for p in params} == buffers
 
 
-def test_without_decay_the_step_of_a_weight_ignores_the_scale_of_the_loss_and_that_of_a_bias_does_not() -> None:
+def test_without_decay_the_step_of_a_weight_ignores_the_scale_of_the_loss_and_that_of_a_bias_does_not() -> (
+    None
+):
     results = []
     for scale in (1.0, 1024.0):
         params = tensors()
@@ -178,8 +181,15 @@ def test_groups_of_a_model_hold_every_parameter_once_and_adapt_only_matrices_and
 
 @pytest.mark.parametrize(
     ("group", "message"),
-    [({}, "adapt"), ({"adapt": None}, "adapt"), ({"adapt": True, "lr": -1.0}, "lr"), ({"adapt": True, "momentum": -1}, "momentum")],
+    [
+        ({}, "adapt"),
+        ({"adapt": None}, "adapt"),
+        ({"adapt": True, "lr": -1.0}, "lr"),
+        ({"adapt": True, "momentum": -1}, "momentum"),
+    ],
 )
-def test_a_group_must_say_whether_to_adapt_and_have_possible_settings(group: dict[str, Any], message: str) -> None:
+def test_a_group_must_say_whether_to_adapt_and_have_possible_settings(
+    group: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         LARS([{"params": [nn.Parameter(torch.ones(2))], **group}], lr=0.1)
