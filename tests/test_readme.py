@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from barlow import synthetic
 from barlow.config import PRESETS
 
