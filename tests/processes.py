@@ -26,9 +26,7 @@ import torch.distributed as dist
 from barlow.distributed import process_group
 
 
-def run(
-    function: Callable[..., Any], world_size: int, *arguments: Any, timeout_s: float = 120.0
-) -> list[Any]:
+def run(function: Callable[..., Any], world_size: int, *arguments: Any, timeout_s: float = 120.0) -> list[Any]:
     """The results by rank; `AssertionError` with every rank's traceback if one fails or none returns in time."""
     context = multiprocessing.get_context("forkserver")
     assert isinstance(context, ForkServerContext)
