@@ -113,9 +113,9 @@ class Loader:
     def __iter__(self) -> Iterator[Batch]:
         """The batches from the current position to the end of its epoch."""
         while self._end_epoch is None or self._epoch < self._end_epoch:
-            batch = self._next()
-            yield batch
-            if (self._epoch, self._step) == (batch.epoch + 1, 0):
+            epoch = self._epoch
+            yield self._next()
+            if (self._epoch, self._step) == (epoch + 1, 0):
                 return
 
     def state_dict(self) -> dict[str, int]:
