@@ -23,6 +23,7 @@ import tyro
 
 from barlow import __version__
 from barlow.config import PRESETS, Config, from_json
+from barlow.train.launch import CONFIG_FILE, follow_launcher
 
 Source = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="SRC")]
 Data = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DATA")]
@@ -134,7 +135,8 @@ def _train(default: Config) -> Callable[..., None]:
         """Trains a backbone, or goes on with a run from its newest checkpoint.
 
         Every field of the config is a flag; the defaults shown are those of --preset. Inside torchrun or
-        srun this process is one rank.
+        srun this process is one rank: `torchrun --nproc-per-node 2 -m barlow -- train DATA --run DIR ...`
+        (without `--`, older Pythons let torchrun claim flags of ours that begin like its own).
 
         Args:
             data: Shards, or a tar or folder of images.
@@ -143,7 +145,7 @@ def _train(default: Config) -> Callable[..., None]:
             nproc: Processes on this machine; 0 is one for each GPU, or one.
             config: The recipe.
         """
-        if preset is None and not (run / "config.json").exists():
+        if preset is None and not (run / CONFIG_FILE).exists():
             raise ValueError(f"--preset is needed to start a run: one of {', '.join(PRESETS)}")
         if nproc < 0:
             raise ValueError(f"--nproc may not be negative, not {nproc}")
@@ -223,6 +225,7 @@ def main() -> None:
     notes.setFormatter(logging.Formatter("barlow: %(message)s"))
     logging.getLogger("barlow").addHandler(notes)
     logging.getLogger("barlow").setLevel(logging.INFO)
+    follow_launcher()
     try:
         _parse(sys.argv[1:])()
     except KeyboardInterrupt:
@@ -278,7 +281,7 @@ def _defaults(arguments: list[str]) -> Config:
         if preset not in PRESETS:
             raise ValueError(f"there is no preset {preset!r}, only {', '.join(PRESETS)}")
         return PRESETS[preset]()
-    saved = Path(run) / "config.json" if run else None
+    saved = Path(run) / CONFIG_FILE if run else None
     return from_json(saved.read_text()) if saved and saved.is_file() else Config()
 
 

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import math
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from barlow import durable
 from barlow.config import Config
 from barlow.data import Batch, Index, Loader, to_float, views
 from barlow.distributed import World, broadcast_value
-from barlow.model import build_model
+from barlow.model import Twins, build_model
 from barlow.objectives import barlow_twins, cross_correlation, loss_floor
 from barlow.optim import LARS, learning_rate, parameter_groups, true_gradient_rates
 from barlow.train.checkpoint import CHECKPOINTS, find_checkpoint, load_checkpoint, read_state, save_checkpoint
@@ -131,14 +132,9 @@ class Learner:
 
     def __init__(self, config: Config, plan: Plan, world: World) -> None:
         self.config, self.plan, self.device = config, plan, world.device
-        twins = build_model(config.model, config.train.seed)
-        self.twins = twins.to(world.device, memory_format=torch.channels_last)
-        # Every rank computes the same batch-norm statistics, so there is nothing to broadcast.
-        self._model = (
-            DistributedDataParallel(self.twins, broadcast_buffers=False, gradient_as_bucket_view=True)
-            if world.size > 1
-            else self.twins
-        )
+        self.twins = build_model(config.model, config.train.seed).to(world.device)
+        self.twins.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self._model = _distributed(self.twins) if world.size > 1 else self.twins
         optim, self._peak = config.optim, true_gradient_rates(config.optim)
         self.optimizer = LARS(
             parameter_groups(self.twins),
@@ -178,6 +174,14 @@ class Learner:
         """The learning rates of weights and of biases at a step (from 1)."""
         ratio = learning_rate(step - 1, self.config.optim, self.plan.steps_per_epoch)
         return self._peak.lr_weights * ratio, self._peak.lr_biases * ratio
+
+
+def _distributed(twins: Twins) -> DistributedDataParallel:
+    with warnings.catch_warnings():
+        # Every rank computes the same batch-norm statistics, so there is nothing to send around. The name of
+        # this flag is deprecated since torch 2.15; the new one isn't there before.
+        warnings.filterwarnings("ignore", ".*broadcast_buffers", FutureWarning)
+        return DistributedDataParallel(twins, broadcast_buffers=False, gradient_as_bucket_view=True)
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype:
