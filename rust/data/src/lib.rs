@@ -10,6 +10,18 @@
 //! Pure: no Python, no torch, no CUDA. Every decision about order and randomness is a function of
 //! integers. Imports go down a floor only.
 
+pub mod augment;
+pub mod decode;
 pub mod error;
+pub mod index;
+pub mod jpeg;
 pub mod limits;
+pub mod loader;
+mod ops;
+pub mod order;
+mod png;
 pub mod random;
+pub mod slots;
+pub mod store;
+pub mod tar;
+mod webp;
