@@ -221,13 +221,10 @@ def demo(*, data: Path | None = None, run: Path = Path("runs/demo"), nproc: int 
 def main() -> None:
     """The `barlow` command. Exit code 0 on success, 2 for a mistake in the input, 130 after Ctrl-C."""
     warnings.showwarning = _show_warning
-    notes = logging.StreamHandler()
-    notes.setFormatter(logging.Formatter("barlow: %(message)s"))
-    logging.getLogger("barlow").addHandler(notes)
-    logging.getLogger("barlow").setLevel(logging.INFO)
-    follow_launcher()
     try:
-        _parse(sys.argv[1:])()
+        with _notes():
+            follow_launcher()
+            _parse(sys.argv[1:])()
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         _fail("interrupted", 130)
@@ -241,6 +238,19 @@ def main() -> None:
         if error.filename is None:
             raise
         _fail(f"error: {error.filename}: {error.strerror}", 2)
+
+
+@contextlib.contextmanager
+def _notes() -> Iterator[None]:
+    """What the package logs goes to stderr, one line each."""
+    log, handler = logging.getLogger("barlow"), logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("barlow: %(message)s"))
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
 
 
 def _parse(arguments: list[str]) -> Callable[[], None]:

@@ -46,7 +46,10 @@ def train(index: Index, config: Config, run: Path, world: World, threads: int) -
         step, past_s = resumed_step, _ = _resume(run, learner, loader, world)
         display = Display(step, plan.last_step, plan.steps_per_epoch, quiet=world.rank != 0)
         if step >= plan.last_step:
-            display.say(f"{run} is finished: {step} of {plan.total_steps} steps are done")
+            asked = (
+                "" if step >= plan.total_steps else f"; --train.steps {config.train.steps} asks for no more"
+            )
+            display.say(f"{run} is finished: {step} of {plan.total_steps} steps are done{asked}")
             return
         metrics = None
         if world.rank == 0:
