@@ -137,7 +137,7 @@ class Learner:
         self.config, self.plan, self.device = config, plan, world.device
         self.twins = build_model(config.model, config.train.seed).to(world.device)
         self.twins.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        self._model = _distributed(self.twins) if world.size > 1 else self.twins
+        self._model = _distributed(self.twins, world.device) if world.size > 1 else self.twins
         optim, self._peak = config.optim, true_gradient_rates(config.optim)
         self.optimizer = LARS(
             parameter_groups(self.twins),
@@ -180,12 +180,22 @@ class Learner:
         return self._peak.lr_weights * ratio, self._peak.lr_biases * ratio
 
 
-def _distributed(twins: Twins) -> DistributedDataParallel:
+def _distributed(twins: Twins, device: torch.device) -> DistributedDataParallel:
     with warnings.catch_warnings():
         # Every rank computes the same batch-norm statistics, so there is nothing to send around. The name of
         # this flag is deprecated since torch 2.15; the new one isn't there before.
         warnings.filterwarnings("ignore", ".*broadcast_buffers", FutureWarning)
-        return DistributedDataParallel(twins, broadcast_buffers=False, gradient_as_bucket_view=True)
+        model = DistributedDataParallel(twins, broadcast_buffers=False, gradient_as_bucket_view=True)
+    # DDP lays its buckets out anew after the first backward pass, and a ring's sums round by the place in
+    # the bucket: with more than two ranks the first step of a resumed run would differ from the same step
+    # of one that never stopped. A rehearsal puts that behind us; it leaves only the statistics to restore.
+    before = [buffer.clone() for buffer in twins.buffers()]
+    blank = torch.zeros(2, 3, 32, 32, device=device)
+    torch.stack(model([blank, blank])).sum().backward()
+    for buffer, value in zip(twins.buffers(), before, strict=True):
+        buffer.copy_(value)
+    twins.zero_grad(set_to_none=True)
+    return model
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype:
