@@ -16,6 +16,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+
 from barlow import durable
 
 FILES = {"a.bin": bytes(range(256)) * 40, "b.json": b'{"step": 3}\n'}
