@@ -262,8 +262,59 @@ pub fn library() -> (u32, bool) {
 }
 
 #[cfg(test)]
+pub(crate) mod samples {
+    //! An encoder for tests: libjpeg-turbo's own.
+
+    use turbojpeg_sys as tj;
+
+    /// A JPEG of interleaved RGB pixels; `settings` are TurboJPEG parameters and their values.
+    pub(crate) fn encode(rgb: &[u8], width: usize, settings: &[(tj::TJPARAM, i32)]) -> Vec<u8> {
+        let height = rgb.len() / 3 / width;
+        let mut bytes = std::ptr::null_mut();
+        let mut length = 0;
+        // SAFETY: `rgb` holds width x height pixels; the library allocates the output, which is copied
+        // before it is freed.
+        unsafe {
+            let handle = tj::tj3Init(tj::TJINIT_TJINIT_COMPRESS as i32);
+            let mut status = 0;
+            for &(parameter, value) in settings {
+                status |= tj::tj3Set(handle, parameter as i32, value);
+            }
+            let (w, h) = (width as i32, height as i32);
+            let format = tj::TJPF_TJPF_RGB;
+            status |= tj::tj3Compress8(handle, rgb.as_ptr(), w, 0, h, format, &mut bytes, &mut length);
+            assert_eq!(status, 0, "the encoder refused");
+            let jpeg = std::slice::from_raw_parts(bytes, length as usize).to_vec();
+            tj::tj3Free(bytes.cast());
+            tj::tj3Destroy(handle);
+            jpeg
+        }
+    }
+
+    /// Quality 90, 4:2:0, further settings on top.
+    pub(crate) fn usual(rgb: &[u8], width: usize, more: &[(tj::TJPARAM, i32)]) -> Vec<u8> {
+        let mut settings = vec![(tj::TJPARAM_TJPARAM_QUALITY, 90), (tj::TJPARAM_TJPARAM_SUBSAMP, 2)];
+        settings.extend(more);
+        encode(rgb, width, &settings)
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
+    use turbojpeg_sys::{TJPARAM_TJPARAM_PROGRESSIVE, TJPARAM_TJPARAM_RESTARTROWS};
+
+    fn picture() -> Vec<u8> {
+        crate::ops::samples::picture(40, 30)
+    }
+
+    fn decode(bytes: &[u8]) -> Result<(Vec<u8>, u32)> {
+        let frame = header(bytes)?;
+        let mut rgb = vec![0xab; frame.width as usize * frame.height as usize * 3];
+        let mut jpeg = Jpeg::new()?;
+        jpeg.decode(bytes, &frame, &mut rgb)?;
+        Ok((rgb, jpeg.tolerated()))
+    }
 
     #[test]
     fn libjpeg_turbo_is_new_enough_and_has_simd() {
@@ -281,5 +332,80 @@ mod tests {
             assert_eq!(find_ff(&bytes), Some(at));
         }
         assert_eq!(find_ff(&[0; 70]), None);
+    }
+
+    #[test]
+    fn a_file_cut_anywhere_is_an_error() {
+        for more in [&[][..], &[(TJPARAM_TJPARAM_PROGRESSIVE, 1)], &[(TJPARAM_TJPARAM_RESTARTROWS, 1)]] {
+            let bytes = samples::usual(&picture(), 40, more);
+            assert!(decode(&bytes).is_ok());
+            for length in 0..bytes.len() {
+                assert!(decode(&bytes[..length]).is_err(), "{length} of {} bytes", bytes.len());
+            }
+        }
+    }
+
+    #[test]
+    fn harmless_oddities_are_counted_and_change_no_pixel() -> Result<()> {
+        let bytes = samples::usual(&picture(), 40, &[]);
+        let (pixels, warnings) = decode(&bytes)?;
+        assert_eq!(warnings, 0);
+        let mut odd_revision = bytes.clone();
+        odd_revision[11] = 9; // SOI, APP0, length, "JFIF\0", then the revision
+        let mut padded = bytes.clone();
+        padded.splice(bytes.len() - 2..bytes.len() - 2, [0; 5]);
+        for odd in [odd_revision, padded] {
+            assert_eq!(decode(&odd)?, (pixels.clone(), 1));
+        }
+        let mut trailing = bytes.clone();
+        trailing.extend([0xff, 0xd8, 1, 2, 3]);
+        assert_eq!(decode(&trailing)?, (pixels, 0));
+        Ok(())
+    }
+
+    #[test]
+    fn a_harmless_oddity_does_not_hide_damage() {
+        let mut bytes = samples::usual(&picture(), 40, &[]);
+        bytes[11] = 9;
+        let end = bytes.len() - 2;
+        bytes.drain(end - 40..end);
+        assert!(decode(&bytes).is_err());
+    }
+
+    #[test]
+    fn scan_bombs_are_refused_before_they_burn() -> Result<()> {
+        let bytes = samples::usual(&picture(), 40, &[(TJPARAM_TJPARAM_PROGRESSIVE, 1)]);
+        // Many copies of the last scan (header and data).
+        let last = bytes.windows(2).rposition(|pair| pair == [0xff, 0xda]).unwrap_or_default();
+        let scan = &bytes[last..bytes.len() - 2];
+        let mut bomb = bytes[..last].to_vec();
+        (0..MAX_SCANS).for_each(|_| bomb.extend(scan));
+        bomb.extend([0xff, 0xd9]);
+        let error = decode(&bomb).err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(error.contains("scans"), "{error}");
+        // libjpeg-turbo's side of the same bound.
+        let frame = header(&bytes)?;
+        let mut rgb = vec![0; 40 * 30 * 3];
+        let mut jpeg = Jpeg::new()?;
+        assert!(jpeg.rows(&bomb, &frame, 3, &mut rgb).is_err());
+        // A file of the largest size may have as many scans as the product allows.
+        assert_eq!(scan_limit(&Frame { width: 13_000, height: 13_000, ..frame }), 11);
+        assert_eq!(scan_limit(&frame), MAX_SCANS);
+        Ok(())
+    }
+
+    #[test]
+    fn a_decoder_recovers_from_a_damaged_image() -> Result<()> {
+        let bytes = samples::usual(&picture(), 40, &[]);
+        let frame = header(&bytes)?;
+        let (expected, _) = decode(&bytes)?;
+        let mut jpeg = Jpeg::new()?;
+        let mut rgb = vec![0; 40 * 30 * 3];
+        for _ in 0..3 {
+            assert!(jpeg.decode(&bytes[..bytes.len() / 2], &frame, &mut rgb).is_err());
+            jpeg.decode(&bytes, &frame, &mut rgb)?;
+            assert_eq!(rgb, expected);
+        }
+        Ok(())
     }
 }
