@@ -13,9 +13,18 @@
 pub mod augment;
 pub mod decode;
 pub mod error;
+pub mod index;
 pub mod jpeg;
 pub mod limits;
+pub mod loader;
 mod ops;
+pub mod order;
+pub mod pack;
 mod png;
 pub mod random;
+pub mod scan;
+pub mod slots;
+pub mod store;
+pub mod tar;
 mod webp;
+pub mod workers;
