@@ -147,7 +147,7 @@ mod tests {
     use std::io::Cursor;
 
     use proptest::prelude::*;
-    use turbojpeg_sys::TJPARAM_TJPARAM_PROGRESSIVE;
+    use turbojpeg_sys::{TJPARAM_TJPARAM_PROGRESSIVE, TJPARAM_TJPARAM_RESTARTROWS};
 
     use super::*;
     use crate::jpeg::samples;
@@ -176,12 +176,13 @@ mod tests {
         bytes.into_inner()
     }
 
-    /// Every container and both kinds of JPEG, with what decoding has to give for the lossless ones.
+    /// Every container, and JPEGs of three structures.
     fn files() -> Vec<(Format, Vec<u8>)> {
         let width = WIDTH as usize;
         vec![
             (Format::Jpeg, samples::usual(&pixels(), width, &[])),
             (Format::Jpeg, samples::usual(&pixels(), width, &[(TJPARAM_TJPARAM_PROGRESSIVE, 1)])),
+            (Format::Jpeg, samples::usual(&pixels(), width, &[(TJPARAM_TJPARAM_RESTARTROWS, 1)])),
             (Format::Png, png()),
             (Format::WebP, webp()),
         ]
@@ -252,6 +253,35 @@ mod tests {
     }
 
     #[test]
+    fn harmless_oddities_of_a_jpeg_are_counted_and_change_no_pixel() -> Result<()> {
+        let bytes = samples::usual(&pixels(), WIDTH as usize, &[]);
+        let expected = decode(&bytes)?;
+        let mut odd_revision = bytes.clone();
+        odd_revision[11] = 9; // After SOI, APP0, its length and "JFIF".
+        let mut padded = bytes.clone();
+        // More than the decoder reads ahead.
+        padded.splice(bytes.len() - 2..bytes.len() - 2, [0; 50]);
+        let mut trailing = bytes.clone();
+        trailing.extend([0xff, 0xd8, 1, 2, 3]);
+        let mut decoder = Decoder::new()?;
+        let mut image = Image::default();
+        for (odd, warnings) in [(bytes, 0), (odd_revision, 1), (padded, 1), (trailing, 0)] {
+            decoder.decode(&odd, &mut image)?;
+            assert_eq!((&image, decoder.tolerated_warnings()), (&expected, warnings));
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_harmless_oddity_does_not_hide_damage() {
+        let mut bytes = samples::usual(&pixels(), WIDTH as usize, &[]);
+        bytes[11] = 9;
+        let end = bytes.len() - 2;
+        bytes.drain(end - 40..end);
+        assert!(decode(&bytes).is_err());
+    }
+
+    #[test]
     fn an_error_leaves_no_pixels_of_another_image_behind() -> Result<()> {
         let mut decoder = Decoder::new()?;
         let mut image = Image::default();
@@ -268,7 +298,7 @@ mod tests {
 
         #[test]
         fn no_change_of_bytes_makes_the_decoders_panic(
-            which in 0usize..4,
+            which in 0usize..5,
             changes in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 1..12),
             cut in proptest::option::of(any::<proptest::sample::Index>()),
         ) {
