@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from torch import Tensor, nn
+
 from barlow.distributed import World
 from barlow.model import ViewBatchNorm, ViewBatchNorm1d, ViewBatchNorm2d
 from barlow.model.batchnorm import num_views_of
 from processes import run
-from torch import Tensor, nn
 
 CONTIGUOUS, CHANNELS_LAST = torch.contiguous_format, torch.channels_last
 

@@ -7,6 +7,7 @@ import time
 
 import pytest
 import torch
+
 from barlow import distributed
 from barlow.distributed import World
 from processes import run

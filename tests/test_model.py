@@ -11,13 +11,14 @@ from typing import Literal
 import pytest
 import torch
 import torchvision
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
 from barlow import config as configuration
 from barlow import durable
 from barlow.config import Config, ModelConfig
 from barlow.model import build_backbone, build_model, load_backbone, weights
 from barlow.objectives import barlow_twins
-from safetensors.torch import save_file
-from torch import Tensor, nn
 
 SMALL = ModelConfig(backbone="resnet10", stem="cifar", width=8, projector=(12, 10))
 Backbone = Literal["resnet18", "resnet34", "resnet50"]

@@ -6,8 +6,9 @@ import math
 
 import pytest
 import torch
-from barlow.objectives import barlow_twins, cross_correlation, loss_floor
 from torch import Tensor
+
+from barlow.objectives import barlow_twins, cross_correlation, loss_floor
 
 SHAPES = [(16, 5), (6, 24), (2, 3)]
 
