@@ -263,14 +263,19 @@ def validate(config: Config, *, num_samples: int, world_size: int) -> None:
         raise ValueError("--optim.batch_size must be at least 2: the loss correlates over the batch")
 
 
-def to_json(config: Config) -> str:
-    """The resolved config as indented JSON, every field written out."""
+def to_json(config: Config | ModelConfig) -> str:
+    """The resolved config, or the network's part of it, as indented JSON, every field written out."""
     return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
 
 
 def from_json(text: str) -> Config:
     """Reads `to_json`'s output; an unknown, missing or ill-typed field is a `ValueError` naming it."""
     return _build(Config, json.loads(text), "config")
+
+
+def model_from_json(text: str) -> ModelConfig:
+    """Reads `to_json`'s output of a ModelConfig, as strictly."""
+    return _build(ModelConfig, json.loads(text), "model")
 
 
 def _build(cls: type[Any], raw: Any, where: str) -> Any:

@@ -1,0 +1,292 @@
+"""Here: who takes part in a run (rank, size, device), joining and leaving, and the collectives of the rest.
+
+Not here: starting processes, anything about models or data. The only file beside the launcher that reads the
+environment.
+
+Every collective is a no-op in a single process, so nothing above this floor asks whether it is distributed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import socket
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.distributed.rendezvous import rendezvous
+
+Device = Literal["auto", "cpu", "cuda"]
+
+
+@dataclass(frozen=True)
+class World:
+    """This process's place in the run; `local_rank` counts within the machine."""
+
+    rank: int
+    size: int
+    local_rank: int
+    device: torch.device
+
+
+@contextlib.contextmanager
+def process_group(device: Device = "auto", timeout_s: float = 1800.0) -> Iterator[World]:
+    """Joins the run that torchrun or SLURM describes in the environment, and leaves it at the end.
+
+    Without either the world is this process and no group is made. `device="auto"` takes NCCL if every rank
+    has a GPU of its own and gloo on CPUs otherwise; `timeout_s` bounds every collective, so that the death of
+    one rank ends the others. Raises `ValueError` for an incomplete environment and `RuntimeError` when the
+    ranks can't meet or `device="cuda"` can't be had.
+    """
+    place = _torchrun() or _slurm()
+    if place is None or place.size == 1:
+        world = World(0, 1, 0, _lone_device(device))
+        if world.device.type == "cuda":
+            torch.cuda.set_device(world.device)
+        yield world
+        return
+    world = _join(place, device, timeout_s)
+    try:
+        yield world
+    except BaseException:
+        # The others may wait in a collective that this rank will never enter: NCCL's orderly shutdown
+        # would wait for it too, so pull the plug. Closing gloo's sockets already fails its peers.
+        if world.device.type == "cuda":
+            dist.distributed_c10d._abort_process_group()
+        else:
+            dist.destroy_process_group()
+        raise
+    dist.destroy_process_group()
+
+
+@dataclass(frozen=True)
+class _Place:
+    rank: int
+    size: int
+    local_rank: int
+    url: str
+
+
+def _torchrun() -> _Place | None:
+    if "RANK" not in os.environ and "WORLD_SIZE" not in os.environ:
+        return None
+    rank, size, local_rank = (_integer(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    if not 0 <= rank < size:
+        raise ValueError(f"RANK={rank} is not below WORLD_SIZE={size}")
+    return _Place(rank, size, local_rank, "env://")
+
+
+def _slurm() -> _Place | None:
+    # SLURM_NTASKS is also set in a batch script's own shell, where only one process runs;
+    # the number of tasks of the *step* is there only when srun started this process.
+    if "SLURM_STEP_NUM_TASKS" not in os.environ:
+        return None
+    names = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_JOB_ID")
+    rank, size, local_rank, job = (_integer(name) for name in names)
+    if size == 1:
+        return None
+    host = os.environ.get("MASTER_ADDR") or first_host(os.environ.get("SLURM_STEP_NODELIST", ""))
+    # Jobs that share a node need different ports; below 32768 no outgoing connection takes it by chance.
+    port = os.environ.get("MASTER_PORT") or str(12288 + job % 16384)
+    return _Place(rank, size, local_rank, f"tcp://{host}:{port}")
+
+
+def first_host(nodelist: str) -> str:
+    """The first host of a SLURM node list: "gpu[07-09,12],n3" -> "gpu07"."""
+    match = re.match(r"([^\[\],]+)(?:\[(\w+)[^\]]*\]([^\[\],]*))?", nodelist)
+    if match is None:
+        raise ValueError(f"can't read a host from SLURM_STEP_NODELIST={nodelist!r}")
+    return "".join(part or "" for part in match.groups())
+
+
+def _integer(name: str) -> int:
+    text = os.environ.get(name)
+    if text is None:
+        raise ValueError(f"the environment describes a distributed run but lacks {name}")
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"{name}={text!r} in the environment is not an integer") from None
+
+
+def _join(place: _Place, device: Device, timeout_s: float) -> World:
+    timeout = timedelta(seconds=timeout_s)
+    try:
+        store, _, _ = next(rendezvous(place.url, place.rank, place.size, timeout=timeout))
+        store.set_timeout(timeout)
+        # All ranks decide on the backend together: one that chose differently would hang the rest.
+        mine = _own_gpu(place.local_rank)
+        store.set(f"barlow/gpu/{place.rank}", json.dumps([socket.gethostname(), *mine] if mine else None))
+        gpus = [json.loads(store.get(f"barlow/gpu/{rank}")) for rank in range(place.size)]
+    except (RuntimeError, OSError) as error:
+        raise RuntimeError(
+            f"rank {place.rank} of {place.size} did not meet the others at {_address(place)}: {error}"
+        ) from error
+    use_cuda = _use_cuda(gpus, device)
+    if use_cuda:
+        assert mine is not None
+        world = World(place.rank, place.size, place.local_rank, torch.device("cuda", mine[0]))
+        torch.cuda.set_device(world.device)
+        dist.init_process_group(
+            "nccl",
+            store=store,
+            rank=world.rank,
+            world_size=world.size,
+            timeout=timeout,
+            device_id=world.device,
+        )
+    else:
+        world = World(place.rank, place.size, place.local_rank, torch.device("cpu"))
+        dist.init_process_group("gloo", store=store, rank=world.rank, world_size=world.size, timeout=timeout)
+    return world
+
+
+def _address(place: _Place) -> str:
+    if place.url != "env://":
+        return place.url
+    return f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+
+
+def _own_gpu(local_rank: int) -> tuple[int, str] | None:
+    """Index and UUID of the GPU that this rank would use; a scheduler may show each rank only its own."""
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if count == 0 or (local_rank >= count and count > 1):
+        return None
+    index = local_rank if local_rank < count else 0
+    return index, str(torch.cuda.get_device_properties(index).uuid)
+
+
+def _use_cuda(gpus: list[list[Any] | None], device: Device) -> bool:
+    """Whether to use GPUs, given [host, index, uuid] or None of every rank; the same answer on all."""
+    if device == "cpu":
+        return False
+    owners: dict[tuple[str, str], int] = {}
+    without = []
+    for rank, gpu in enumerate(gpus):
+        if gpu is None or owners.setdefault((gpu[0], gpu[2]), rank) != rank:
+            without.append(rank)
+    if not without:
+        return True
+    reason = f"rank {', '.join(map(str, without))} of {len(gpus)} has no GPU of its own"
+    if device == "cuda":
+        raise RuntimeError(reason)
+    if len(without) < len(gpus):
+        warnings.warn(f"{reason}: every rank uses the CPU", stacklevel=4)
+    return False
+
+
+def _lone_device(device: Device) -> torch.device:
+    if device == "cuda" and not torch.cuda.is_available():
+        raise RuntimeError("this process has no GPU")
+    return torch.device("cuda", 0) if device != "cpu" and torch.cuda.is_available() else torch.device("cpu")
+
+
+def world_size(group: dist.ProcessGroup | None = None) -> int:
+    """Processes of the group (default: all); 1 where none was made."""
+    return dist.get_world_size(group) if dist.is_available() and dist.is_initialized() else 1
+
+
+def all_reduce_(x: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
+    """Sums x over the ranks, in place and without gradient; returns x, which is the same on every rank."""
+    if world_size(group) > 1:
+        dist.all_reduce(x, group=group)
+    return x
+
+
+def all_gather(x: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
+    """[W, *x.shape]: x of every rank in rank order, without gradient."""
+    size = world_size(group)
+    if size == 1:
+        return x.detach()[None]
+    out = x.new_empty((size, *x.shape))
+    dist.all_gather_into_tensor(out.view(-1), x.detach().contiguous().view(-1), group=group)
+    return out
+
+
+def all_reduce(x: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
+    """The sum of x over the ranks, with its gradient.
+
+    Its backward sums the gradient over the ranks. So if every rank goes on to compute the same loss L, the
+    gradient is that of the sum of the W losses, W dL, and the mean over ranks that DistributedDataParallel
+    takes gives dL: the convention of everything in this package.
+    """
+    return x if world_size(group) == 1 else _AllReduce.apply(x, group)  # pyright: ignore[reportReturnType]
+
+
+class _AllReduce(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+        ctx.group = group
+        return all_reduce_(x.clone(memory_format=torch.contiguous_format), group)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return all_reduce_(grad.clone(memory_format=torch.contiguous_format), ctx.group), None
+
+
+def merge_moments(count_R: Tensor, mean_RX: Tensor, m2_RX: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Count [], mean and M2 [X...] of the union of R sets of samples (Chan et al., 1979).
+
+    M2 is the sum of squared distances from the mean. Working with distances and never with sums of squares
+    keeps the variance where the mean is far larger than the deviation.
+    """
+    count = count_R.sum()
+    weight_RX = (count_R / count).view(-1, *[1] * (mean_RX.dim() - 1))
+    # Relative to the first set's mean, so that sets with equal means give exactly that mean.
+    mean = mean_RX[0] + (weight_RX * (mean_RX - mean_RX[0])).sum(0)
+    m2 = m2_RX.sum(0) + count * (weight_RX * (mean_RX - mean).square()).sum(0)
+    return count, mean, m2
+
+
+def all_moments(
+    count: int, mean: Tensor, m2: Tensor, group: dist.ProcessGroup | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`merge_moments` over the ranks of a group with `count` samples on this one: a single all-gather."""
+    packed = torch.cat([mean.new_full((1,), count), mean.flatten(), m2.flatten()])
+    packed_R = all_gather(packed, group)
+    mean_R, m2_R = packed_R[:, 1:].unflatten(1, (2, *mean.shape)).unbind(1)
+    return merge_moments(packed_R[:, 0], mean_R, m2_R)
+
+
+def gather_values(value: Any) -> list[Any]:
+    """The value of every rank in rank order; anything that JSON carries."""
+    size = world_size()
+    if size == 1:
+        return [json.loads(json.dumps(value))]
+    data = json.dumps(value).encode()
+    device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else "cpu"
+    lengths = all_gather(torch.tensor(len(data), device=device)).tolist()
+    padded = torch.zeros(max(lengths), dtype=torch.uint8, device=device)
+    padded[: len(data)] = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+    rows = all_gather(padded).cpu()
+    return [json.loads(bytes(row[:length].tolist())) for row, length in zip(rows, lengths, strict=True)]
+
+
+def broadcast_value(value: Any, source: int = 0) -> Any:
+    """Rank `source`'s value on every rank; for small things, since all ranks send theirs."""
+    return gather_values(value)[source]
+
+
+def agree(name: str, value: Any) -> None:
+    """Raises `RuntimeError` on every rank, naming those that differ from rank 0, unless all are equal."""
+    values = gather_values(value)
+    different = [rank for rank, other in enumerate(values) if other != values[0]]
+    if different:
+        shown = ", ".join(f"rank {rank} {values[rank]!r}" for rank in different[:4])
+        raise RuntimeError(f"the ranks disagree on {name}: rank 0 has {values[0]!r}, {shown}")
+
+
+def barrier() -> None:
+    """Returns once every rank has called it."""
+    if world_size() > 1:
+        gather_values(None)

@@ -1,0 +1,20 @@
+"""Here: the network: backbone, projector, their batch normalisation, the twins, weights as safetensors files.
+
+Not here: losses, optimizers, data.
+"""
+
+from barlow.model.backbone import ResNet, build_backbone
+from barlow.model.batchnorm import ViewBatchNorm, ViewBatchNorm1d, ViewBatchNorm2d
+from barlow.model.twins import Twins, build_model
+from barlow.model.weights import load_backbone
+
+__all__ = [
+    "ResNet",
+    "Twins",
+    "ViewBatchNorm",
+    "ViewBatchNorm1d",
+    "ViewBatchNorm2d",
+    "build_backbone",
+    "build_model",
+    "load_backbone",
+]

@@ -1,0 +1,9 @@
+"""Here: LARS, which parameters it adapts, and learning rates as functions of the step.
+
+Not here: the training loop, gradients, models.
+"""
+
+from barlow.optim.lars import LARS, parameter_groups
+from barlow.optim.schedule import Rates, learning_rate, true_gradient_rates
+
+__all__ = ["LARS", "Rates", "learning_rate", "parameter_groups", "true_gradient_rates"]

@@ -1,0 +1,238 @@
+"""The write protocol: what survives a death at any step, what a flipped bit does, what pruning keeps."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+from barlow import durable
+
+FILES = {"a.bin": bytes(range(256)) * 40, "b.json": b'{"step": 3}\n'}
+CALLS = ("write", "fsync", "rename", "replace", "mkdir")
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir())
+
+
+def test_write_file_replaces_the_whole_content(tmp_path: Path) -> None:
+    target = tmp_path / "new" / "x.json"
+    durable.write_file(target, "long content, \u00e9")
+    durable.write_file(target, b"short")
+    assert target.read_bytes() == b"short"
+    assert names(target.parent) == ["x.json"]
+
+
+def test_manifest_holds_sizes_and_sha256(tmp_path: Path) -> None:
+    durable.write_folder(tmp_path / "f", FILES)
+    manifest = json.loads((tmp_path / "f" / durable.MANIFEST).read_text())
+    assert manifest["files"] == {
+        name: {"bytes": len(raw), "sha256": hashlib.sha256(raw).hexdigest()} for name, raw in FILES.items()
+    }
+    durable.verify_folder(tmp_path / "f")
+    assert {name: (tmp_path / "f" / name).read_bytes() for name in FILES} == FILES
+
+
+@pytest.mark.parametrize("name", [durable.MANIFEST, "../up", "a/b", "", "."])
+def test_names_that_leave_the_folder_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match="cannot be the name"):
+        durable.write_folder(tmp_path / "f", {name: b""})
+    assert names(tmp_path) == []
+
+
+def test_every_single_bit_flip_is_detected(tmp_path: Path) -> None:
+    """One bit of every byte of the manifest, and bits anywhere in the other files."""
+    folder = tmp_path / "f"
+    durable.write_folder(folder, FILES)
+    draw = random.Random(0)
+    manifest_bytes = (folder / durable.MANIFEST).stat().st_size
+    places = [(durable.MANIFEST, 8 * i + draw.randrange(8)) for i in range(manifest_bytes)]
+    places += [("b.json", 8 * i + draw.randrange(8)) for i in range(len(FILES["b.json"]))]
+    places += [("a.bin", draw.randrange(8 * len(FILES["a.bin"]))) for _ in range(50)]
+    for name, bit in places:
+        path = folder / name
+        good = path.read_bytes()
+        bad = bytearray(good)
+        bad[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(bad)
+        with pytest.raises(durable.Damaged, match="f: "):
+            durable.verify_folder(folder)
+        path.write_bytes(good)
+    durable.verify_folder(folder)
+
+
+@pytest.mark.parametrize("name", ["a.bin", durable.MANIFEST])
+def test_missing_and_cut_files_are_damage(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "f"
+    durable.write_folder(folder, FILES)
+    raw = (folder / name).read_bytes()
+    (folder / name).write_bytes(raw[:-1] if name == "a.bin" else raw[:-9])
+    with pytest.raises(durable.Damaged, match=name):
+        durable.verify_folder(folder)
+    (folder / name).unlink()
+    with pytest.raises(durable.Damaged, match=name):
+        durable.verify_folder(folder)
+
+
+def test_newest_valid_skips_damage_and_says_which_and_why(tmp_path: Path) -> None:
+    assert durable.newest_valid(tmp_path / "absent") is None
+    for step in (1, 2, 10):
+        durable.write_folder(tmp_path / f"step-{step:08d}", FILES)
+    (tmp_path / "step-99999999").write_text("a file, no folder")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert durable.newest_valid(tmp_path, "step-*") == tmp_path / "step-00000010"
+    (tmp_path / "step-00000010" / "a.bin").write_bytes(b"cut")
+    with pytest.warns(UserWarning, match=r"step-00000010: a.bin has 3 bytes, not 10240"):
+        assert durable.newest_valid(tmp_path, "step-*") == tmp_path / "step-00000002"
+
+
+def test_prune_keeps_the_newest_that_verify(tmp_path: Path) -> None:
+    for step in range(5):
+        durable.write_folder(tmp_path / f"step-{step}", FILES)
+    (tmp_path / "step-3" / "a.bin").write_bytes(b"")
+    removed = durable.prune(tmp_path, keep=2, pattern="step-*")
+    assert names(tmp_path) == ["step-2", "step-3", "step-4"]
+    assert removed == [tmp_path / "step-1", tmp_path / "step-0"]
+    for step in (2, 4):
+        (tmp_path / f"step-{step}" / "a.bin").write_bytes(b"")
+    assert durable.prune(tmp_path, keep=1, pattern="step-*") == []
+    with pytest.raises(ValueError, match="at least 1"):
+        durable.prune(tmp_path, keep=0)
+
+
+def test_a_damaged_folder_is_replaced(tmp_path: Path) -> None:
+    durable.write_folder(tmp_path / "f", FILES)
+    (tmp_path / "f" / "a.bin").write_bytes(b"")
+    durable.write_folder(tmp_path / "f", {"c": b"new"})
+    durable.verify_folder(tmp_path / "f")
+    assert names(tmp_path) == ["f"]
+    assert names(tmp_path / "f") == [durable.MANIFEST, "c"]
+
+
+def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(tmp_path: Path) -> None:
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    for name in (
+        f"step-1.tmp-{child.pid}",
+        f"step-2.old-{child.pid}",
+        f"step-3.tmp-{os.getpid()}",
+        "x.tmp-y",
+    ):
+        (tmp_path / name).mkdir()
+    (tmp_path / f"file.tmp-{child.pid}").write_text("half")
+    durable.remove_leftovers(tmp_path)
+    assert names(tmp_path) == [f"step-3.tmp-{os.getpid()}", "x.tmp-y"]
+    durable.remove_leftovers(tmp_path / "absent")
+
+
+class Interposer:
+    """Counts the calls that change the disk; at number `at`, before or after it, does what it is told."""
+
+    def __init__(self, at: int, action: str) -> None:
+        self.at, self.action, self.count = at, action, 0
+
+    def install(self, patch: pytest.MonkeyPatch) -> None:
+        for name in ("fsync", "rename", "replace", "mkdir", "rmdir", "unlink"):
+            patch.setattr(os, name, self.wrap(getattr(os, name)))
+        patch.setattr(durable, "_write_through", self.wrap_write(durable._write_through))
+
+    def wrap(self, call):
+        def wrapped(*args, **kwargs):
+            self.count += 1
+            here = self.count == self.at
+            if here and self.action == "die before":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if here and self.action == "fail":
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            try:
+                return call(*args, **kwargs)
+            finally:
+                if here and self.action == "die after":
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        return wrapped
+
+    def wrap_write(self, call):
+        def wrapped(path: Path, raw: bytes) -> None:
+            self.count += 1
+            if self.count == self.at:  # half the bytes reach the disk
+                path.write_bytes(raw[: len(raw) // 2])
+                if self.action == "fail":
+                    raise OSError(errno.EIO, os.strerror(errno.EIO))
+                os.kill(os.getpid(), signal.SIGKILL)
+            call(path, raw)
+
+        return wrapped
+
+
+def save_and_prune(directory: Path, at: int, action: str) -> int:
+    """Writes step 3 over whatever is there and prunes to one, disturbed; returns the number of calls made."""
+    with pytest.MonkeyPatch.context() as patch:
+        interposer = Interposer(at, action)
+        interposer.install(patch)
+        durable.write_folder(directory / "step-3", FILES)
+        durable.prune(directory, keep=1, pattern="step-*")
+        return interposer.count
+
+
+def prepared(directory: Path) -> Path:
+    """Steps 1 and 2 valid, step 3 damaged, so that replacing a folder is swept as well."""
+    template = directory.with_name("template")
+    if not template.exists():
+        for step in (1, 2, 3):
+            durable.write_folder(template / f"step-{step}", FILES)
+        (template / "step-3" / "a.bin").write_bytes(b"damaged")
+    return Path(shutil.copytree(template, directory))
+
+
+def test_death_around_every_call_leaves_a_valid_checkpoint(tmp_path: Path) -> None:
+    total = save_and_prune(prepared(tmp_path / "count"), 0, "")
+    assert total >= 20  # 3 writes with their fsyncs, the folders', renames, and the pruning of two folders
+    fork = multiprocessing.get_context("fork")
+    for action in ("die before", "die after"):
+        for at in range(1, total + 1):
+            directory = prepared(tmp_path / f"{action.split()[1]}-{at}")
+            child = fork.Process(target=save_and_prune, args=(directory, at, action))
+            child.start()
+            child.join()
+            assert child.exitcode == -signal.SIGKILL
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                newest = durable.newest_valid(directory, "step-*")
+            assert newest is not None, (action, at, names(directory))
+            durable.remove_leftovers(directory)
+            assert all("-3" in n or "." not in n for n in names(directory))
+            save_and_prune(directory, 0, "")  # recovery needs nobody's help
+            assert names(directory) == ["step-3"]
+            durable.verify_folder(directory / "step-3")
+
+
+def test_an_error_of_every_call_is_raised_and_leaves_a_valid_checkpoint(tmp_path: Path) -> None:
+    total = save_and_prune(prepared(tmp_path / "count"), 0, "")
+    for at in range(1, total + 1):
+        directory = prepared(tmp_path / f"fail-{at}")
+        raised = None
+        try:
+            save_and_prune(directory, at, "fail")
+        except OSError as error:
+            raised = error.errno
+        if raised is None:  # the call was one that may fail, such as making a folder that exists
+            assert names(directory) == ["step-3"], at
+            durable.verify_folder(directory / "step-3")
+        else:
+            assert raised in (errno.ENOSPC, errno.EIO)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            assert durable.newest_valid(directory, "step-*") is not None, at
