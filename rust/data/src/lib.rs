@@ -10,6 +10,12 @@
 //! Pure: no Python, no torch, no CUDA. Every decision about order and randomness is a function of
 //! integers. Imports go down a floor only.
 
+pub mod augment;
+pub mod decode;
 pub mod error;
+pub mod jpeg;
 pub mod limits;
+mod ops;
+mod png;
 pub mod random;
+mod webp;

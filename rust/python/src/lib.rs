@@ -2,6 +2,7 @@
 //! No logic and no loops over samples.
 
 mod errors;
+mod pixels;
 
 use pyo3::prelude::*;
 
@@ -10,4 +11,6 @@ use pyo3::prelude::*;
 mod _native {
     #[pymodule_export]
     use crate::errors::DataError;
+    #[pymodule_export]
+    use crate::pixels::{apply, check_view, decode_image, draw, peek};
 }

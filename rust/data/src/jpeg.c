@@ -1,0 +1,132 @@
+/* Here: one JPEG in memory to rows of 8-bit RGB or CMYK, with libjpeg-turbo's own setjmp/longjmp
+ * kept on this side of the border, and every warning judged.
+ * Not here: pixel arithmetic, header checks and limits (jpeg.rs), any I/O.
+ *
+ * Why not the TurboJPEG API: it keeps the text of the first warning only, so a harmless one (an odd
+ * JFIF revision) would hide damage behind it, and damage comes back as grey rows and "success". */
+
+#include <setjmp.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <jpeglib.h>
+#include <jerror.h>
+
+#if !defined(LIBJPEG_TURBO_VERSION_NUMBER) || LIBJPEG_TURBO_VERSION_NUMBER < 3001000
+#error "barlow needs libjpeg-turbo 3.1 or newer"
+#endif
+
+/* Exists in builds with SIMD only, so a library without it does not link; 0 when the CPU has none. */
+extern int jsimd_can_idct_islow(void);
+
+typedef struct {
+  struct jpeg_decompress_struct jpeg;
+  struct jpeg_error_mgr errors;
+  struct jpeg_progress_mgr progress;
+  jmp_buf escape;
+  int max_scans;
+  unsigned tolerated;
+  char message[JMSG_LENGTH_MAX];
+} barlow_jpeg;
+
+int barlow_jpeg_version(void) { return LIBJPEG_TURBO_VERSION_NUMBER; }
+
+int barlow_jpeg_simd(void) { return jsimd_can_idct_islow(); }
+
+static void fail(j_common_ptr common) {
+  barlow_jpeg *self = common->client_data;
+  (*common->err->format_message)(common, self->message);
+  longjmp(self->escape, 1);
+}
+
+/* Warnings after which every pixel is still what the file says are counted; all others (data that
+ * ends early, codes that do not exist, scans out of order) mean invented pixels and end the decode. */
+static void judge(j_common_ptr common, int level) {
+  barlow_jpeg *self = common->client_data;
+  if (level >= 0) return; /* a trace message */
+  switch (common->err->msg_code) {
+    case JWRN_EXTRANEOUS_DATA: /* padding before a marker; Pillow, torchvision and DALI accept it */
+    case JWRN_JFIF_MAJOR:      /* odd revision number */
+    case JWRN_ADOBE_XFORM:     /* odd colour transform number, read as YCbCr */
+    case JWRN_NOT_SEQUENTIAL:  /* progressive parameters in a baseline scan, ignored */
+      self->tolerated++;
+      return;
+    default:
+      fail(common);
+  }
+}
+
+static void silent(j_common_ptr common) { (void)common; }
+
+/* Runs between blocks of rows while a multi-scan file is read in. jpeg.rs has counted the scans
+ * before; this holds even where the two read a damaged file differently. */
+static void watch(j_common_ptr common) {
+  barlow_jpeg *self = common->client_data;
+  if (self->jpeg.input_scan_number > self->max_scans) {
+    snprintf(self->message, sizeof self->message, "more than %d scans", self->max_scans);
+    longjmp(self->escape, 1);
+  }
+}
+
+static int start(barlow_jpeg *self) {
+  self->jpeg.err = jpeg_std_error(&self->errors);
+  self->jpeg.client_data = self; /* kept by jpeg_create_decompress */
+  self->errors.error_exit = fail;
+  self->errors.emit_message = judge;
+  self->errors.output_message = silent;
+  self->progress.progress_monitor = watch;
+  if (setjmp(self->escape)) return -1;
+  jpeg_create_decompress(&self->jpeg);
+  return 0;
+}
+
+barlow_jpeg *barlow_jpeg_new(void) {
+  barlow_jpeg *self = calloc(1, sizeof *self);
+  if (self != NULL && start(self) != 0) {
+    free(self);
+    self = NULL;
+  }
+  return self;
+}
+
+void barlow_jpeg_free(barlow_jpeg *self) {
+  if (self == NULL) return;
+  jpeg_destroy_decompress(&self->jpeg);
+  free(self);
+}
+
+const char *barlow_jpeg_message(const barlow_jpeg *self) { return self->message; }
+
+unsigned barlow_jpeg_tolerated(const barlow_jpeg *self) { return self->tolerated; }
+
+/* Decodes into `rows`: height x width x channels bytes, channels 3 (RGB) or 4 (CMYK as stored).
+ * Returns 0, or -1 with a message. */
+int barlow_jpeg_decode(barlow_jpeg *self, const unsigned char *bytes, size_t length,
+                       unsigned char *rows, unsigned width, unsigned height, int channels,
+                       int max_scans) {
+  struct jpeg_decompress_struct *jpeg = &self->jpeg;
+  if (setjmp(self->escape)) {
+    jpeg_abort_decompress(jpeg);
+    return -1;
+  }
+  self->max_scans = max_scans;
+  self->tolerated = 0;
+  self->message[0] = 0;
+  jpeg->progress = &self->progress;
+  jpeg_mem_src(jpeg, bytes, (unsigned long)length);
+  jpeg_read_header(jpeg, TRUE);
+  /* The defaults of the library are the pixels wanted: accurate IDCT, fancy upsampling. */
+  jpeg->out_color_space = channels == 4 ? JCS_CMYK : JCS_RGB;
+  jpeg_start_decompress(jpeg);
+  if (jpeg->output_width != width || jpeg->output_height != height ||
+      jpeg->output_components != channels || jpeg->data_precision != 8) {
+    snprintf(self->message, sizeof self->message, "two frame headers that differ");
+    longjmp(self->escape, 1);
+  }
+  while (jpeg->output_scanline < height) {
+    JSAMPROW row = rows + (size_t)jpeg->output_scanline * width * (unsigned)channels;
+    jpeg_read_scanlines(jpeg, &row, 1);
+  }
+  jpeg_finish_decompress(jpeg);
+  return 0;
+}

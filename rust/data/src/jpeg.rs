@@ -1,0 +1,285 @@
+//! Here: JPEG bytes to RGB through libjpeg-turbo (>= 3.1, with SIMD): header, limits, FFI.
+//! Not here: other formats, I/O, scaling, EXIF orientation (ignored, as the paper's code does).
+//!
+//! Pixels are those of Pillow's `convert("RGB")`: accurate IDCT, fancy upsampling, CMYK and YCCK by
+//! Adobe's inverted convention. A file whose data ends early or holds impossible codes is an error,
+//! never a picture with invented rows; `jpeg.c` lists the warnings that leave every pixel intact.
+
+use std::ffi::{CStr, c_char, c_int, c_uchar, c_uint};
+use std::ptr::NonNull;
+
+// The shim calls into the static library that this crate builds.
+use turbojpeg_sys as _;
+
+use crate::error::{Error, Fault, Result};
+use crate::limits::{MAX_SCAN_PIXELS, MAX_SCANS};
+
+#[repr(C)]
+struct Handle {
+    _opaque: [u8; 0],
+}
+
+unsafe extern "C" {
+    fn barlow_jpeg_version() -> c_int;
+    fn barlow_jpeg_simd() -> c_int;
+    fn barlow_jpeg_new() -> *mut Handle;
+    fn barlow_jpeg_free(handle: *mut Handle);
+    fn barlow_jpeg_message(handle: *const Handle) -> *const c_char;
+    fn barlow_jpeg_tolerated(handle: *const Handle) -> c_uint;
+    fn barlow_jpeg_decode(
+        handle: *mut Handle,
+        bytes: *const c_uchar,
+        length: usize,
+        rows: *mut c_uchar,
+        width: c_uint,
+        height: c_uint,
+        channels: c_int,
+        max_scans: c_int,
+    ) -> c_int;
+}
+
+/// What a JPEG's frame header says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Frame {
+    pub(crate) width: u32,
+    pub(crate) height: u32,
+    components: u8,
+    /// Where the first scan's header begins.
+    scan: usize,
+    /// Several scans are to come: progressive, or not all components in the first scan.
+    many_scans: bool,
+}
+
+fn damaged(reason: impl Into<String>) -> Error {
+    Fault::Damaged { format: "JPEG", reason: reason.into() }.into()
+}
+
+fn unsupported(reason: String) -> Error {
+    Fault::Unsupported { format: "JPEG", reason }.into()
+}
+
+/// True if the bytes begin as a JPEG does.
+pub(crate) fn sniff(bytes: &[u8]) -> bool {
+    bytes.starts_with(b"\xff\xd8\xff")
+}
+
+/// The segments of a JPEG: marker code and payload. Skips what decoders skip: fill bytes, junk and
+/// entropy-coded data between segments.
+struct Segments<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Iterator for Segments<'a> {
+    type Item = (u8, &'a [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            self.at += find_ff(self.bytes.get(self.at..)?)?;
+            let code = *self.bytes.get(self.at + 1)?;
+            match code {
+                // Fill byte: the next one may be the marker.
+                0xff => self.at += 1,
+                // Stuffed byte, restart marker, SOI and TEM stand alone.
+                0x00 | 0x01 | 0xd0..=0xd8 => self.at += 2,
+                0xd9 => return None,
+                _ => {
+                    let start = self.at + 4;
+                    let length = self.bytes.get(self.at + 2..start)?;
+                    let length = usize::from(u16::from_be_bytes([length[0], length[1]]));
+                    let payload = self.bytes.get(start..start + length.checked_sub(2)?)?;
+                    self.at = start + payload.len();
+                    return Some((code, payload));
+                }
+            }
+        }
+    }
+}
+
+/// Index of the first 0xff. Entropy-coded data has one in some hundreds of bytes.
+fn find_ff(bytes: &[u8]) -> Option<usize> {
+    let (blocks, rest) = bytes.as_chunks::<32>();
+    let found = |block: &[u8]| block.iter().position(|&byte| byte == 0xff);
+    for (i, block) in blocks.iter().enumerate() {
+        if block.iter().fold(false, |any, &byte| any | (byte == 0xff)) {
+            return found(block).map(|at| i * 32 + at);
+        }
+    }
+    found(rest).map(|at| blocks.len() * 32 + at)
+}
+
+/// Reads up to the first scan header; nothing is decoded or allocated.
+pub(crate) fn header(bytes: &[u8]) -> Result<Frame> {
+    let mut segments = Segments { bytes, at: 2 };
+    let mut frame: Option<Frame> = None;
+    while let Some((code, payload)) = segments.next() {
+        match (code, payload) {
+            // DHT, JPG and DAC lie in the range of the frame headers.
+            (0xc4 | 0xc8 | 0xcc, _) => {}
+            (0xc0..=0xcf, &[precision, h1, h0, w1, w0, components, ..]) => {
+                if frame.is_some() {
+                    return Err(damaged("two frame headers"));
+                }
+                if precision != 8 {
+                    return Err(unsupported(format!("{precision} bits per sample")));
+                }
+                if !matches!(components, 1 | 3 | 4) {
+                    return Err(unsupported(format!("{components} components")));
+                }
+                frame = Some(Frame {
+                    width: u32::from(u16::from_be_bytes([w1, w0])),
+                    height: u32::from(u16::from_be_bytes([h1, h0])),
+                    components,
+                    scan: 0,
+                    many_scans: matches!(code, 0xc2 | 0xc6 | 0xca | 0xce),
+                });
+            }
+            (0xc0..=0xcf, _) => return Err(damaged("short frame header")),
+            (0xda, scan) => {
+                let mut frame = frame.ok_or_else(|| damaged("scan before frame header"))?;
+                if frame.width == 0 || frame.height == 0 {
+                    return Err(damaged("zero width or height"));
+                }
+                frame.scan = segments.at - scan.len() - 4;
+                frame.many_scans |= scan.first() != Some(&frame.components);
+                return Ok(frame);
+            }
+            _ => {}
+        }
+    }
+    Err(damaged("no image data"))
+}
+
+/// Scans a file of this size may have.
+fn scan_limit(frame: &Frame) -> u32 {
+    let pixels = u64::from(frame.width) * u64::from(frame.height);
+    (MAX_SCAN_PIXELS / pixels.max(1)).clamp(1, u64::from(MAX_SCANS)) as u32
+}
+
+/// Refuses scan bombs before any of them is decoded. libjpeg takes one scan where one was announced.
+fn check_scans(bytes: &[u8], frame: &Frame) -> Result<()> {
+    let limit = scan_limit(frame);
+    if !frame.many_scans {
+        return Ok(());
+    }
+    let scans = Segments { bytes, at: frame.scan }.filter(|&(code, _)| code == 0xda).count();
+    if scans > limit as usize {
+        let what = "number of JPEG scans";
+        return Err(Fault::Limit { what, found: scans as u64, limit: u64::from(limit) }.into());
+    }
+    Ok(())
+}
+
+/// A libjpeg-turbo decompressor; one per thread, reused for every image.
+pub(crate) struct Jpeg {
+    handle: NonNull<Handle>,
+    cmyk: Vec<u8>,
+}
+
+// SAFETY: the handle owns all of its state and is used by one thread at a time (`&mut self`).
+unsafe impl Send for Jpeg {}
+
+impl Jpeg {
+    pub(crate) fn new() -> Result<Self> {
+        // SAFETY: no arguments; null means out of memory.
+        let handle = NonNull::new(unsafe { barlow_jpeg_new() });
+        let handle = handle.ok_or_else(|| Fault::Bug("libjpeg-turbo did not start".to_owned()))?;
+        Ok(Self { handle, cmyk: Vec::new() })
+    }
+
+    /// Warnings of the last image that left every pixel intact (padding between segments and the like).
+    pub(crate) fn tolerated(&self) -> u32 {
+        // SAFETY: the handle is live until drop.
+        unsafe { barlow_jpeg_tolerated(self.handle.as_ptr()) }
+    }
+
+    /// Decodes into `rgb`, which holds width x height x 3 bytes.
+    pub(crate) fn decode(&mut self, bytes: &[u8], frame: &Frame, rgb: &mut [u8]) -> Result<()> {
+        check_scans(bytes, frame)?;
+        if frame.components != 4 {
+            return self.rows(bytes, frame, 3, rgb);
+        }
+        let mut cmyk = std::mem::take(&mut self.cmyk);
+        cmyk.resize(rgb.len() / 3 * 4, 0);
+        let done = self.rows(bytes, frame, 4, &mut cmyk);
+        if done.is_ok() {
+            inverted_cmyk_to_rgb(&cmyk, rgb);
+        }
+        self.cmyk = cmyk;
+        done
+    }
+
+    fn rows(&mut self, bytes: &[u8], frame: &Frame, channels: usize, rows: &mut [u8]) -> Result<()> {
+        let wanted = frame.width as usize * frame.height as usize * channels;
+        if rows.len() != wanted {
+            return Err(Fault::Bug(format!("JPEG rows: {} bytes for {wanted}", rows.len())).into());
+        }
+        // SAFETY: the handle is live; `bytes` outlives the call; `rows` holds the width x height x channels
+        // bytes checked above, and the shim writes no row unless libjpeg agrees with that geometry.
+        let status = unsafe {
+            barlow_jpeg_decode(
+                self.handle.as_ptr(),
+                bytes.as_ptr(),
+                bytes.len(),
+                rows.as_mut_ptr(),
+                frame.width,
+                frame.height,
+                channels as c_int,
+                scan_limit(frame) as c_int,
+            )
+        };
+        if status == 0 {
+            return Ok(());
+        }
+        // SAFETY: the shim keeps a NUL-terminated message inside the live handle.
+        let message = unsafe { CStr::from_ptr(barlow_jpeg_message(self.handle.as_ptr())) };
+        Err(damaged(crate::error::printable(message.to_bytes())))
+    }
+}
+
+impl Drop for Jpeg {
+    fn drop(&mut self) {
+        // SAFETY: made by barlow_jpeg_new, freed once.
+        unsafe { barlow_jpeg_free(self.handle.as_ptr()) };
+    }
+}
+
+/// Adobe stores CMYK inverted: 255 is no ink. Ink is multiplied over black, rounded as Pillow does.
+fn inverted_cmyk_to_rgb(cmyk: &[u8], rgb: &mut [u8]) {
+    for (&[c, m, y, k], out) in cmyk.as_chunks::<4>().0.iter().zip(rgb.as_chunks_mut::<3>().0) {
+        let white = u32::from(k);
+        *out = [c, m, y].map(|stored| {
+            let product = u32::from(255 - stored) * white + 128;
+            (white - (((product >> 8) + product) >> 8)) as u8
+        });
+    }
+}
+
+/// libjpeg-turbo's version, as 3_001_000 for 3.1.0, and whether its SIMD code runs on this CPU.
+pub fn library() -> (u32, bool) {
+    // SAFETY: both take no arguments and have no side effects beyond libjpeg's own CPU detection.
+    unsafe { (barlow_jpeg_version().unsigned_abs(), barlow_jpeg_simd() != 0) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn libjpeg_turbo_is_new_enough_and_has_simd() {
+        let (version, simd) = library();
+        assert!(version >= 3_001_000, "{version}");
+        assert!(simd);
+    }
+
+    #[test]
+    fn finds_the_first_ff_wherever_it_lies() {
+        for at in 0..100 {
+            let mut bytes = [0u8; 100];
+            bytes[at] = 0xff;
+            bytes[99] = 0xff;
+            assert_eq!(find_ff(&bytes), Some(at));
+        }
+        assert_eq!(find_ff(&[0; 70]), None);
+    }
+}

@@ -1,0 +1,69 @@
+//! Here: pixel kernels: what one operation with given parameters does to one picture.
+//! Not here: randomness, which operations a view has, threads, I/O.
+//!
+//! The reference for every kernel is Pillow's arithmetic, as torchvision's PIL transforms call it. A
+//! picture is planar here: its red, green and blue planes one after the other, as a network wants them,
+//! so that a kernel is a plain loop over contiguous bytes that the compiler turns into SIMD.
+
+pub(crate) mod blur;
+pub(crate) mod colour;
+pub(crate) mod hue;
+pub(crate) mod layout;
+pub(crate) mod resize;
+
+/// Compiles a kernel twice, for any CPU and for AVX2, and picks at run time. The two give equal bytes:
+/// Rust neither reorders nor fuses floating-point operations.
+///
+/// `kernel! { pub(crate) fn name / portable(arguments) { body } }` makes `name`, which picks, and `portable`.
+macro_rules! kernel {
+    ($(#[$doc:meta])* $visibility:vis fn $name:ident / $portable:ident($($arg:ident: $kind:ty),* $(,)?) $body:block) => {
+        $(#[$doc])*
+        $visibility fn $name($($arg: $kind),*) {
+            #[cfg(target_arch = "x86_64")]
+            if std::is_x86_feature_detected!("avx2") {
+                #[target_feature(enable = "avx2")]
+                fn wide($($arg: $kind),*) {
+                    $portable($($arg),*);
+                }
+                // SAFETY: the CPU has AVX2, as was just asked.
+                return unsafe { wide($($arg),*) };
+            }
+            $portable($($arg),*);
+        }
+
+        #[inline(always)]
+        fn $portable($($arg: $kind),*) $body
+    };
+}
+pub(crate) use kernel;
+
+/// The three planes of a planar picture.
+#[inline(always)]
+pub(crate) fn planes(picture: &mut [u8]) -> [&mut [u8]; 3] {
+    let size = picture.len() / 3;
+    let (red, rest) = picture.split_at_mut(size);
+    let (green, blue) = rest.split_at_mut(size);
+    [red, green, &mut blue[..size]]
+}
+
+#[cfg(test)]
+pub(crate) mod samples {
+    //! Pictures for the tests of kernels.
+
+    /// Every kind of neighbourhood: noise, ramps, flat and saturated areas. Deterministic.
+    pub(crate) fn picture(width: usize, height: usize) -> Vec<u8> {
+        let mut state = 0x9e37_79b9_u32;
+        (0..3 * width * height)
+            .map(|i| {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                let (x, y) = (i % width, i / width % height);
+                match (x * 3 / width, y * 2 / height) {
+                    (0, _) => (state >> 24) as u8,
+                    (1, 0) => (x * 7 + y * 3) as u8,
+                    (1, _) => 255,
+                    _ => (128 + (state >> 29)) as u8,
+                }
+            })
+            .collect()
+    }
+}

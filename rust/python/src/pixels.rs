@@ -1,0 +1,244 @@
+//! Here: decode, peek, draw and apply for Python; views and parameters to and from Python objects.
+//! Not here: pixels, draws, defaults.
+//!
+//! Views are the frozen dataclasses of `barlow.data.views`, told apart by the name of their class.
+
+use barlow_data::augment::{
+    Applied, Augmenter, Crop, Cut, Interpolation, Operation, Parameters, View, Window,
+};
+use barlow_data::decode::{self, Decoder, Image};
+use numpy::{PyArray1, PyArray3, PyArrayMethods, PyReadonlyArray3, PyUntypedArrayMethods};
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList, PyTuple};
+
+use crate::errors::to_py;
+
+/// Format ("jpeg", "png" or "webp"), height and width in pixels, from the header alone.
+#[pyfunction]
+pub(crate) fn peek(py: Python<'_>, data: &[u8]) -> PyResult<(&'static str, u32, u32)> {
+    let header = decode::peek(data).map_err(|error| to_py(py, &error))?;
+    Ok((header.format.name(), header.height, header.width))
+}
+
+/// Image bytes to uint8 RGB [height, width, 3].
+#[pyfunction(name = "decode")]
+pub(crate) fn decode_image<'py>(py: Python<'py>, data: &[u8]) -> PyResult<Bound<'py, PyArray3<u8>>> {
+    let mut image = Image::default();
+    py.detach(|| Decoder::new()?.decode(data, &mut image)).map_err(|error| to_py(py, &error))?;
+    PyArray1::from_vec(py, image.data).reshape([image.height, image.width, 3])
+}
+
+/// Raises ValueError or TypeError for a view that cannot work.
+#[pyfunction]
+pub(crate) fn check_view(view: &Bound<'_, PyAny>) -> PyResult<()> {
+    view_from_py(view).map(|_| ())
+}
+
+/// The parameters of one view of one image, as `apply` takes them.
+#[pyfunction]
+#[allow(clippy::too_many_arguments, reason = "the coordinates of a draw, named one by one in Python")]
+pub(crate) fn draw<'py>(
+    py: Python<'py>,
+    view: &Bound<'py, PyAny>,
+    seed: u64,
+    epoch: u32,
+    sample: u32,
+    view_index: u16,
+    width: u32,
+    height: u32,
+) -> PyResult<Bound<'py, PyDict>> {
+    if width == 0 || height == 0 {
+        return Err(PyValueError::new_err(format!("an image of {width}x{height} pixels has no views")));
+    }
+    let view = view_from_py(view)?;
+    parameters_to_py(py, &view.draw(seed, epoch, sample, view_index, width, height))
+}
+
+/// One view of an image: uint8 [height, width, 3] to uint8 [3, size, size].
+#[pyfunction]
+pub(crate) fn apply<'py>(
+    py: Python<'py>,
+    image: PyReadonlyArray3<'py, u8>,
+    parameters: &Bound<'py, PyDict>,
+) -> PyResult<Bound<'py, PyArray3<u8>>> {
+    let parameters = parameters_from_py(parameters)?;
+    let &[height, width, channels] = image.shape() else {
+        return Err(PyTypeError::new_err("an image has three dimensions"));
+    };
+    if channels != 3 {
+        return Err(PyValueError::new_err(format!("an image has 3 channels, not {channels}")));
+    }
+    let Ok(pixels) = image.as_slice() else {
+        return Err(PyValueError::new_err("the image must be C-contiguous"));
+    };
+    let image = Image { width, height, data: pixels.to_vec() };
+    let size = parameters.cut.size as usize;
+    let mut out = vec![0; 3 * size * size];
+    py.detach(|| Augmenter::new().apply(&image, &parameters, &mut out)).map_err(|error| to_py(py, &error))?;
+    PyArray1::from_vec(py, out).reshape([3, size, size])
+}
+
+/// A view from `barlow.data.views`, validated.
+pub(crate) fn view_from_py(view: &Bound<'_, PyAny>) -> PyResult<View> {
+    if class_name(view)? != "View" {
+        return Err(unknown("view", view));
+    }
+    let mut operations = Vec::new();
+    for operation in view.getattr("operations")?.try_iter()? {
+        operations.push(operation_from_py(&operation?)?);
+    }
+    let view_of = View { crop: crop_from_py(&view.getattr("crop")?)?, operations };
+    view_of.validate().map_err(|error| to_py(view.py(), &error))?;
+    Ok(view_of)
+}
+
+fn class_name(object: &Bound<'_, PyAny>) -> PyResult<String> {
+    Ok(object.get_type().name()?.to_string())
+}
+
+fn unknown(what: &str, object: &Bound<'_, PyAny>) -> PyErr {
+    PyTypeError::new_err(format!("not a {what} of barlow.data.views: {object:?}"))
+}
+
+fn crop_from_py(crop: &Bound<'_, PyAny>) -> PyResult<Crop> {
+    let interpolation = || interpolation_from_py(&crop.getattr("interpolation")?.extract::<String>()?);
+    let size = || crop.getattr("size")?.extract();
+    match class_name(crop)?.as_str() {
+        "RandomResizedCrop" => Ok(Crop::RandomResized {
+            size: size()?,
+            scale: crop.getattr("scale")?.extract()?,
+            ratio: crop.getattr("ratio")?.extract()?,
+            interpolation: interpolation()?,
+        }),
+        "ResizeCenterCrop" => Ok(Crop::ResizeCenter {
+            resize: crop.getattr("resize")?.extract()?,
+            size: size()?,
+            interpolation: interpolation()?,
+        }),
+        _ => Err(unknown("crop", crop)),
+    }
+}
+
+fn operation_from_py(operation: &Bound<'_, PyAny>) -> PyResult<Operation> {
+    let p = || operation.getattr("p")?.extract();
+    let range = |name: &str, neutral: f64| jitter_range(&operation.getattr(name)?, name, neutral);
+    match class_name(operation)?.as_str() {
+        "Flip" => Ok(Operation::Flip { p: p()? }),
+        "Grayscale" => Ok(Operation::Grayscale { p: p()? }),
+        "GaussianBlur" => {
+            Ok(Operation::GaussianBlur { sigma: operation.getattr("sigma")?.extract()?, p: p()? })
+        }
+        "Solarize" => {
+            Ok(Operation::Solarize { threshold: operation.getattr("threshold")?.extract()?, p: p()? })
+        }
+        "ColorJitter" => Ok(Operation::ColorJitter {
+            brightness: range("brightness", 1.0)?,
+            contrast: range("contrast", 1.0)?,
+            saturation: range("saturation", 1.0)?,
+            hue: range("hue", 0.0)?,
+            p: p()?,
+        }),
+        _ => Err(unknown("operation", operation)),
+    }
+}
+
+/// torchvision's two ways to give a range: (low, high), or one number x for neutral - x to neutral + x,
+/// where factors (not the hue) stop at 0.
+fn jitter_range(value: &Bound<'_, PyAny>, name: &str, neutral: f64) -> PyResult<(f64, f64)> {
+    let Ok(spread) = value.extract::<f64>() else {
+        return value.extract();
+    };
+    if spread < 0.0 {
+        return Err(PyValueError::new_err(format!("{name} must not be negative, not {spread:?}")));
+    }
+    let low = if neutral > 0.0 { (neutral - spread).max(0.0) } else { -spread };
+    Ok((low, neutral + spread))
+}
+
+fn interpolation_from_py(name: &str) -> PyResult<Interpolation> {
+    match name {
+        "bilinear" => Ok(Interpolation::Bilinear),
+        "bicubic" => Ok(Interpolation::Bicubic),
+        _ => Err(PyValueError::new_err(format!("interpolation must be bilinear or bicubic, not {name:?}"))),
+    }
+}
+
+fn parameters_to_py<'py>(py: Python<'py>, parameters: &Parameters) -> PyResult<Bound<'py, PyDict>> {
+    let Cut { window, resized, offset, size, interpolation } = parameters.cut;
+    let interpolation = match interpolation {
+        Interpolation::Bilinear => "bilinear",
+        Interpolation::Bicubic => "bicubic",
+    };
+    let operations = PyList::empty(py);
+    for &operation in &parameters.operations {
+        let (name, value) = named(operation);
+        let step = match value {
+            None => PyTuple::new(py, [name])?,
+            Some(value) => (name, value).into_pyobject(py)?,
+        };
+        operations.append(step)?;
+    }
+    let dict = PyDict::new(py);
+    dict.set_item("window", (window.x, window.y, window.width, window.height))?;
+    dict.set_item("resized", resized)?;
+    dict.set_item("offset", offset)?;
+    dict.set_item("size", size)?;
+    dict.set_item("interpolation", interpolation)?;
+    dict.set_item("operations", operations)?;
+    Ok(dict)
+}
+
+fn named(operation: Applied) -> (&'static str, Option<f64>) {
+    match operation {
+        Applied::Flip => ("flip", None),
+        Applied::Brightness(factor) => ("brightness", Some(factor)),
+        Applied::Contrast(factor) => ("contrast", Some(factor)),
+        Applied::Saturation(factor) => ("saturation", Some(factor)),
+        Applied::Hue(shift) => ("hue", Some(shift)),
+        Applied::Grayscale => ("grayscale", None),
+        Applied::Blur(sigma) => ("blur", Some(sigma)),
+        Applied::Solarize(threshold) => ("solarize", Some(f64::from(threshold))),
+    }
+}
+
+fn parameters_from_py(dict: &Bound<'_, PyDict>) -> PyResult<Parameters> {
+    let item = |name: &str| {
+        dict.get_item(name)?.ok_or_else(|| PyValueError::new_err(format!("parameters lack {name:?}")))
+    };
+    let (x, y, width, height) = item("window")?.extract()?;
+    let cut = Cut {
+        window: Window { x, y, width, height },
+        resized: item("resized")?.extract()?,
+        offset: item("offset")?.extract()?,
+        size: item("size")?.extract()?,
+        interpolation: interpolation_from_py(&item("interpolation")?.extract::<String>()?)?,
+    };
+    let mut operations = Vec::new();
+    for step in item("operations")?.try_iter()? {
+        operations.push(applied_from_py(&step?)?);
+    }
+    Ok(Parameters { cut, operations })
+}
+
+fn applied_from_py(step: &Bound<'_, PyAny>) -> PyResult<Applied> {
+    let wrong = || PyValueError::new_err(format!("not a step of a view: {step:?}"));
+    let name: String = step.get_item(0)?.extract()?;
+    let value = if step.len()? == 2 { Some(step.get_item(1)?.extract::<f64>()?) } else { None };
+    if value.is_some_and(|value| !value.is_finite()) {
+        return Err(wrong());
+    }
+    match (name.as_str(), value) {
+        ("flip", None) => Ok(Applied::Flip),
+        ("grayscale", None) => Ok(Applied::Grayscale),
+        ("brightness", Some(factor)) => Ok(Applied::Brightness(factor)),
+        ("contrast", Some(factor)) => Ok(Applied::Contrast(factor)),
+        ("saturation", Some(factor)) => Ok(Applied::Saturation(factor)),
+        ("hue", Some(shift)) if shift.abs() <= 0.5 => Ok(Applied::Hue(shift)),
+        ("blur", Some(sigma)) if (0.0..=100.0).contains(&sigma) => Ok(Applied::Blur(sigma)),
+        ("solarize", Some(threshold)) if (0.0..=255.0).contains(&threshold) => {
+            Ok(Applied::Solarize(threshold as u8))
+        }
+        _ => Err(wrong()),
+    }
+}
