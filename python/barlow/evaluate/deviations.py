@@ -17,7 +17,9 @@ _OFFICIAL = EvaluateConfig()
 _OFFICIAL_SIZE, _OFFICIAL_RESIZE = 224, 256
 
 
-def protocol(config: Config, dtype: torch.dtype, baseline_factors: tuple[float, ...] | None) -> dict[str, Any]:
+def protocol(
+    config: Config, dtype: torch.dtype, baseline_factors: tuple[float, ...] | None
+) -> dict[str, Any]:
     """Every setting that the numbers depend on, and `deviations` from the official protocol as text."""
     settings, data = config.evaluate, config.data
     return {
@@ -65,8 +67,8 @@ def _deviations(config: Config, dtype: torch.dtype) -> list[str]:
             told.append(f"linear probe: {words} {ours:g} instead of {official:g}")
     if settings.linear_crops and settings.linear_crops < settings.linear_epochs:
         told.append(
-            f"linear probe: {settings.linear_crops} augmented views of each training image, cached and cycled "
-            "over, instead of new ones every epoch"
+            f"linear probe: {settings.linear_crops} augmented views of each training image, cached and "
+            "cycled over, instead of new ones every epoch"
         )
     if settings.linear_standardize:
         told.append("linear probe: every feature is standardised by the training images")

@@ -6,7 +6,7 @@ Not here: what the features are used for; which images they are of.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +43,7 @@ class Passes:
 
     Calling it with an epoch gives float32 [N, F] on the CPU. With `num_cached` = 0 every epoch is a new
     pass over the data; otherwise the first `num_cached` passes are kept and cycled over. Pass p is a
-    function of (`seed`, p) alone. Epochs must be asked for in order.
+    function of (`seed`, p) alone. The `num_epochs` epochs must be asked for once and in order.
     """
 
     def __init__(
@@ -56,7 +56,8 @@ class Passes:
         batch_size: int,
         device: torch.device,
         seed: int = 0,
-        num_cached: int = 1,
+        num_epochs: int = 1,
+        num_cached: int = 0,
         progress: Progress | None = None,
     ) -> None:
         self._loader = Loader(
@@ -67,6 +68,7 @@ class Passes:
             threads=data.threads,
             shuffle=False,
             drop_last=False,
+            epochs=min(num_epochs, num_cached) or num_epochs,
             pin_memory=device.type == "cuda",
         )
         self._forward, self._data, self._device = forward, data, device
@@ -75,10 +77,9 @@ class Passes:
         self._next = 0
 
     def __call__(self, epoch: int) -> Tensor:
+        """The features of epoch `epoch`, counted from 0."""
         if self._num_cached and epoch >= self._num_cached:
             return self._cache[epoch % self._num_cached]
-        if epoch < len(self._cache):
-            return self._cache[epoch]
         assert epoch == self._next, f"pass {epoch} asked for after {self._next} passes"
         features_NF = self._compute()
         self._next += 1
@@ -91,9 +92,7 @@ class Passes:
         features_NF = torch.empty(0)
         done = 0
         for batch in self._loader:
-            images_B3HW = normalise(
-                batch.views[0], self._data.mean, self._data.std, device=self._device
-            )
+            images_B3HW = normalise(batch.views[0], self._data.mean, self._data.std, device=self._device)
             part_BF = self._forward(images_B3HW)
             if done == 0:
                 features_NF = torch.empty(self._num_images, part_BF.shape[1])
@@ -121,9 +120,7 @@ def extract(
     progress: Progress | None = None,
 ) -> Tensor:
     """The features of every image of the index in order, float32 [N, F] on the CPU."""
-    passes = Passes(
-        index, view, forward, data=data, batch_size=batch_size, device=device, progress=progress
-    )
+    passes = Passes(index, view, forward, data=data, batch_size=batch_size, device=device, progress=progress)
     try:
         return passes(0)
     finally:
@@ -146,6 +143,3 @@ def precision(name: str, device: torch.device) -> torch.dtype:
             return torch.float32
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
-
-
-__all__: Sequence[str] = ("Forward", "Passes", "Progress", "digest", "extract", "network", "pixels", "precision")

@@ -70,7 +70,10 @@ def probe(
     first = _head(test_MF.shape[1], num_classes, generator)
     heads = [copy.deepcopy(first).to(device) for _ in factors]
     optimizer = torch.optim.SGD(
-        [{"params": head.parameters(), "factor": factor} for head, factor in zip(heads, factors, strict=True)],
+        [
+            {"params": head.parameters(), "factor": factor}
+            for head, factor in zip(heads, factors, strict=True)
+        ],
         momentum=MOMENTUM,
         weight_decay=config.linear_weight_decay,
     )

@@ -78,7 +78,9 @@ def _labelled(index: Index) -> tuple[Index, str]:
     ids = np.flatnonzero(np.asarray(index.labels) >= 0)
     if len(ids) == len(index):
         return index, ""
-    return index.subset(ids.tolist()), f" ({len(index) - len(ids)} unlabelled images of {index.source} left out)"
+    return index.subset(
+        ids.astype(np.uint32)
+    ), f" ({len(index) - len(ids)} unlabelled images of {index.source} left out)"
 
 
 def _renumber(test: Index, names: list[str], train_path: str, test_path: str) -> Tensor:
@@ -103,14 +105,17 @@ def _split(index: Index, note: str) -> Partition:
     test_ids: list[int] = []
     for label in labels_N.unique().tolist():
         ids = (labels_N == label).nonzero()[:, 0].tolist()
-        ids.sort(key=lambda i: (hashlib.sha256(index.name(i).encode()).digest(), i))
+        ids.sort(key=lambda i: (hashlib.sha256(index.name(i).encode("utf-8", "surrogateescape")).digest(), i))
         test_ids += ids[: min(len(ids) - 1, max(1, round(SPLIT * len(ids))))]
     if not test_ids:
-        raise ValueError(f"every class of {index.source} has a single image: give the test images with --held-out")
+        raise ValueError(
+            f"every class of {index.source} has a single image: give the test images with --held-out"
+        )
     chosen = np.zeros(len(index), dtype=bool)
     chosen[test_ids] = True
-    train, test = index.subset(np.flatnonzero(~chosen).tolist()), index.subset(np.flatnonzero(chosen).tolist())
-    how = f"{index.source} has no test part: {SPLIT:.0%} of each class, chosen by a hash of the names, test{note}"
+    train, test = (index.subset(np.flatnonzero(part).astype(np.uint32)) for part in (~chosen, chosen))
+    chosen_by = f"{SPLIT:.0%} of each class, chosen by a hash of the names"
+    how = f"{index.source} has no test part: {chosen_by}, test{note}"
     return _checked(Partition(train, test, _labels(train), _labels(test), list(index.class_names), how))
 
 
@@ -121,5 +126,7 @@ def _labels(index: Index) -> Tensor:
 def _checked(partition: Partition) -> Partition:
     present = len(partition.train_labels_N.unique())
     if present < 2:
-        raise ValueError(f"{partition.train.source} has {present} class with images; a probe needs at least 2")
+        raise ValueError(
+            f"{partition.train.source} has {present} class with images; a probe needs at least 2"
+        )
     return partition

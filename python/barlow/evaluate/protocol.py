@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -199,7 +200,8 @@ class _Job:
                 batch_size=settings.batch_size,
                 device=self.device,
                 seed=_PROBE_SEED,
-                num_cached=min(settings.linear_crops, settings.linear_epochs),
+                num_epochs=settings.linear_epochs,
+                num_cached=settings.linear_crops,
             )
             try:
                 results = linear.probe(
@@ -223,7 +225,9 @@ class _Job:
         """Two training views of up to 1000 test images: does the one find the other?"""
         index = self.parts.test if isinstance(self.parts, Partition) else self.parts
         if len(index) > _RETRIEVAL_IMAGES:
-            index = index.subset([i * len(index) // _RETRIEVAL_IMAGES for i in range(_RETRIEVAL_IMAGES)])
+            index = index.subset(
+                (np.arange(_RETRIEVAL_IMAGES) * len(index) // _RETRIEVAL_IMAGES).astype(np.uint32)
+            )
         first, second = training_views(self.config.data)
         return label_free.instance_retrieval(
             self._extract(index, first, forward, f"{name}: first views"),
@@ -275,5 +279,3 @@ def _linear_json(result: linear.Result, rate: float) -> Json:
 
 def _percent(value: float | None) -> float | None:
     return None if value is None else round(value, 2)
-
-

@@ -118,5 +118,3 @@ def _held_out_beside(rec: Record, train: Path) -> Path | None:
         return Path(tested)
     _, beside = partition.find(train.parent)
     return beside if beside is not None and train.name == "train" else None
-
-

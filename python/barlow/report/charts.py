@@ -29,7 +29,13 @@ class Line:
 
 
 def line_chart(
-    title: str, lines: list[Line], *, x_label: str, y_label: str, log_y: bool = False, include: tuple[float, ...] = ()
+    title: str,
+    lines: list[Line],
+    *,
+    x_label: str,
+    y_label: str,
+    log_y: bool = False,
+    include: tuple[float, ...] = (),
 ) -> str:
     """An SVG element with axes, ticks, labels and, for several lines, a legend.
 
@@ -46,7 +52,8 @@ def line_chart(
     y_axis = _Axis(min(ys), max(ys), HEIGHT - _BOTTOM, _TOP, log=log_y, pad=True)
     last = "; ".join(f"{line.name} ends at {number(line.points[-1][1])}" for line in lines)
     parts = [
-        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(f"{title}: {last}")}">',
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
+        f'aria-label="{escape(f"{title}: {last}")}">',
         *_frame(x_axis, y_axis, x_label, y_label),
         *(_draw(line, x_axis, y_axis) for line in lines),
         "</svg>",
@@ -57,32 +64,34 @@ def line_chart(
 def legend(lines: list[Line]) -> str:
     """The names of the lines beside samples of their strokes, as HTML."""
     items = "".join(
-        f'<li><svg viewBox="0 0 28 10" aria-hidden="true"><path class="line line-{line.style}" d="M1 5H27"/></svg>'
-        f"{escape(line.name)}</li>"
+        f'<li><svg viewBox="0 0 28 10" aria-hidden="true"><path class="line line-{line.style}" '
+        f'd="M1 5H27"/></svg>{escape(line.name)}</li>'
         for line in lines
     )
     return f'<ul class="legend">{items}</ul>'
 
 
 def number(value: float) -> str:
-    """A number in at most four significant digits, without exponents where they can be avoided."""
-    if value == 0 or not math.isfinite(value):
-        return "0" if value == 0 else str(value)
+    """A number in at most four significant digits; an exponent only from a million up or below 1e-3."""
     size = abs(value)
-    if size >= 1e6 or size < 1e-4:
-        mantissa, exponent = f"{value:.3g}".split("e") if "e" in f"{value:.3g}" else (f"{value:.0f}", "")
-        return f"{mantissa}e{int(exponent)}" if exponent else mantissa
-    if size >= 1000:
-        return f"{value:,.0f}"
-    return f"{value:.4g}"
+    if size == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    if size >= 1e6 or size < 1e-3:
+        mantissa, exponent = f"{value:.2e}".split("e")
+        return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
+    return f"{value:,.0f}" if size >= 1000 else f"{value:.4g}"
 
 
 class _Axis:
     """Maps values to positions and knows its round ticks."""
 
-    def __init__(self, low: float, high: float, start: float, end: float, *, log: bool, pad: bool = False) -> None:
+    def __init__(
+        self, low: float, high: float, start: float, end: float, *, log: bool, pad: bool = False
+    ) -> None:
         if low == high:
-            low, high = (low / 2, high * 2) if log else (low - (abs(low) or 1) / 2, high + (abs(high) or 1) / 2)
+            low, high = (
+                (low / 2, high * 2) if log else (low - (abs(low) or 1) / 2, high + (abs(high) or 1) / 2)
+            )
         self.log, self.start, self.end = log, start, end
         self.ticks = _log_ticks(low, high) if log else _linear_ticks(low, high)
         if pad:
@@ -126,16 +135,21 @@ def _frame(x_axis: _Axis, y_axis: _Axis, x_label: str, y_label: str) -> list[str
     for tick in y_axis.ticks:
         y = y_axis.position(tick)
         parts.append(f'<path class="grid" d="M{left} {y:.1f}H{right}"/>')
-        parts.append(f'<text class="tick" x="{left - 6}" y="{y + 3.5:.1f}" text-anchor="end">{number(tick)}</text>')
+        parts.append(
+            f'<text class="tick" x="{left - 6}" y="{y + 3.5:.1f}" text-anchor="end">{number(tick)}</text>'
+        )
     for tick in x_axis.ticks:
         x = x_axis.position(tick)
         parts.append(f'<path class="axis" d="M{x:.1f} {bottom}v4"/>')
         # A label under the last tick would be cut off by the edge of the picture.
         anchor = "end" if x > right - 12 else "middle"
-        parts.append(f'<text class="tick" x="{x:.1f}" y="{bottom + 15}" text-anchor="{anchor}">{number(tick)}</text>')
+        parts.append(
+            f'<text class="tick" x="{x:.1f}" y="{bottom + 15}" text-anchor="{anchor}">{number(tick)}</text>'
+        )
     parts.append(f'<path class="axis" d="M{left} {bottom}H{right}"/>')
     parts.append(
-        f'<text class="label" x="{(left + right) / 2}" y="{HEIGHT - 5}" text-anchor="middle">{escape(x_label)}</text>'
+        f'<text class="label" x="{(left + right) / 2}" y="{HEIGHT - 5}" text-anchor="middle">'
+        f"{escape(x_label)}</text>"
     )
     middle = (top + bottom) / 2
     parts.append(

@@ -52,7 +52,10 @@ def section_of(rec: Record) -> str:
         chart(
             "Learning rates",
             "Linear warm-up, then half a cosine.",
-            [Line("weights", "one", rec.series("lr_weights")), Line("biases and norms", "two", rec.series("lr_biases"))],
+            [
+                Line("weights", "one", rec.series("lr_weights")),
+                Line("biases and norms", "two", rec.series("lr_biases")),
+            ],
             y_label="learning rate (log scale)",
             log_y=True,
         ),
@@ -72,5 +75,3 @@ def section_of(rec: Record) -> str:
         ),
     ]
     return section(intro, f'<div class="charts">{"".join(drawn)}</div>')
-
-

@@ -22,21 +22,28 @@ def contact_sheet(sources: list[Source], *, view_px: int) -> str:
     figures = []
     for source in sources:
         frames = "".join(
-            f'<rect class="window-halo" {_rect(view.window)}/><rect class="window window-{name}" {_rect(view.window)}/>'
+            f'<rect class="window-halo" {_rect(view.window)}/>'
+            f'<rect class="window window-{name}" {_rect(view.window)}/>'
             for view, name in zip(source.views, ("one", "two"), strict=True)
         )
         picture = (
             f'<svg viewBox="0 0 {source.width} {source.height}" role="img" aria-label="source image: '
-            f'{escape(source.caption)}, with both crop windows"><image href="{source.uri}" width="{source.width}" '
-            f'height="{source.height}"/>{frames}</svg>'
+            f'{escape(source.caption)}, with both crop windows"><image href="{source.uri}" '
+            f'width="{source.width}" height="{source.height}"/>{frames}</svg>'
         )
-        cells = [f"<div>{picture}<div class=caption>{escape(source.caption)}<br>{source.width} &times; {source.height} px</div></div>"]
+        cells = [
+            f"<div>{picture}<div class=caption>{escape(source.caption)}<br>"
+            f"{source.width} &times; {source.height} px</div></div>"
+        ]
         for number, view in enumerate(source.views, 1):
             x, y, width, height = view.window
-            words = [f"crop {width:g} &times; {height:g} at {x:g}, {y:g}", *(escape(step) for step in view.steps)]
+            words = [
+                f"crop {width:g} &times; {height:g} at {x:g}, {y:g}",
+                *(escape(step).replace(" ", "&nbsp;") for step in view.steps),
+            ]
             cells.append(
                 f'<div><img src="{view.uri}" alt="view {number} of {escape(source.caption)}">'
-                f'<div class=caption>{"<br>".join(words)}</div></div>'
+                f"<div class=caption>{'<br>'.join(words)}</div></div>"
             )
         figures.append(f'<figure class="sample{small}"><div class="trio">{"".join(cells)}</div></figure>')
     return section(
@@ -79,8 +86,10 @@ def matrix(m: Matrix, *, held_out: bool) -> str:
         '<p class="why">Row: dimension of the first view&rsquo;s embedding; column: of the second&rsquo;s. '
         f"The loss pulls the diagonal to 1 and everything else to 0.{reduced}</p>",
         f'<div class="matrix"><img src="{m.uri}" alt="{text}"><div>'
-        f'<img class="scale" src="{scale_uri()}" alt="colour scale from -1 to 1"><div class="scale-ticks">{ticks}</div>'
-        f'<p class="caption">Correlation; the scale is stretched around 0.</p><dl class="facts">{side}</dl></div></div>',
+        f'<img class="scale" src="{scale_uri()}" alt="colour scale from -1 to 1">'
+        f'<div class="scale-ticks">{ticks}</div>'
+        '<p class="caption">Correlation; the scale is stretched around 0.</p>'
+        f'<dl class="facts">{side}</dl></div></div>',
     )
 
 
@@ -99,8 +108,8 @@ def neighbours(queries: list[Query], *, held_out: bool) -> str:
     kind = "held-out images" if held_out else "training images (each finds others than itself)"
     return section(
         "<h2>Nearest neighbours</h2>",
-        f'<p class="why">Queries (framed) are {kind}; beside each the nearest training images by cosine of the '
-        f"backbone&rsquo;s features. &#10003; same class, &#10007; another.{score}</p>",
+        f'<p class="why">Queries (framed) are {kind}; beside each the nearest training images by cosine of '
+        f"the backbone&rsquo;s features. &#10003; same class, &#10007; another.{score}</p>",
         f'<div class="hoods">{"".join(rows)}</div>',
     )
 
@@ -113,7 +122,5 @@ def _found(neighbour: Neighbour) -> str:
     }[neighbour.hit]
     return (
         f'<figure><img src="{neighbour.uri}" alt="{words}{escape(neighbour.caption)}">'
-        f"<figcaption>{mark}{escape(neighbour.caption)}<br>{neighbour.similarity:.2f}</figcaption></figure>"
+        f"<figcaption>{mark}{neighbour.similarity:.2f}<br>{escape(neighbour.caption)}</figcaption></figure>"
     )
-
-

@@ -31,6 +31,7 @@ BANK_IMAGES = 2000
 MATRIX_IMAGES = 512
 """Images behind the cross-correlation matrix."""
 _SHOWN_PX = 224
+MULTIPLY, DEGREES = "\u00d7", "\u00b0"
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Shown:
     """One augmented view."""
 
     uri: str
-    window: tuple[float, float, float, float]
+    window: tuple[int, int, int, int]
     """x, y, width, height of the crop in source pixels."""
     steps: list[str]
     """What was done to it, in order, in words."""
@@ -110,7 +111,7 @@ def contact_sheet(index: Index, config: Config) -> list[Source]:
             parameters = draw(view, config.train.seed, 0, i, number, width, height)
             pixels_HW3 = np.ascontiguousarray(apply(image, parameters).transpose(1, 2, 0))
             uri = pictures.data_uri(pixels_HW3, max_side=_SHOWN_PX)
-            shown.append(Shown(uri, window(parameters), describe(parameters)))
+            shown.append(Shown(uri, parameters["window"], describe(parameters["operations"])))
         uri = pictures.data_uri(image, max_side=_SHOWN_PX)
         sources.append(Source(uri, width, height, label_of(index, i) or f"image {i}", shown))
     return sources
@@ -122,7 +123,7 @@ def cross_correlation_matrix(model: Twins, index: Index, config: Config) -> Matr
     z1s, z2s = [], []
     with (
         Loader(
-            index.subset(ids),
+            _subset(index, ids),
             views=training_views(config.data),
             batch_size=min(64, len(ids)),
             seed=config.train.seed,
@@ -158,10 +159,10 @@ def nearest(model: Twins, train: Index, held_out: Index | None, config: Config) 
 
     Queries are held-out images where there are any; otherwise training images, which do not find themselves.
     """
-    bank = train.subset(spread(len(train), BANK_IMAGES))
+    bank = _subset(train, spread(len(train), BANK_IMAGES))
     asked = held_out if held_out is not None else bank
     query_ids = spread(len(asked), NUM_QUERIES)
-    queries = asked.subset(query_ids)
+    queries = _subset(asked, query_ids)
     bank_NF, queries_MF = _features(model, bank, config), _features(model, queries, config)
     extra = int(held_out is None)
     similarity_Mk, found_Mk = knn.neighbours(bank_NF, queries_MF, min(NUM_NEIGHBOURS + extra, len(bank)))
@@ -190,6 +191,10 @@ def label_of(index: Index, i: int) -> str | None:
     return index.class_names[label] if label >= 0 else None
 
 
+def _subset(index: Index, ids: list[int]) -> Index:
+    return index.subset(np.array(ids, dtype=np.uint32))
+
+
 def _neighbour(bank: Index, j: int, similarity: float, own: str | None) -> Neighbour:
     name = label_of(bank, j)
     hit = name == own if own is not None and name is not None else None
@@ -212,13 +217,18 @@ def _features(model: Twins, index: Index, config: Config) -> torch.Tensor:
     )
 
 
-def window(parameters: dict[str, Any]) -> tuple[float, float, float, float]:
-    """The crop's x, y, width and height in source pixels."""
-    box: Sequence[float] = parameters["window"]
-    x, y, width, height = box
-    return x, y, width, height
+def describe(operations: Sequence[tuple[Any, ...]]) -> list[str]:
+    """The operations of drawn parameters in words, in the order in which they are applied."""
+    return [_words(name, *value) for name, *value in operations]
 
 
-def describe(parameters: dict[str, Any]) -> list[str]:
-    """The drawn parameters in words, in the order in which they are applied."""
-    return [str(operation) for operation in parameters["operations"]]
+def _words(name: str, value: float = 0.0) -> str:
+    if name in ("brightness", "contrast", "saturation"):
+        return f"{name} {MULTIPLY}{value:.2f}"
+    if name == "hue":
+        return f"hue {360 * value:+.0f}{DEGREES}"
+    if name == "blur":
+        return f"blur, sigma {value:.2f} px"
+    if name == "solarize":
+        return f"solarize from {value:.0f}"
+    return name

@@ -87,7 +87,9 @@ def _loss_and_floor(line: dict[str, Any]) -> str | None:
     loss, floor = line.get("loss"), line.get("loss_floor")
     if not isinstance(loss, int | float):
         return None
-    return charts.number(loss) + (f" (floor {charts.number(floor)})" if isinstance(floor, int | float) else "")
+    return charts.number(loss) + (
+        f" (floor {charts.number(floor)})" if isinstance(floor, int | float) else ""
+    )
 
 
 def _duration(seconds: Any) -> str | None:
@@ -102,7 +104,9 @@ def settings(rec: Record) -> str:
     """Every field of the config, folded away."""
     if rec.config is None:
         return ""
-    rows = "".join(f"<tr><td>{escape(name)}</td><td>{escape(value)}</td></tr>" for name, value in record.flat(rec.config))
+    rows = "".join(
+        f"<tr><td>{escape(name)}</td><td>{escape(value)}</td></tr>" for name, value in record.flat(rec.config)
+    )
     return section(f'<details><summary>All settings</summary><table class="config">{rows}</table></details>')
 
 

@@ -11,7 +11,7 @@ import io
 import numpy as np
 from PIL import Image
 
-MATRIX_SIDE = 480
+MATRIX_SIDE = 512
 """Largest side in pixels of the matrix's picture."""
 # Blue - light grey - red, told apart in every common colour blindness; the ends are equally dark, so
 # that the size of a value can be read without telling the hues apart.
@@ -36,7 +36,7 @@ def data_uri(pixels_HW3: np.ndarray, *, max_side: int = 0) -> str:
 def matrix_uri(c_DD: np.ndarray) -> str:
     """The picture of a matrix with values in [-1, 1] as a PNG `data:` URI.
 
-    Matrices larger than 480 are reduced by blocks to the value farthest from 0, so that a single large
+    Matrices larger than 512 are reduced by blocks to the value farthest from 0, so that a single large
     correlation among millions stays visible; smaller ones are drawn with whole pixels.
     """
     reduced = block_extremes(c_DD, MATRIX_SIDE)

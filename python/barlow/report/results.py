@@ -20,7 +20,11 @@ def section_of(evaluation: dict[str, Any] | None) -> str:
     if evaluation.get("knn") is None:
         reason = escape(str(evaluation.get("reason") or "no labels"))
         return section(intro, missing(f"No accuracies: {reason}."), _label_free(evaluation))
-    columns = [("trained", evaluation), ("untrained", evaluation.get("untrained")), ("raw pixels", evaluation.get("raw_pixels"))]
+    columns = [
+        ("trained", evaluation),
+        ("untrained", evaluation.get("untrained")),
+        ("raw pixels", evaluation.get("raw_pixels")),
+    ]
     columns = [(name, row) for name, row in columns if isinstance(row, dict)]
     head = "".join(f"<th scope=col>{name}</th>" for name, _ in columns)
     rows = "".join(
@@ -36,14 +40,14 @@ def section_of(evaluation: dict[str, Any] | None) -> str:
     why = ""
     if data.get("test_images"):
         why = (
-            f'<p class="why">Percent of {data["test_images"]:,} test images of {data["num_classes"]} classes, '
-            f'from probes on the frozen features of {data["train_images"]:,} labelled training images. '
-            f'Always naming the commonest class would give {data["majority_class_percent"]:g}. '
+            f'<p class="why">Percent of {data["test_images"]:,} test images of {data["num_classes"]} '
+            f"classes, from probes on the frozen features of {data['train_images']:,} labelled training images. "
+            f"Always naming the commonest class would give {data['majority_class_percent']:g}. "
             "The gain is over the same network before training.</p>"
         )
     table = (
-        f'<table class="results"><thead><tr><th scope=col>probe</th>{head}<th scope=col>gain</th></tr></thead>'
-        f"<tbody>{rows}</tbody></table>"
+        f'<table class="results"><thead><tr><th scope=col>probe</th>{head}<th scope=col>gain</th></tr>'
+        f"</thead><tbody>{rows}</tbody></table>"
     )
     return section(intro, why, table, _label_free(evaluation), _protocol(evaluation))
 
@@ -59,7 +63,8 @@ def _result_row(name: str, probe: str, metric: str, columns: list[tuple[str, Any
         main = " main" if column == "trained" else ""
         cells.append(
             f'<td><span class="value{main}">{value:.2f}</span>'
-            f'<span class="bar" aria-hidden="true"><i class="{main.strip()}" style="width:{value:.1f}%"></i></span></td>'
+            f'<span class="bar" aria-hidden="true"><i class="{main.strip()}" style="width:{value:.1f}%">'
+            "</i></span></td>"
         )
     gain = "&ndash;"
     if "trained" in values and "untrained" in values:
@@ -81,7 +86,9 @@ def _label_free(evaluation: dict[str, Any]) -> str:
     if "effective_rank" in free:
         parts.append(f"effective rank of the features {both('effective_rank')} of {free['num_features']}")
     if "instance_retrieval_top1" in free:
-        parts.append(f"one view of an image finds the other in {both('instance_retrieval_top1', ' %')} of the cases")
+        parts.append(
+            f"one view of an image finds the other in {both('instance_retrieval_top1', ' %')} of the cases"
+        )
     return f'<p class="why" style="margin-top:12px">Without labels: {"; ".join(parts)}.</p>' if parts else ""
 
 
@@ -92,5 +99,3 @@ def _protocol(evaluation: dict[str, Any]) -> str:
     lines = [line for line in (split, *notes, baselines and f"baselines: {baselines}") if line]
     items = "".join(f"<li>{escape(line)}</li>" for line in lines)
     return f"<details><summary>Protocol</summary><ul class=notes>{items}</ul></details>" if items else ""
-
-
