@@ -13,9 +13,13 @@
 pub mod augment;
 pub mod decode;
 pub mod error;
+pub mod index;
 pub mod jpeg;
 pub mod limits;
 mod ops;
+pub mod order;
 mod png;
 pub mod random;
+pub mod store;
+pub mod tar;
 mod webp;

@@ -29,3 +29,7 @@ pub const MAX_SAMPLES: u64 = 1 << 32;
 
 /// Most shards in one index; a folder of loose images has one shard per image.
 pub const MAX_SHARDS: u64 = 1 << 32;
+
+/// Most classes in one index: numeric labels make a class of every number up to the largest. The
+/// largest label set of ImageNet has 21,841.
+pub const MAX_CLASSES: u64 = 1 << 20;

@@ -1,0 +1,364 @@
+"""Here: the `barlow` command: its subcommands, their flags and help, and how errors reach the terminal.
+
+Not here: any work. What a subcommand does is imported when it runs, so `--help` is instant.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import logging
+import re
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Annotated, Any, Literal, NoReturn
+
+import tyro
+
+from barlow import __version__
+from barlow.config import PRESETS, Config, from_json
+
+Source = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="SRC")]
+Data = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DATA")]
+Target = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN|WEIGHTS")]
+Run = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+Out = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
+
+
+def pack(
+    source: Source,
+    out: Out,
+    *,
+    shard_mb: int = 256,
+    min_shards: int = 1,
+    held_out: float = 0.0,
+    on_error: Literal["raise", "skip"] = "raise",
+    overwrite: bool = False,
+    threads: int = 0,
+) -> None:
+    """Packs images into tar shards with an index, decoding each one once to prove it.
+
+    Args:
+        source: Folder of class folders, flat folder, tar of class folders, or (folder of) WebDataset tars.
+        out: New folder for the shards; it appears complete or not at all.
+        shard_mb: Largest shard in MiB.
+        min_shards: Fewest shards, however small.
+        held_out: Share of each class that goes to OUT/held-out, the rest to OUT/train; 0: no such split.
+        on_error: What an image that can't be decoded does: end the command, or be left out and listed.
+        overwrite: Replace what an earlier pack left at OUT.
+        threads: Decoding threads; 0 is all cores.
+    """
+    from barlow.data import pack
+
+    with _bar("packing") as progress:
+        report = pack(
+            source,
+            out,
+            shard_bytes=shard_mb << 20,
+            min_shards=min_shards,
+            held_out=held_out,
+            on_error=on_error,
+            overwrite=overwrite,
+            threads=threads,
+            progress=progress,
+        )
+    _print(report)
+
+
+def index(source: Source, out: Path | None = None, *, threads: int = 0) -> None:
+    """Indexes tars or folders of images where they are, rewriting nothing.
+
+    Args:
+        source: A tar, a folder of tars, or a folder of images.
+        out: Where the index goes; by default beside the data, where every command looks for it.
+        threads: Reading threads; 0 is all cores.
+    """
+    from barlow.data import index_source
+
+    with _bar("indexing") as progress:
+        path = index_source(source, out, threads=threads, progress=progress)
+    print(path)
+
+
+def verify(source: Source, *, threads: int = 0) -> None:
+    """Reads and decodes every image and lists those that are damaged; exit code 1 if there are any.
+
+    Args:
+        source: Shards, or anything else that can be trained on.
+        threads: Decoding threads; 0 is all cores.
+    """
+    from barlow.data import open_index
+    from barlow.data.verify import damaged
+
+    opened = open_index(source)
+    with _bar("verifying") as progress:
+        errors = damaged(opened, threads=threads, progress=progress)
+    for error in errors:
+        print(_one_line(error))
+    print(f"{len(opened)} images, {len(errors)} damaged")
+    if errors:
+        raise SystemExit(1)
+
+
+def unpack(source: Source, out: Out) -> None:
+    """Writes the original files back, byte for byte.
+
+    Args:
+        source: Packed shards.
+        out: New folder for the files.
+    """
+    from barlow.data import unpack
+
+    with _bar("unpacking") as progress:
+        report = unpack(source, out, progress=progress)
+    _print(report)
+
+
+def _train(default: Config) -> Callable[..., None]:
+    """The subcommand with one config's values as the defaults of its flags."""
+
+    def train(
+        data: Data,
+        *,
+        run: Path,
+        preset: Annotated[str | None, tyro.conf.arg(metavar="|".join(PRESETS))] = None,
+        nproc: int = 0,
+        config: Annotated[Config, tyro.conf.arg(name="")] = default,
+    ) -> None:
+        """Trains a backbone, or goes on with a run from its newest checkpoint.
+
+        Every field of the config is a flag; the defaults shown are those of --preset. Inside torchrun or
+        srun this process is one rank.
+
+        Args:
+            data: Shards, or a tar or folder of images.
+            run: Folder of the run: new, or one to go on with (then --preset may be left out).
+            preset: Recipe that the other flags change.
+            nproc: Processes on this machine; 0 is one for each GPU, or one.
+            config: The recipe.
+        """
+        if preset is None and not (run / "config.json").exists():
+            raise ValueError(f"--preset is needed to start a run: one of {', '.join(PRESETS)}")
+        if nproc < 0:
+            raise ValueError(f"--nproc may not be negative, not {nproc}")
+        from barlow.train import launch
+
+        launch(data, config, run, nproc=nproc, preset=preset)
+
+    return train
+
+
+def evaluate(
+    target: Target,
+    data: Data,
+    *,
+    held_out: Path | None = None,
+    out: Path | None = None,
+    baselines: bool = True,
+) -> None:
+    """Measures a backbone by kNN and a linear probe on held-out images, in percent.
+
+    Args:
+        target: Run folder, or exported weights (safetensors).
+        data: Labelled training images.
+        held_out: Labelled images to test on; by default those that were packed as held-out.
+        out: File for the result; by default RUN/eval.json.
+        baselines: Also measure the untrained network and the raw pixels.
+    """
+    from barlow.evaluate import evaluate
+
+    evaluate(target, data, held_out=held_out, out=out, baselines=baselines)
+
+
+def export(
+    target: Target, out: Out, *, format: Literal["torchvision", "safetensors"] = "torchvision"
+) -> None:
+    """Writes the backbone's weights for other libraries.
+
+    Args:
+        target: Run folder.
+        out: File or folder to write.
+        format: torchvision loads strictly into torchvision.models.resnet*; safetensors is this package's own.
+    """
+    from barlow.export import export
+
+    export(target, out, format)
+
+
+def report(run: Run, *, out: Path | None = None) -> None:
+    """Draws a run as one HTML file: curves, views, cross-correlation, nearest neighbours.
+
+    Args:
+        run: Run folder.
+        out: File to write; by default RUN/report.html.
+    """
+    from barlow.report import write
+
+    print(write(run, out))
+
+
+def demo(*, data: Path | None = None, run: Path = Path("runs/demo"), nproc: int = 2) -> None:
+    """Does the whole job in minutes: pack, train, evaluate, export, report.
+
+    Args:
+        data: Folder of images or tar to use instead of the synthetic images.
+        run: Folder of the run.
+        nproc: Training processes.
+    """
+    from barlow.demo import main
+
+    main(data, run, nproc)
+
+
+def main() -> None:
+    """The `barlow` command. Exit code 0 on success, 2 for a mistake in the input, 130 after Ctrl-C."""
+    warnings.showwarning = _show_warning
+    notes = logging.StreamHandler()
+    notes.setFormatter(logging.Formatter("barlow: %(message)s"))
+    logging.getLogger("barlow").addHandler(notes)
+    logging.getLogger("barlow").setLevel(logging.INFO)
+    try:
+        _parse(sys.argv[1:])()
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        _fail("interrupted", 130)
+    except FloatingPointError as error:
+        _fail(f"error: {_one_line(error)}", 1)
+    except ValueError as error:
+        if not _worded_here(error.__traceback__):
+            raise
+        _fail(f"error: {_one_line(error)}", 2)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _fail(f"error: {error.filename}: {error.strerror}", 2)
+
+
+def _parse(arguments: list[str]) -> Callable[[], None]:
+    """The call that the command line asks for. `ValueError` in one line for what it cannot mean."""
+    if arguments in (["--version"], ["-V"]):
+        return lambda: print(f"barlow {__version__}")
+    commands = {
+        "pack": pack,
+        "index": index,
+        "verify": verify,
+        "unpack": unpack,
+        "train": _train(_defaults(arguments) if arguments[:1] == ["train"] else Config()),
+        "eval": evaluate,
+        "export": export,
+        "report": report,
+        "demo": demo,
+    }
+    errors = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(errors):
+            return tyro.extras.subcommand_cli_from_dict(
+                {name: _later(command) for name, command in commands.items()},
+                prog="barlow",
+                description="Barlow Twins: a vision backbone out of a heap of unlabelled images.",
+                args=arguments,
+                use_underscores=True,
+            )
+    except SystemExit as stop:
+        if stop.code:
+            raise ValueError(_unboxed(errors.getvalue())) from None
+        raise
+
+
+def _defaults(arguments: list[str]) -> Config:
+    """The config whose values are the flags' defaults: the preset's, or that of the run to go on with."""
+    preset, run = (_flag(arguments, name) for name in ("--preset", "--run"))
+    if preset is not None:
+        if preset not in PRESETS:
+            raise ValueError(f"there is no preset {preset!r}, only {', '.join(PRESETS)}")
+        return PRESETS[preset]()
+    saved = Path(run) / "config.json" if run else None
+    return from_json(saved.read_text()) if saved and saved.is_file() else Config()
+
+
+def _flag(arguments: list[str], name: str) -> str | None:
+    for flag, value in zip(arguments, [*arguments[1:], None], strict=True):
+        if flag == name:
+            return value
+        if flag.startswith(f"{name}="):
+            return flag.partition("=")[2]
+    return None
+
+
+def _later(command: Callable[..., None]) -> Callable[..., Callable[[], None]]:
+    """Looks like the command but puts the call off, so that errors of parsing and of running stay apart."""
+
+    @functools.wraps(command)
+    def bind(*positional: Any, **keywords: Any) -> Callable[[], None]:
+        return functools.partial(command, *positional, **keywords)
+
+    return bind
+
+
+def _unboxed(text: str) -> str:
+    """tyro's box of an error as one line: its first section, and the nearest flag if it names one."""
+    lines = [re.sub(r"[╭╮╰╯│]", "", line).strip() for line in text.splitlines()]
+    sections = "\n".join(line for line in lines[1:-1] if line).split("─" * 10)
+    sections = [" ".join(section.strip("─ \n").split()) for section in sections]
+    message = sections[0]
+    for section in sections[1:]:
+        if section.startswith("Perhaps you meant:"):
+            message += f" (perhaps {section.split()[3]})"
+        if section.startswith("Available subcommands"):
+            message += f". {section}"
+    return message
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+def _worded_here(trace: TracebackType | None) -> bool:
+    """Whether an error was raised by this package on purpose, not inside a library by accident."""
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and trace.tb_frame.f_globals.get("__name__", "").split(".")[0] == "barlow"
+
+
+def _fail(text: str, code: int) -> NoReturn:
+    print(f"barlow: {text}", file=sys.stderr, flush=True)
+    raise SystemExit(code) from None
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    print(f"barlow: warning: {' '.join(str(message).split())}", file=sys.stderr, flush=True)
+
+
+def _print(report: dict[str, Any]) -> None:
+    for name, value in report.items():
+        print(f"{name}: {value}")
+
+
+@contextlib.contextmanager
+def _bar(title: str) -> Iterator[Callable[[int, int], None]]:
+    """A function of (done, total): a bar on a terminal, elsewhere a line every ten seconds; on stderr."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        last_s = time.monotonic()
+
+        def line(done: int, total: int) -> None:
+            nonlocal last_s
+            if time.monotonic() - last_s >= 10:
+                last_s = time.monotonic()
+                print(f"{title}: {done}/{total}", file=sys.stderr, flush=True)
+
+        yield line
+        return
+    columns = (TextColumn(title), BarColumn(bar_width=None), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -1,0 +1,216 @@
+"""Here: from a command to running ranks: every check before anything is written, the run folder, torchrun.
+
+Not here: training (`loop.py`), the command line's syntax.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import logging
+import os
+import platform
+import signal
+import socket
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+
+from barlow import __version__, durable
+from barlow.config import Config, from_json, to_json, validate
+from barlow.data import Index, open_index
+from barlow.distributed import agree, barrier, gather_values, process_group
+from barlow.train.checkpoint import CHECKPOINTS, newest_step
+from barlow.train.loop import autocast_dtype, train
+
+CONFIG_FILE = "config.json"
+RUN_FILE = "run.json"
+# Fields that may change when a run goes on: they decide when and how it executes, not what it computes.
+FREE_FIELDS = ("train.steps", "train.log_every", "data.threads", "data.prefetch", "checkpoint.", "evaluate.")
+
+
+def launch(data: Path, config: Config, run: Path, *, nproc: int = 0, preset: str | None = None) -> None:
+    """Trains on `data` in the folder `run`, or goes on from its newest checkpoint; returns when it is done.
+
+    Starts `nproc` ranks (0: one for each GPU, else one); inside torchrun or SLURM this process is one rank.
+    `ValueError`, `DataError` or `OSError` for whatever cannot work, before anything is written or started;
+    `SystemExit` with the exit code of the rank that failed first, which has shown its own error.
+    """
+    data, run = Path(data).absolute(), Path(run).absolute()
+    nproc = nproc or max(1, torch.cuda.device_count())
+    if nproc > 1 and not in_rank():
+        index = open_index(data)
+        check(config, index, nproc, run)
+        prepare(run, config, data, index, nproc, preset, device=None)
+        _start_ranks(nproc, ["-m", "barlow", "train", str(data), "--run", str(run)])
+    else:
+        _as_rank(data, config, run, preset)
+
+
+def check(config: Config, index: Index, world_size: int, run: Path) -> None:
+    """Raises `ValueError` for a config that cannot run on this data, or a folder that holds another run."""
+    if len(index) == 0:
+        raise ValueError(f"{index.source} holds no images")
+    validate(config, num_samples=len(index), world_size=world_size)
+    autocast_dtype(config.train.precision, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    if run.exists() and not run.is_dir():
+        raise ValueError(f"--run {run} is a file")
+    if not (run / CONFIG_FILE).exists():
+        if run.is_dir() and any(run.iterdir()):
+            raise ValueError(f"--run {run} is neither empty nor a run of barlow")
+        return
+    if newest_step(run / CHECKPOINTS) is None:
+        return  # until there is a checkpoint, the folder binds nobody
+    saved = from_json((run / CONFIG_FILE).read_text())
+    changed = [text for text in _differences(saved, config) if not text.startswith(FREE_FIELDS)]
+    if changed:
+        raise ValueError(f"{run} was started with another config: {'; '.join(changed)}; choose another --run")
+    record = json.loads((run / RUN_FILE).read_text())
+    if record["index_digest"] != index.digest():
+        raise ValueError(
+            f"{run} was started on other data ({record['num_samples']} images of {record['data']}); "
+            f"{index.source} has {len(index)} images and another index digest"
+        )
+
+
+def prepare(
+    run: Path,
+    config: Config,
+    data: Path,
+    index: Index,
+    world_size: int,
+    preset: str | None,
+    device: torch.device | None,
+) -> None:
+    """Writes the resolved config and what a reader needs to repeat the run. A launcher knows no `device`."""
+    path = run / RUN_FILE
+    before: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    record = {
+        "data": str(data),
+        "num_samples": len(index),
+        "index_digest": index.digest(),
+        "preset": preset or before.get("preset"),
+        "world_size": world_size,
+        "device": torch.cuda.get_device_name(device) if device and device.type == "cuda" else str(device),
+        "started_s": before.get("started_s", time.time()),
+        "versions": {
+            "python": platform.python_version(),
+            "barlow": __version__,
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+        },
+    }
+    durable.write_file(run / CONFIG_FILE, to_json(config))
+    durable.write_file(path, json.dumps(record, indent=2) + "\n")
+
+
+def in_rank() -> bool:
+    """Whether torchrun or srun started this process as one of several."""
+    return "RANK" in os.environ or int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1
+
+
+def _as_rank(data: Path, config: Config, run: Path, preset: str | None) -> None:
+    if in_rank():
+        signal.signal(signal.SIGINT, _interrupt_once)
+    with process_group() as world, warnings.catch_warnings(), _only_the_first_failure_speaks():
+        if world.rank > 0:
+            warnings.simplefilter("ignore")  # the first rank gives the same ones
+        index = open_index(data)
+        if world.rank == 0:
+            check(config, index, world.size, run)
+        agree("the version of barlow", __version__)
+        agree("the config", to_json(config))
+        agree("the data", index.digest())
+        if world.rank == 0:
+            prepare(run, config, data, index, world.size, preset, device=world.device)
+        neighbours = gather_values(socket.gethostname()).count(socket.gethostname())
+        threads = max(1, len(os.sched_getaffinity(0)) // neighbours)
+        train(index, config, run, world, threads)
+        barrier()
+
+
+def _interrupt_once(number: int, frame: FrameType | None) -> NoReturn:
+    """A terminal's Ctrl-C reaches a rank twice, by itself and through torchrun: the second one would cut
+    short what the first has set off."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def _start_ranks(nproc: int, arguments: list[str]) -> None:
+    """Runs `python ARGUMENTS` as `nproc` ranks of torchrun, whose own words would bury those of a rank.
+
+    `SystemExit` with the exit code of the rank that failed first.
+    """
+    from torch.distributed import run as torchrun
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    # torchrun would set 1 and warn; this is what the ranks will use anyway.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // nproc)))
+    with tempfile.TemporaryDirectory(prefix="barlow-") as logs, _signals_restored():
+        options = ["--standalone", "--nproc-per-node", str(nproc), "--log-dir", logs]
+        logging.disable(logging.CRITICAL)
+        try:
+            torchrun.run(torchrun.parse_args([*options, *arguments]))
+        except SignalException as error:
+            if error.sigval == signal.SIGINT:
+                raise KeyboardInterrupt from None
+            raise SystemExit(128 + error.sigval) from None
+        except ChildFailedError as error:
+            rank, failure = error.get_first_failure()
+            if failure.exitcode < 0:
+                name = signal.Signals(-failure.exitcode).name
+                print(f"barlow: error: rank {rank} was killed by {name}", file=sys.stderr)
+            raise SystemExit(failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode) from None
+        finally:
+            logging.disable(logging.NOTSET)
+
+
+@contextlib.contextmanager
+def _signals_restored() -> Iterator[None]:
+    """torchrun installs handlers and leaves them; the caller's process may have more to do."""
+    names = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+    before = {name: signal.getsignal(name) for name in names}
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)
+
+
+@contextlib.contextmanager
+def _only_the_first_failure_speaks() -> Iterator[None]:
+    """Lets the error of the rank that failed first through and turns those it causes in others into silence.
+
+    torchrun gives each rank of an attempt a folder in one parent: whoever makes the marker there was first.
+    """
+    try:
+        yield
+    except Exception:
+        place = os.environ.get("TORCHELASTIC_ERROR_FILE")
+        if place:
+            try:
+                (Path(place).parent.parent / "first-failure").touch(exist_ok=False)
+            except FileExistsError:
+                raise SystemExit(1) from None
+        raise
+
+
+def _differences(before: Config, after: Config) -> list[str]:
+    """`section.field: old -> new` for each field that differs."""
+    old, new = dataclasses.asdict(before), dataclasses.asdict(after)
+    return [
+        f"{section}.{name} is {old[section][name]} there and {value} here"
+        for section, fields in new.items()
+        for name, value in fields.items()
+        if old[section][name] != value
+    ]

@@ -1,0 +1,273 @@
+"""Here: one run, top to bottom: loader -> twins -> DDP -> LARS -> steps -> metrics and checkpoints.
+
+Not here: starting ranks and checking what the user asked for (`launch.py`), what a checkpoint holds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from barlow import durable
+from barlow.config import Config
+from barlow.data import Batch, Index, Loader, to_float, views
+from barlow.distributed import World, broadcast_value
+from barlow.model import build_model
+from barlow.objectives import barlow_twins, cross_correlation, loss_floor
+from barlow.optim import LARS, learning_rate, parameter_groups, true_gradient_rates
+from barlow.train.checkpoint import CHECKPOINTS, find_checkpoint, load_checkpoint, read_state, save_checkpoint
+from barlow.train.metrics import Metrics
+from barlow.train.progress import Display
+
+
+def train(index: Index, config: Config, run: Path, world: World, threads: int) -> None:
+    """Trains until `config` says stop, from the run's newest checkpoint if there is one.
+
+    `threads` is this rank's share of the machine's cores: loader threads unless the config says otherwise
+    and, on a CPU, torch's. `FloatingPointError` when the loss or a weight stops being finite.
+    """
+    if world.device.type == "cpu":
+        torch.set_num_threads(threads)
+    with contextlib.ExitStack() as stack:
+        loader = stack.enter_context(_loader(index, config, world, threads))
+        plan = Plan.of(config, steps_per_epoch=len(loader))
+        learner = Learner(config, plan, world)
+        step, past_s = resumed_step, _ = _resume(run, learner, loader, world)
+        display = Display(step, plan.last_step, plan.steps_per_epoch, quiet=world.rank != 0)
+        if step >= plan.last_step:
+            display.say(f"{run} is finished: {step} of {plan.total_steps} steps are done")
+            return
+        metrics = None
+        if world.rank == 0:
+            metrics = Metrics(run, keep=lambda line: line["step"] <= resumed_step and plan.logs(line["step"]))
+            stack.enter_context(metrics)
+        stack.enter_context(display)
+        clock = Clock(past_s, step)
+        for batch in _every_epoch(loader):
+            step += 1
+            logs, saves = plan.logs(step), plan.saves(step)
+            loss, embeddings = learner.step(step, batch.views, check=logs or saves)
+            if logs:
+                line = _line(step, learner, loss, embeddings, clock.lap(step, loader.stats()["waited_s"]))
+                if metrics:
+                    metrics.write(line)
+                display.show(line)
+            display.advance(step)
+            if saves and metrics:
+                metrics.sync()
+                _save(run, step, learner, loader, clock.now_s())
+            if step == plan.last_step:
+                break
+
+
+@dataclass(frozen=True)
+class Plan:
+    """When a run logs, saves and stops, in optimizer steps counted from 1."""
+
+    steps_per_epoch: int
+    total_steps: int
+    last_step: int
+    """`total_steps`, or where `--train.steps` stops short of them."""
+    log_every: int
+    save_every: int
+
+    @classmethod
+    def of(cls, config: Config, steps_per_epoch: int) -> Plan:
+        """The plan for a loader that gives `steps_per_epoch` batches."""
+        total = config.optim.epochs * steps_per_epoch
+        return cls(
+            steps_per_epoch=steps_per_epoch,
+            total_steps=total,
+            last_step=min(config.train.steps or total, total),
+            log_every=config.train.log_every,
+            save_every=max(1, round(config.checkpoint.every_epochs * steps_per_epoch)),
+        )
+
+    def logs(self, step: int) -> bool:
+        """Whether this step gives a line of metrics; the first is a sign of life, the last the result."""
+        return step % self.log_every == 0 or step in (1, self.last_step)
+
+    def saves(self, step: int) -> bool:
+        """Whether a checkpoint follows this step."""
+        return step % self.save_every == 0 or step == self.last_step
+
+
+class Clock:
+    """Seconds of training, those before a resumption included, and what happened since the last lap."""
+
+    def __init__(self, past_s: float, step: int) -> None:
+        self._origin_s = time.perf_counter() - past_s
+        self._lap_s, self._step, self._waited_s = time.perf_counter(), step, 0.0
+
+    def now_s(self) -> float:
+        """Seconds of training so far."""
+        return time.perf_counter() - self._origin_s
+
+    def lap(self, step: int, waited_s: float) -> dict[str, float]:
+        """Since the last lap: steps per second, and the share of time in `waited_s` (a running total)."""
+        now_s = time.perf_counter()
+        elapsed_s = now_s - self._lap_s
+        lap = {
+            "steps_per_s": (step - self._step) / elapsed_s,
+            "wait_share": (waited_s - self._waited_s) / elapsed_s,
+            "time_s": now_s - self._origin_s,
+        }
+        self._lap_s, self._step, self._waited_s = now_s, step, waited_s
+        return lap
+
+
+class Learner:
+    """The twins and all that a step changes: parameters, statistics, momentum, the gradient scaler."""
+
+    def __init__(self, config: Config, plan: Plan, world: World) -> None:
+        self.config, self.plan, self.device = config, plan, world.device
+        twins = build_model(config.model, config.train.seed)
+        self.twins = twins.to(world.device, memory_format=torch.channels_last)
+        # Every rank computes the same batch-norm statistics, so there is nothing to broadcast.
+        self._model = (
+            DistributedDataParallel(self.twins, broadcast_buffers=False, gradient_as_bucket_view=True)
+            if world.size > 1
+            else self.twins
+        )
+        optim, self._peak = config.optim, true_gradient_rates(config.optim)
+        self.optimizer = LARS(
+            parameter_groups(self.twins),
+            lr=0.0,  # every step sets its own
+            momentum=optim.momentum,
+            weight_decay=self._peak.weight_decay,
+            trust_coefficient=optim.trust_coefficient,
+        )
+        self.autocast_dtype = autocast_dtype(config.train.precision, world.device)
+        self.scaler = torch.amp.GradScaler(world.device.type, enabled=self.autocast_dtype == torch.float16)
+
+    def step(self, step: int, views_u8: list[Tensor], *, check: bool) -> tuple[Tensor, list[Tensor]]:
+        """Step `step` on this rank's views: the loss of the global batch and this rank's embeddings.
+
+        With `check` a loss that is not finite is a `FloatingPointError`, before any weight has changed.
+        """
+        config = self.config
+        floats = to_float(views_u8, config.data.mean, config.data.std, device=self.device)
+        with torch.autocast(
+            self.device.type, self.autocast_dtype, enabled=self.autocast_dtype != torch.float32
+        ):
+            z1_ND, z2_ND = self._model(floats)
+        loss = barlow_twins(z1_ND, z2_ND, config.objective.lambd, eps=config.objective.eps)
+        if check and not math.isfinite(loss.item()):
+            raise FloatingPointError(
+                f"the loss is {loss.item()} at step {step}; no checkpoint has been written since the last one"
+            )
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        weights, biases = self.optimizer.param_groups
+        weights["lr"], biases["lr"] = self.rates(step)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return loss.detach(), [z1_ND.detach(), z2_ND.detach()]
+
+    def rates(self, step: int) -> tuple[float, float]:
+        """The learning rates of weights and of biases at a step (from 1)."""
+        ratio = learning_rate(step - 1, self.config.optim, self.plan.steps_per_epoch)
+        return self._peak.lr_weights * ratio, self._peak.lr_biases * ratio
+
+
+def autocast_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """The dtype of autocast for `--train.precision`; float32 means none. `ValueError` for fp16 on a CPU."""
+    if precision == "auto":
+        if device.type == "cpu":
+            return torch.float32
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    if precision == "fp16" and device.type == "cpu":
+        raise ValueError("--train.precision fp16 needs a GPU; on a CPU there are fp32 and bf16")
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+
+
+def _loader(index: Index, config: Config, world: World, threads: int) -> Loader:
+    return Loader(
+        index,
+        views=views.barlow_twins(
+            config.data.image_size,
+            scale=config.data.crop_scale,
+            blur=config.data.augmentation == "barlow_twins",
+        ),
+        batch_size=config.optim.batch_size,
+        seed=config.train.seed,
+        rank=world.rank,
+        world_size=world.size,
+        threads=config.data.threads or threads,
+        epochs=config.optim.epochs,
+        prefetch=config.data.prefetch,
+        pin_memory=world.device.type == "cuda",
+    )
+
+
+def _every_epoch(loader: Loader) -> Iterator[Batch]:
+    while True:
+        yield from loader
+
+
+def _resume(run: Path, learner: Learner, loader: Loader, world: World) -> tuple[int, float]:
+    """The step and the seconds that the run already has; loads its newest checkpoint if there is one."""
+    directory = run / CHECKPOINTS
+    found = None
+    if world.rank == 0:
+        durable.remove_leftovers(directory)
+        found = find_checkpoint(directory)
+    # The first rank verified it; the others take its word rather than read everything twice.
+    name = broadcast_value(found.name if found else None)
+    if name is None:
+        return 0, 0.0
+    state = read_state(directory / name)
+    load_checkpoint(directory / name, learner.twins, learner.optimizer)
+    if state["scaler"]:
+        learner.scaler.load_state_dict(state["scaler"])
+    loader.load_state_dict(state["loader"])
+    return state["step"], state["time_s"]
+
+
+def _save(run: Path, step: int, learner: Learner, loader: Loader, time_s: float) -> None:
+    if not all(bool(p.isfinite().all()) for p in learner.twins.parameters()):
+        raise FloatingPointError(f"a weight is not finite after step {step}; no checkpoint is written")
+    state = {
+        "loader": loader.state_dict(),
+        "scaler": learner.scaler.state_dict(),
+        "time_s": time_s,
+        "config": dataclasses.asdict(learner.config),
+    }
+    keep = learner.config.checkpoint.keep
+    save_checkpoint(run / CHECKPOINTS, step, learner.twins, learner.optimizer, state, keep)
+
+
+def _line(
+    step: int, learner: Learner, loss: Tensor, embeddings: list[Tensor], lap: dict[str, float]
+) -> dict[str, Any]:
+    """One line of metrics. Every rank calls it: the cross-correlation is that of the global batch."""
+    config, plan = learner.config, learner.plan
+    c_DD = cross_correlation(*embeddings, eps=config.objective.eps)
+    num_dims = len(c_DD)
+    diagonal_D = c_DD.diagonal().double()
+    off_diagonal = torch.linalg.matrix_norm(c_DD).double().square() - diagonal_D.square().sum()
+    lr_weights, lr_biases = learner.rates(step)
+    num_off = max(1, num_dims * (num_dims - 1))
+    return {
+        "step": step,
+        "epoch": step / plan.steps_per_epoch,
+        "loss": loss.item(),
+        "loss_floor": loss_floor(config.optim.batch_size, num_dims, config.objective.lambd),
+        "lr_weights": lr_weights,
+        "lr_biases": lr_biases,
+        "images_per_s": lap["steps_per_s"] * config.optim.batch_size,
+        "wait_share": lap["wait_share"],
+        "on_diagonal": diagonal_D.mean().item(),
+        "off_diagonal_rms": math.sqrt(max(0.0, off_diagonal.item()) / num_off),
+        "time_s": lap["time_s"],
+    }

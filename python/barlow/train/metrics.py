@@ -1,0 +1,88 @@
+"""Here: what a run says about itself: one JSON object per line, and the same as TensorBoard events.
+
+Not here: what is measured or how often, anything on the terminal.
+
+The JSON lines are the record and the events are drawn from them: a resumed run cuts the lines after its
+checkpoint and draws the events anew, so no step is there twice in either.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from tensorboardX import SummaryWriter
+
+from barlow import durable
+
+FILE_NAME = "metrics.jsonl"
+FOLDER_NAME = "tensorboard"
+_NOT_CURVES = ("step", "time_s")
+
+
+class Metrics:
+    """Appends lines to `run/metrics.jsonl` and their numbers to `run/tensorboard/`. For one process of a run.
+
+    `keep(line)` says which lines that are already there belong to the run that goes on.
+    """
+
+    def __init__(self, run: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
+        lines = [line for line in read(run / FILE_NAME) if keep(line)]
+        durable.write_file(run / FILE_NAME, "".join(map(_text, lines)))
+        for events in (run / FOLDER_NAME).glob("events.out.tfevents.*"):
+            events.unlink()
+        self._file = (run / FILE_NAME).open("a", encoding="utf-8")
+        self._writer = SummaryWriter(str(run / FOLDER_NAME))
+        # TensorBoard's axis of wall-clock time: the run so far ended just now.
+        self._start_s = time.time() - (lines[-1]["time_s"] if lines else 0.0)
+        for line in lines:
+            self._draw(line)
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Adds one line of finite numbers; it needs `step` and `time_s` (seconds of training so far)."""
+        self._file.write(_text(line))
+        self._file.flush()
+        self._draw(line)
+
+    def sync(self) -> None:
+        """Forces the lines to the disk, so that none that a checkpoint has passed can be lost."""
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Flushes and closes both."""
+        self._file.close()
+        self._writer.close()
+
+    def __enter__(self) -> Metrics:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _draw(self, line: dict[str, Any]) -> None:
+        for name, value in line.items():
+            if name not in _NOT_CURVES:
+                self._writer.add_scalar(name, value, line["step"], walltime=self._start_s + line["time_s"])
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics file, none if it is absent; a line cut by a crash is left out with a warning."""
+    lines = []
+    for number, text in enumerate(path.read_text().splitlines() if path.exists() else [], start=1):
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            warnings.warn(f"{path}:{number} is not a whole line of JSON and is left out", stacklevel=2)
+    return lines
+
+
+def _text(line: dict[str, Any]) -> str:
+    return json.dumps(line, allow_nan=False) + "\n"
