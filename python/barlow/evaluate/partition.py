@@ -38,15 +38,16 @@ class Partition:
 def find(data: Path, held_out: Path | None = None) -> tuple[Path, Path | None]:
     """The paths of the two parts: (training, test or None where DATA is to be split).
 
-    `held_out` wins; otherwise DATA may hold `train/` beside one of `held-out/`, `val/` and `test/`.
-    Those two are parts only together: a data set may well have a class that is called "train".
+    `held_out` wins; otherwise DATA may hold, or be, `train/` beside one of `held-out/`, `val/` and
+    `test/`. Those are parts only together: a data set may well have a class that is called "train".
     """
     if held_out is not None:
         return data, held_out
-    if (data / _TRAIN_FOLDER).is_dir():
+    around = data.parent if data.name == _TRAIN_FOLDER else data
+    if (around / _TRAIN_FOLDER).is_dir():
         for name in _TEST_FOLDERS:
-            if (data / name).is_dir():
-                return data / _TRAIN_FOLDER, data / name
+            if (around / name).is_dir():
+                return around / _TRAIN_FOLDER, around / name
     return data, None
 
 

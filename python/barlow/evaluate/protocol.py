@@ -93,9 +93,10 @@ def evaluate(
         "seconds": round(time.monotonic() - began, 1),
     }
     destination = Path(out) if out is not None else _default_out(target)
-    durable.write_file(destination, json.dumps(result, indent=2, allow_nan=False) + "\n")
+    text = json.dumps(result, indent=2, allow_nan=False) + "\n"
+    durable.write_file(destination, text)
     talk.table(result, destination)
-    return result
+    return json.loads(text)
 
 
 def _default_out(target: Path) -> Path:

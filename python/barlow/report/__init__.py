@@ -103,18 +103,10 @@ def _images(rec: Record) -> tuple[Index, Index | None]:
     source = rec.run.get("data")
     if not isinstance(source, str):
         raise ValueError("run.json does not say which images they are")
-    train_path, test_path = partition.find(Path(source))
-    if test_path is None:
-        test_path = _held_out_beside(rec, train_path)
-    train = open_index(train_path)
-    return train, None if test_path is None else open_index(test_path)
-
-
-def _held_out_beside(rec: Record, train: Path) -> Path | None:
-    """The evaluation's test images, or a held-out folder beside the training folder."""
-    tested = ((rec.evaluation or {}).get("data") or {}).get("test")
-    trained = ((rec.evaluation or {}).get("data") or {}).get("train")
-    if isinstance(tested, str) and tested != trained and Path(tested).exists():
-        return Path(tested)
-    _, beside = partition.find(train.parent)
-    return beside if beside is not None and train.name == "train" else None
+    _, test = partition.find(Path(source))
+    parts = (rec.evaluation or {}).get("data") or {}
+    tested = parts.get("test")
+    if isinstance(tested, str) and tested != parts.get("train") and Path(tested).exists():
+        test = Path(tested)
+    # The very source that was trained on: the numbers of its samples decide their views.
+    return open_index(source), None if test is None else open_index(test)
