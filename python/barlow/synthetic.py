@@ -15,7 +15,7 @@ import argparse
 import math
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -210,21 +210,27 @@ def draw(seed: int, split: int, index: int) -> tuple[NDArray[np.uint8], str]:
     return np.rint(np.clip(picture, 0, 1) * 255).astype(np.uint8), name
 
 
-def write(out: Path, *, seed: int = 0, progress: Callable[[int, int], None] | None = None) -> Path:
+def write(
+    out: Path,
+    *,
+    seed: int = 0,
+    counts: Mapping[str, int] = SPLITS,
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
     """Writes `out`/{train,held-out}/CLASS/INDEX.jpg and a README; `out` is complete or not there.
 
-    A folder that is there already is kept: its pictures could only be the same again.
-    `progress` is called with (pictures written, of how many). Returns `out`.
+    A folder that is there already is kept: its pictures could only be the same again. `counts` gives the
+    number of pictures of each split; `progress` is called with (pictures written, of how many).
     """
     if out.exists():
         return out
     partial = out.with_name(f"{out.name}.partial-{os.getpid()}")
     try:
         for name in CLASSES:
-            for split in SPLITS:
+            for split in counts:
                 (partial / split / name).mkdir(parents=True)
-        total, done = sum(SPLITS.values()), 0
-        for number, (split, count) in enumerate(SPLITS.items()):
+        total, done = sum(counts.values()), 0
+        for number, (split, count) in enumerate(counts.items()):
             for index in range(count):
                 pixels, name = draw(seed, number, index)
                 path = partial / split / name / f"{index:05d}.jpg"

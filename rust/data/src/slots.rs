@@ -1,0 +1,446 @@
+//! Here: the ring of lent batches. The caller lends memory, workers claim it row by row, finished
+//! batches leave in the order in which they came.
+//! Not here: what is written into a row, the life of threads, Python.
+//!
+//! One of the few files with `unsafe`: rows of one batch are written by several threads at once, which
+//! is sound because a row is claimed exactly once (one atomic counter) and no one reads a batch before
+//! its last row has been finished (another).
+
+use std::collections::VecDeque;
+use std::ptr::NonNull;
+use std::slice;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, Fault, Result};
+use crate::order::Position;
+
+/// Memory for one batch of `rows` samples that belongs to somebody else.
+pub struct Memory {
+    rows: usize,
+    /// For each view: its first byte and the bytes of one row.
+    views: Vec<(NonNull<u8>, usize)>,
+    labels: NonNull<i64>,
+    ids: NonNull<i64>,
+}
+
+// SAFETY: the pointers are to plain integers that `Memory::new`'s caller promises to leave alone, and
+// all access goes through `Row`, of which there is one for each row.
+unsafe impl Send for Memory {}
+// SAFETY: as above; shared references to `Memory` give no access to what it points to.
+unsafe impl Sync for Memory {}
+
+impl Memory {
+    /// Memory of `rows` samples: for each view the first byte and the bytes of one sample, then one
+    /// label and one id for each sample.
+    ///
+    /// # Safety
+    /// From now until the batch has been taken, or the loader it was lent to has been closed: `views[v]`
+    /// is valid for writing `rows` times its row length, `labels` and `ids` (aligned) for `rows` words,
+    /// these ranges do not overlap one another or any other lent memory, and nobody else touches them.
+    pub unsafe fn new(
+        rows: usize,
+        views: Vec<(NonNull<u8>, usize)>,
+        labels: NonNull<i64>,
+        ids: NonNull<i64>,
+    ) -> Self {
+        Self { rows, views, labels, ids }
+    }
+
+    /// Whether its views have rows of these many bytes.
+    pub fn has_rows_of(&self, lengths: impl Iterator<Item = usize>) -> bool {
+        self.views.iter().map(|&(_, length)| length).eq(lengths)
+    }
+}
+
+/// One batch on its way: memory, what belongs into it, and how far it is.
+struct Slot {
+    position: Position,
+    ids: Vec<u32>,
+    memory: Memory,
+    /// The first row that nobody has claimed; grows beyond the number of rows.
+    unclaimed: AtomicUsize,
+    /// Rows not finished yet.
+    missing: AtomicUsize,
+    /// The error of the first row (not of the first moment) that failed: the same for every schedule.
+    fault: Mutex<Option<(usize, Error)>>,
+}
+
+/// Batches in flight, in order.
+pub struct Ring {
+    slots: Mutex<VecDeque<Arc<Slot>>>,
+    /// A batch was lent, or the ring was stopped.
+    work: Condvar,
+    /// A batch was finished, or the ring was stopped.
+    done: Condvar,
+    stopped: AtomicBool,
+}
+
+/// A finished batch whose memory is the caller's again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Filled {
+    /// Which batch it is.
+    pub position: Position,
+    /// Samples in it.
+    pub rows: usize,
+}
+
+impl Ring {
+    /// An empty ring.
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self {
+            slots: Mutex::default(),
+            work: Condvar::new(),
+            done: Condvar::new(),
+            stopped: AtomicBool::new(false),
+        })
+    }
+
+    /// Puts a batch at the end: `ids` are the samples of its rows.
+    pub fn lend(&self, position: Position, ids: Vec<u32>, memory: Memory) -> Result<()> {
+        if memory.rows != ids.len() {
+            let (rows, wanted) = (memory.rows, ids.len());
+            return Err(Fault::Setting(format!("lent memory has {rows} rows, the batch {wanted}")).into());
+        }
+        let missing = AtomicUsize::new(ids.len());
+        let unclaimed = AtomicUsize::new(0);
+        let slot = Slot { position, ids, memory, unclaimed, missing, fault: Mutex::new(None) };
+        let mut slots = lock(&self.slots);
+        if self.stopped.load(Ordering::Relaxed) {
+            return Err(closed());
+        }
+        slots.push_back(Arc::new(slot));
+        drop(slots);
+        self.work.notify_all();
+        // A batch without rows (a rank's share of a short last batch) is finished already.
+        self.done.notify_all();
+        Ok(())
+    }
+
+    /// Waits up to `timeout` for the oldest batch and takes it out; `None` when it is not finished by
+    /// then. A batch with a row that failed comes out as that row's error.
+    pub fn take(&self, timeout: Duration) -> Result<Option<Filled>> {
+        let deadline = Instant::now() + timeout;
+        let mut slots = lock(&self.slots);
+        loop {
+            if self.stopped.load(Ordering::Relaxed) {
+                return Err(closed());
+            }
+            let Some(oldest) = slots.front() else {
+                return Err(Fault::Setting("no memory was lent for the next batch".into()).into());
+            };
+            // Acquire: the last row's `finish` releases what all workers wrote.
+            if oldest.missing.load(Ordering::Acquire) == 0 {
+                let (position, rows) = (oldest.position, oldest.ids.len());
+                let fault = lock(&oldest.fault).take();
+                slots.pop_front();
+                return fault.map_or(Ok(Some(Filled { position, rows })), |(_, error)| Err(error));
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(None);
+            }
+            slots = self.done.wait_timeout(slots, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Batches in flight, and how many of them are finished.
+    pub fn occupancy(&self) -> (usize, usize) {
+        let slots = lock(&self.slots);
+        let finished = slots.iter().filter(|slot| slot.missing.load(Ordering::Relaxed) == 0).count();
+        (slots.len(), finished)
+    }
+
+    /// Lets every worker go after the row it is on, and every `take` return.
+    pub fn stop(&self) {
+        // Under the lock, so that nobody who has just seen `false` goes to sleep after the wake-up.
+        let _slots = lock(&self.slots);
+        self.stopped.store(true, Ordering::Relaxed);
+        self.work.notify_all();
+        self.done.notify_all();
+    }
+
+    /// The oldest batch with a row to claim; waits for one. `None` once the ring is stopped.
+    fn next_slot(&self) -> Option<Arc<Slot>> {
+        let mut slots = lock(&self.slots);
+        loop {
+            if self.stopped.load(Ordering::Relaxed) {
+                return None;
+            }
+            let open = |slot: &&Arc<Slot>| slot.unclaimed.load(Ordering::Relaxed) < slot.ids.len();
+            if let Some(slot) = slots.iter().find(open) {
+                return Some(slot.clone());
+            }
+            slots = self.work.wait(slots).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+fn closed() -> Error {
+    Fault::Setting("the loader is closed".into()).into()
+}
+
+/// One worker's way to rows. The ring's lock is taken once a batch, not once a row.
+pub struct Claims {
+    ring: Arc<Ring>,
+    slot: Option<Arc<Slot>>,
+}
+
+impl Claims {
+    /// Claims on `ring`, one for each worker.
+    pub fn new(ring: Arc<Ring>) -> Self {
+        Self { ring, slot: None }
+    }
+
+    /// The next row in order that nobody else has; waits for one. `None` once the ring is stopped.
+    pub fn claim(&mut self) -> Option<Row<'_>> {
+        let (slot, index) = loop {
+            if self.ring.stopped.load(Ordering::Relaxed) {
+                self.slot = None;
+                return None;
+            }
+            if let Some(slot) = self.slot.take() {
+                let index = slot.unclaimed.fetch_add(1, Ordering::Relaxed);
+                if index < slot.ids.len() {
+                    break (slot, index);
+                }
+            }
+            self.slot = self.ring.next_slot();
+        };
+        let slot = &**self.slot.insert(slot);
+        Some(Row { ring: &self.ring, slot, index, outcome: None })
+    }
+}
+
+/// The right to write one row of one batch, and the duty to finish it.
+pub struct Row<'a> {
+    ring: &'a Ring,
+    slot: &'a Slot,
+    index: usize,
+    outcome: Option<Result<()>>,
+}
+
+impl Row<'_> {
+    /// The batch it belongs to.
+    pub fn position(&self) -> Position {
+        self.slot.position
+    }
+
+    /// The sample that belongs here.
+    pub fn id(&self) -> u32 {
+        self.slot.ids.get(self.index).copied().unwrap_or_default()
+    }
+
+    /// The bytes of view `v`; empty when there is no such view.
+    pub fn view(&mut self, v: usize) -> &mut [u8] {
+        let Some(&(first, length)) = self.slot.memory.views.get(v) else {
+            return &mut [];
+        };
+        // SAFETY: `index < rows` (checked by the claim), so the range lies in what `Memory::new` was
+        // promised; no other `Row` has this index, and `&mut self` lends it out once at a time.
+        unsafe { slice::from_raw_parts_mut(first.as_ptr().add(self.index * length), length) }
+    }
+
+    /// Writes the sample's label (-1 for none) and id.
+    pub fn describe(&mut self, label: Option<u32>) {
+        let id = i64::from(self.id());
+        let memory = &self.slot.memory;
+        // SAFETY: `index < rows`, aligned words that only this `Row` writes, as in `view`.
+        unsafe {
+            memory.labels.as_ptr().add(self.index).write(label.map_or(-1, i64::from));
+            memory.ids.as_ptr().add(self.index).write(id);
+        }
+    }
+
+    /// Says how it went and gives the row back.
+    pub fn finish(mut self, outcome: Result<()>) {
+        self.outcome = Some(outcome);
+    }
+}
+
+impl Drop for Row<'_> {
+    /// In `drop`, so that a row that is lost on the way fails its batch instead of stalling it.
+    fn drop(&mut self) {
+        let lost = || Err(Fault::Bug("a row was never finished".into()).into());
+        if let Err(error) = self.outcome.take().unwrap_or_else(lost) {
+            let mut fault = lock(&self.slot.fault);
+            if fault.as_ref().is_none_or(|(first, _)| self.index < *first) {
+                *fault = Some((self.index, error));
+            }
+        }
+        // Release what this row wrote, acquire what the others did, for the consumer to see it all.
+        if self.slot.missing.fetch_sub(1, Ordering::AcqRel) == 1 {
+            // The lock closes the gap between the consumer's look at `missing` and its sleep.
+            let _slots = lock(&self.ring.slots);
+            self.ring.done.notify_all();
+        }
+    }
+}
+
+/// A panic elsewhere leaves nothing half-done behind these locks, so poison is no reason to stop.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::thread;
+
+    const LONG: Duration = Duration::from_secs(20);
+
+    /// A batch's memory for tests: two views of 3 and 2 bytes a row, poisoned.
+    struct Owned(Vec<u8>, Vec<u8>, Vec<i64>, Vec<i64>);
+
+    impl Owned {
+        fn new(rows: usize) -> Self {
+            Self(vec![0xAB; 3 * rows], vec![0xAB; 2 * rows], vec![-7; rows], vec![-7; rows])
+        }
+
+        fn lend(&mut self) -> Memory {
+            let rows = self.2.len();
+            let start = |bytes: &mut Vec<u8>| NonNull::new(bytes.as_mut_ptr()).unwrap_or(NonNull::dangling());
+            let words =
+                |words: &mut Vec<i64>| NonNull::new(words.as_mut_ptr()).unwrap_or(NonNull::dangling());
+            let views = vec![(start(&mut self.0), 3), (start(&mut self.1), 2)];
+            // SAFETY: the vectors outlive the threads of each test and are read after `take` only.
+            unsafe { Memory::new(rows, views, words(&mut self.2), words(&mut self.3)) }
+        }
+    }
+
+    fn position(step: u64) -> Position {
+        Position { epoch: 0, step }
+    }
+
+    fn fill(row: &mut Row<'_>) {
+        let id = row.id() as u8;
+        row.view(0).fill(id);
+        row.view(1).fill(id + 1);
+        assert!(row.view(2).is_empty());
+        row.describe(id.is_multiple_of(2).then_some(u32::from(id) * 10));
+    }
+
+    fn with_workers<T>(
+        num_workers: usize,
+        ring: &Arc<Ring>,
+        work: fn(Row<'_>),
+        body: impl FnOnce() -> T,
+    ) -> T {
+        thread::scope(|scope| {
+            for _ in 0..num_workers {
+                let mut claims = Claims::new(ring.clone());
+                scope.spawn(move || {
+                    while let Some(row) = claims.claim() {
+                        work(row);
+                    }
+                });
+            }
+            let result = body();
+            ring.stop();
+            result
+        })
+    }
+
+    #[test]
+    fn batches_leave_in_order_with_every_row_written_once() -> Result<()> {
+        let sizes = [5usize, 0, 1, 7, 3, 0, 4];
+        let mut memory: Vec<Owned> = sizes.iter().map(|&rows| Owned::new(rows)).collect();
+        let ring = Ring::new();
+        let work = |mut row: Row<'_>| {
+            fill(&mut row);
+            row.finish(Ok(()));
+        };
+        with_workers(3, &ring, work, || -> Result<()> {
+            let mut first = 0u32;
+            for (step, owned) in memory.iter_mut().enumerate() {
+                let ids = (first..).take(sizes[step]).collect();
+                first += sizes[step] as u32;
+                ring.lend(position(step as u64), ids, owned.lend())?;
+            }
+            for (step, &rows) in sizes.iter().enumerate() {
+                let filled = Filled { position: position(step as u64), rows };
+                assert_eq!(ring.take(LONG)?, Some(filled));
+            }
+            assert_eq!(ring.occupancy(), (0, 0));
+            Ok(())
+        })?;
+        let mut id = 0u8;
+        for (owned, rows) in memory.iter().zip(sizes) {
+            for row in 0..rows {
+                assert_eq!(owned.0[3 * row..3 * row + 3], [id; 3]);
+                assert_eq!(owned.1[2 * row..2 * row + 2], [id + 1; 2]);
+                assert_eq!(owned.2[row], if id.is_multiple_of(2) { i64::from(id) * 10 } else { -1 });
+                assert_eq!(owned.3[row], i64::from(id));
+                id += 1;
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn the_first_bad_row_speaks_for_its_batch_and_the_next_batch_is_whole() -> Result<()> {
+        let mut memory = [Owned::new(4), Owned::new(2)];
+        let ring = Ring::new();
+        let work = |mut row: Row<'_>| match row.id() {
+            1 => {
+                thread::sleep(Duration::from_millis(20)); // row 2 fails before row 1 does
+                row.finish(Err(Fault::UnknownFormat.into()));
+            }
+            2 => row.finish(Err(Fault::NotATar.into())),
+            3 => drop(row),
+            _ => {
+                fill(&mut row);
+                row.finish(Ok(()));
+            }
+        };
+        with_workers(2, &ring, work, || -> Result<()> {
+            ring.lend(position(0), vec![0, 1, 2, 3], memory[0].lend())?;
+            ring.lend(position(1), vec![4, 5], memory[1].lend())?;
+            let error = ring.take(LONG).err();
+            assert!(error.is_some_and(|error| matches!(error.fault(), Fault::UnknownFormat)));
+            assert_eq!(ring.take(LONG)?, Some(Filled { position: position(1), rows: 2 }));
+            Ok(())
+        })?;
+        assert_eq!(memory[1].3, [4, 5]);
+        Ok(())
+    }
+
+    #[test]
+    fn a_lost_row_is_a_bug_with_words() -> Result<()> {
+        let mut memory = Owned::new(1);
+        let ring = Ring::new();
+        with_workers(
+            1,
+            &ring,
+            |row: Row<'_>| drop(row),
+            || -> Result<()> {
+                ring.lend(position(0), vec![0], memory.lend())?;
+                let error = ring.take(LONG).err();
+                assert!(error.is_some_and(|error| matches!(error.fault(), Fault::Bug(_))));
+                Ok(())
+            },
+        )
+    }
+
+    #[test]
+    fn waiting_ends() -> Result<()> {
+        let mut memory = Owned::new(2);
+        let ring = Ring::new();
+        assert!(ring.take(LONG).is_err(), "nothing lent: an error, not a wait");
+        assert!(ring.lend(position(0), vec![0; 3], memory.lend()).is_err(), "two rows for three samples");
+        ring.lend(position(0), vec![0; 2], memory.lend())?;
+        let start = Instant::now();
+        assert_eq!(ring.take(Duration::from_millis(30))?, None);
+        assert!(start.elapsed() >= Duration::from_millis(30));
+        thread::scope(|scope| {
+            let taker = scope.spawn(|| ring.take(LONG).is_err());
+            thread::sleep(Duration::from_millis(20));
+            ring.stop();
+            assert!(taker.join().is_ok_and(|stopped| stopped));
+        });
+        assert!(start.elapsed() < LONG / 2);
+        assert!(Claims::new(ring.clone()).claim().is_none());
+        Ok(())
+    }
+}
