@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,7 +18,9 @@ from barlow.optim import LARS, parameter_groups
 SHAPES = [(16, 3, 3, 3), (16,), (16,), (40, 16), (7,), (5, 40), (3, 3)]
 
 
-def plain_step(p: Tensor, mu: Tensor, lr: float, momentum: float, decay: float, eta: float, adapt: bool) -> None:
+def plain_step(
+    p: Tensor, mu: Tensor, lr: float, momentum: float, decay: float, eta: float, adapt: bool
+) -> None:
     """The update of one tensor as the official code's author would write it down."""
     assert p.grad is not None
     d = p.grad.add(p, alpha=decay)
@@ -25,6 +28,25 @@ def plain_step(p: Tensor, mu: Tensor, lr: float, momentum: float, decay: float, 
         p_norm, d_norm = torch.norm(p), torch.norm(d)
         q = eta * p_norm / d_norm if p_norm > 0 and d_norm > 0 else torch.ones(())
         d = d.mul(q)
+    plain_momentum(p, mu, d, lr, momentum)
+
+
+def plain_larc_step(
+    p: Tensor, mu: Tensor, lr: float, momentum: float, decay: float, eta: float, adapt: bool
+) -> None:
+    """Likewise for apex's LARC with clipping."""
+    assert p.grad is not None
+    d = p.grad.clone()
+    p_norm, g_norm = torch.norm(p), torch.norm(d)
+    if not adapt:
+        d = d.add(p, alpha=decay)
+    elif p_norm > 0 and g_norm > 0:
+        q = eta * p_norm / (g_norm + decay * p_norm + 1e-8)
+        d = d.add(p, alpha=decay).mul(min(q / lr, torch.ones(())))
+    plain_momentum(p, mu, d, lr, momentum)
+
+
+def plain_momentum(p: Tensor, mu: Tensor, d: Tensor, lr: float, momentum: float) -> None:
     mu.mul_(momentum).add_(d)
     p.data.add_(mu, alpha=-lr)
 
@@ -53,10 +75,11 @@ def set_gradients(params: list[nn.Parameter], step: int) -> None:
         params[0].grad = torch.zeros_like(params[0])
 
 
-def test_200_steps_are_the_plain_loop_bit_for_bit() -> None:
+@pytest.mark.parametrize(("variant", "step_of"), [("lars", plain_step), ("larc", plain_larc_step)])
+def test_200_steps_are_the_plain_loop_bit_for_bit(variant: Any, step_of: Callable[..., None]) -> None:
     ours, plain = tensors(), tensors()
     momenta = [torch.zeros_like(p) for p in plain]
-    optimizer = LARS(groups(ours), lr=0.1, momentum=0.9, trust_coefficient=0.01)
+    optimizer = LARS(groups(ours), lr=0.1, momentum=0.9, trust_coefficient=0.01, variant=variant)
     for step in range(200):
         lr = 0.2 * (step + 1) / 200
         for group, factor in zip(optimizer.param_groups, (1.0, 0.024), strict=True):
@@ -67,7 +90,7 @@ def test_200_steps_are_the_plain_loop_bit_for_bit() -> None:
         for p, mu in zip(plain, momenta, strict=True):
             if p.grad is not None:
                 adapt = p.ndim > 1
-                plain_step(p, mu, lr if adapt else lr * 0.024, 0.9, 1e-4 if adapt else 0.0, 0.01, adapt)
+                step_of(p, mu, lr if adapt else lr * 0.024, 0.9, 1e-4 if adapt else 0.0, 0.01, adapt)
     for mine, theirs, mu in zip(ours, plain, momenta, strict=True):
         assert torch.equal(mine, theirs)
         assert torch.equal(optimizer.state[mine]["mu"], mu)
@@ -87,7 +110,9 @@ def test_gradients_stay_and_the_momentum_buffer_is_made_once() -> None:
     assert {p: optimizer.state[p]["mu"].data_ptr() for p in params} == buffers
 
 
-def test_without_decay_the_step_of_a_weight_ignores_the_scale_of_the_loss_and_that_of_a_bias_does_not() -> None:
+def test_without_decay_the_step_of_a_weight_ignores_the_scale_of_the_loss_and_that_of_a_bias_does_not() -> (
+    None
+):
     results = []
     for scale in (1.0, 1024.0):
         params = tensors()
@@ -178,8 +203,27 @@ def test_groups_of_a_model_hold_every_parameter_once_and_adapt_only_matrices_and
 
 @pytest.mark.parametrize(
     ("group", "message"),
-    [({}, "adapt"), ({"adapt": None}, "adapt"), ({"adapt": True, "lr": -1.0}, "lr"), ({"adapt": True, "momentum": -1}, "momentum")],
+    [
+        ({}, "adapt"),
+        ({"adapt": None}, "adapt"),
+        ({"adapt": True, "lr": -1.0}, "lr"),
+        ({"adapt": True, "momentum": -1}, "momentum"),
+    ],
 )
-def test_a_group_must_say_whether_to_adapt_and_have_possible_settings(group: dict[str, Any], message: str) -> None:
+def test_a_group_must_say_whether_to_adapt_and_have_possible_settings(
+    group: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         LARS([{"params": [nn.Parameter(torch.ones(2))], **group}], lr=0.1)
+
+
+def test_larc_clips_to_plain_sgd_and_an_unknown_variant_is_refused() -> None:
+    """A tiny gradient: LARS would scale it up to the trust ratio, LARC leaves it (lr 0 included)."""
+    for lr in (0.0, 0.5):
+        p = nn.Parameter(torch.ones(4, 4))
+        p.grad = torch.full((4, 4), 1e-6)
+        optimizer = LARS([{"params": [p], "adapt": True}], lr=lr, trust_coefficient=0.02, variant="larc")
+        optimizer.step()
+        assert torch.equal(optimizer.state[p]["mu"], p.grad)
+    with pytest.raises(ValueError, match="variant"):
+        LARS([{"params": [p], "adapt": True}], lr=0.1, variant="adam")  # pyright: ignore[reportArgumentType]

@@ -1,6 +1,6 @@
-"""Here: LARS (You et al., 2017) in the form of the official Barlow Twins code, over lists of tensors.
+"""Here: LARS (You et al., 2017) as in the official Barlow Twins code, and LARC, over lists of tensors.
 
-Not here: schedules, other variants (apex's LARC, weight decay outside the norm).
+Not here: schedules.
 """
 
 # torch._foreach_* are what torch.optim itself is made of; they are private in name only.
@@ -9,7 +9,7 @@ Not here: schedules, other variants (apex's LARC, weight decay outside the norm)
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,11 @@ class LARS(torch.optim.Optimizer):
         mu = momentum * mu + d,    p = p - lr * mu.
     In a group without `adapt`, d = g + weight_decay * p; `parameter_groups` gives such groups no decay.
 
+    `variant="larc"` is the clipped form of NVIDIA's apex that solo-learn's CIFAR recipes use:
+        q = trust_coefficient * |p| / (|g| + weight_decay * |p| + 1e-8),
+        d = (g + weight_decay * p) * min(q / lr, 1)     (d = g where |p| or |g| is 0)
+    so that the step is never longer than plain SGD's.
+
     Each group must say `adapt` (bool) and may have its own `lr`, `weight_decay`, `momentum` and
     `trust_coefficient`. `lr` may be a tensor on the parameters' device; nothing here waits for the device.
     State: "mu", like its parameter, zero before the parameter's first gradient.
@@ -37,7 +42,11 @@ class LARS(torch.optim.Optimizer):
         momentum: float = 0.9,
         weight_decay: float = 0.0,
         trust_coefficient: float = 1e-3,
+        variant: Literal["lars", "larc"] = "lars",
     ) -> None:
+        if variant not in ("lars", "larc"):
+            raise ValueError(f'variant must be "lars" or "larc", not {variant!r}')
+        self._trust = {"lars": _lars_trust, "larc": _larc_trust}[variant]
         defaults = {
             "lr": lr,
             "momentum": momentum,
@@ -65,7 +74,7 @@ class LARS(torch.optim.Optimizer):
                 loss = closure()
         for group in self.param_groups:
             for params in _by_device_and_dtype(p for p in group["params"] if p.grad is not None):
-                _update(params, [self._momentum(p) for p in params], group)
+                _update(params, [self._momentum(p) for p in params], group, self._trust)
         return loss
 
     def _momentum(self, param: Tensor) -> Tensor:
@@ -83,11 +92,14 @@ def _by_device_and_dtype(params: Iterable[Tensor]) -> Iterable[list[Tensor]]:
     return lists.values()
 
 
-def _update(params: list[Tensor], momenta: list[Tensor], group: dict[str, Any]) -> None:
+Trust = Callable[[list[Tensor], list[Tensor], list[Tensor], dict[str, Any]], Tensor]
+
+
+def _update(params: list[Tensor], momenta: list[Tensor], group: dict[str, Any], trust: Trust) -> None:
     grads = [p.grad for p in params if p.grad is not None]
     updates = list(torch._foreach_add(grads, params, alpha=group["weight_decay"]))
     if group["adapt"]:
-        torch._foreach_mul_(updates, _trust(params, updates, group["trust_coefficient"]))
+        torch._foreach_mul_(updates, list(trust(params, grads, updates, group).unbind()))
     torch._foreach_mul_(momenta, group["momentum"])
     torch._foreach_add_(momenta, updates)
     lr = group["lr"]
@@ -98,14 +110,28 @@ def _update(params: list[Tensor], momenta: list[Tensor], group: dict[str, Any]) 
         torch._foreach_add_(params, momenta, alpha=-lr)
 
 
-def _trust(params: list[Tensor], updates: list[Tensor], coefficient: float) -> list[Tensor]:
-    """coefficient * |p| / |d| of each pair, 1 where either norm is 0; scalars that never leave the device."""
-    p_norms = torch.stack(torch._foreach_norm(params))
-    d_norms = torch.stack(torch._foreach_norm(updates))
-    ratios = torch.where(
-        (p_norms > 0) & (d_norms > 0), coefficient * p_norms / d_norms, torch.ones_like(p_norms)
-    )
-    return list(ratios.unbind())
+def _lars_trust(
+    params: list[Tensor], grads: list[Tensor], updates: list[Tensor], group: dict[str, Any]
+) -> Tensor:
+    """The factor of each tensor's update, [len(params)]; it never leaves the device."""
+    p_norms, d_norms = _norms(params), _norms(updates)
+    ratios = group["trust_coefficient"] * p_norms / d_norms
+    return torch.where((p_norms > 0) & (d_norms > 0), ratios, 1.0)
+
+
+def _larc_trust(
+    params: list[Tensor], grads: list[Tensor], updates: list[Tensor], group: dict[str, Any]
+) -> Tensor:
+    p_norms, g_norms = _norms(params), _norms(grads)
+    ratios = group["trust_coefficient"] * p_norms / (g_norms + group["weight_decay"] * p_norms + 1e-8)
+    # At learning rate 0 the quotient is infinite and the clip makes it 1. A weight without gradient does
+    # not move: its update is nothing but decay, which apex leaves out.
+    moves = (g_norms > 0).to(ratios.dtype)
+    return torch.where(p_norms > 0, (ratios / group["lr"]).clamp(max=1.0) * moves, moves)
+
+
+def _norms(tensors: list[Tensor]) -> Tensor:
+    return torch.stack(torch._foreach_norm(tensors))
 
 
 def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:

@@ -146,6 +146,7 @@ class Learner:
             momentum=optim.momentum,
             weight_decay=self._peak.weight_decay,
             trust_coefficient=optim.trust_coefficient,
+            variant=optim.variant,
         )
         self.autocast_dtype = autocast_dtype(config.train.precision, world.device)
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=self.autocast_dtype == torch.float16)
