@@ -1,4 +1,4 @@
-"""kNN, linear probe and the whole evaluation against float64 loops, Pillow's pixels and the numbers they give."""
+"""kNN, linear probe and the whole evaluation against float64 loops and Pillow's pixels."""
 
 from __future__ import annotations
 
@@ -11,13 +11,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny_run
 import torch
 from PIL import Image
 
+import tiny_run
 from barlow.config import CIFAR10_MEAN, CIFAR10_STD, Config, DataConfig, EvaluateConfig
 from barlow.data import open_index, views
-from barlow.evaluate import accuracy, console, evaluate, features, knn, label_free, linear, partition, protocol
+from barlow.evaluate import (
+    accuracy,
+    console,
+    deviations,
+    evaluate,
+    features,
+    knn,
+    label_free,
+    linear,
+    partition,
+)
 from barlow.model import build_model, weights
 
 CPU = torch.device("cpu")
@@ -496,7 +506,7 @@ def test_every_deviation_from_the_official_protocol_is_told(evaluation: dict) ->
         "16 px after a resize to 16 px",
     ):
         assert words in told
-    official = protocol.deviations.protocol(Config(), torch.float32, None)
+    official = deviations.protocol(Config(), torch.float32, None)
     assert official["deviations"] == []
 
 
@@ -521,7 +531,9 @@ def test_settings_that_cannot_work_are_named(run: Path, pictures: Path) -> None:
         evaluate(run, pictures, config=broken, quiet=True)
 
 
-def test_the_table_names_every_row(evaluation: dict, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_names_every_row(
+    evaluation: dict, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     console.Console().table(evaluation, tmp_path / "e.json")
     told = capsys.readouterr().out
     for name, row in (("trained", evaluation), ("raw pixels", evaluation["raw_pixels"])):

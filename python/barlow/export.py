@@ -20,7 +20,6 @@ from barlow import durable
 from barlow.config import Config, DataConfig, ModelConfig
 from barlow.data import DataError, Loader, open_index, views
 from barlow.data.device import normalise
-from barlow.evaluate import partition
 from barlow.model import ResNet, weights
 
 Format = Literal["torchvision", "safetensors"]
@@ -49,10 +48,11 @@ def export(target: str | Path, out: str | Path, format: Format = "torchvision") 
     """Writes the backbone of a run (or of a weights file) and a model card beside it, and checks the file.
 
     `out` is a folder, or a name that ends in `.safetensors`. Both formats are safetensors files whose
-    keys are torchvision's:
-    `torchvision` loads strictly into `torchvision.models.resnet*` with `fc` replaced by an Identity
-    (backbones of another width than 64 do not exist there: `ValueError`); `safetensors` carries its
-    own description and loads with `barlow.model.load_backbone`.
+    keys are torchvision's and whose metadata let `barlow.model.load_backbone` rebuild the network:
+    `torchvision` promises that it loads strictly into `torchvision.models.resnet*` with `fc` replaced by
+    an Identity (`ValueError` for a width other than 64, which torchvision has not); `safetensors` makes
+    no such promise and holds any of our backbones. Prints where the file is and how to load it.
+
     The file is loaded back and must give the same features as the run on real images of its data (or on
     noise, where those are gone); otherwise it is removed and `RuntimeError` raised.
     """
@@ -65,8 +65,7 @@ def export(target: str | Path, out: str | Path, format: Format = "torchvision") 
     file = out if out.suffix == ".safetensors" else out / f"{model.backbone}.safetensors"
     card = file.with_name(f"{file.stem}.md")
     recipe = torchvision_recipe(model, file.name) if format == "torchvision" else barlow_recipe(file.name)
-    described = model if format == "safetensors" else None
-    durable.write_file(file, weights.encode(backbone.state_dict(), described))
+    durable.write_file(file, weights.encode(backbone.state_dict(), model, config))
     load = (lambda: load_torchvision(file, model)) if format == "torchvision" else (lambda: _load_own(file))
     images_N3HW, origin = _images(target, config)
     try:
@@ -75,6 +74,7 @@ def export(target: str | Path, out: str | Path, format: Format = "torchvision") 
         file.unlink(missing_ok=True)
         raise
     durable.write_file(card, _card(target, file, model, config, recipe))
+    print(f"wrote {file} and {card}; same features as the run on {origin}. To load it:\n\n{recipe}")
     return Exported(file, card, origin, difference, recipe)
 
 
@@ -140,13 +140,12 @@ def _images(target: Path, config: Config | None) -> tuple[Tensor, str]:
     (view,) = views.evaluation(size=data.image_size, resize=data.eval_resize)
     try:
         run = json.loads((target / "run.json").read_text())
-        source, _ = partition.find(Path(run["data"]))
-        index = open_index(source)
+        index = open_index(run["data"])
         with Loader(
             index, views=[view], batch_size=min(_NUM_CHECKED, len(index)), shuffle=False, epochs=1, threads=1
         ) as loader:
             batch = next(iter(loader))
-        return normalise(batch.views[0], data.mean, data.std), f"{len(batch.ids)} images of {source}"
+        return normalise(batch.views[0], data.mean, data.std), f"{len(batch.ids)} images of {run['data']}"
     except (OSError, KeyError, TypeError, DataError, json.JSONDecodeError):
         generator = torch.Generator().manual_seed(0)
         noise = torch.randn(_NUM_CHECKED, 3, data.image_size, data.image_size, generator=generator)

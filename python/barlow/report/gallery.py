@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from barlow import durable
 from barlow.config import Config
@@ -137,7 +138,11 @@ def cross_correlation_matrix(model: Twins, index: Index, config: Config) -> Matr
             z1_BD, z2_BD = model(to_float(batch.views, config.data.mean, config.data.std))
             z1s.append(z1_BD.float())
             z2s.append(z2_BD.float())
-    z1_ND, z2_ND = torch.cat(z1s), torch.cat(z2s)
+    return matrix_of(torch.cat(z1s), torch.cat(z2s), config)
+
+
+def matrix_of(z1_ND: Tensor, z2_ND: Tensor, config: Config) -> Matrix:
+    """The matrix of embeddings, its picture and the numbers that belong to it."""
     eps, lambd = config.objective.eps, config.objective.lambd
     c_DD = cross_correlation(z1_ND, z2_ND, eps=eps)
     num_dims = len(c_DD)
@@ -145,12 +150,12 @@ def cross_correlation_matrix(model: Twins, index: Index, config: Config) -> Matr
     off = c_DD.double().square().sum() - on_D.double().square().sum()
     return Matrix(
         uri=pictures.matrix_uri(c_DD.numpy()),
-        num_images=len(ids),
+        num_images=len(z1_ND),
         num_dims=num_dims,
         on_diagonal=on_D.mean().item(),
         off_diagonal_rms=(off / max(1, num_dims * (num_dims - 1))).clamp_min(0).sqrt().item(),
         loss=barlow_twins(z1_ND, z2_ND, lambd, eps=eps).item(),
-        floor=loss_floor(len(ids), num_dims, lambd),
+        floor=loss_floor(len(z1_ND), num_dims, lambd),
     )
 
 
@@ -205,7 +210,7 @@ def _thumbnail(index: Index, i: int) -> str:
     return pictures.data_uri(decode(index.read(i)), max_side=112)
 
 
-def _features(model: Twins, index: Index, config: Config) -> torch.Tensor:
+def _features(model: Twins, index: Index, config: Config) -> Tensor:
     (view,) = views.evaluation(size=config.data.image_size, resize=config.data.eval_resize)
     return features.extract(
         index,

@@ -41,7 +41,8 @@ def section_of(evaluation: dict[str, Any] | None) -> str:
     if data.get("test_images"):
         why = (
             f'<p class="why">Percent of {data["test_images"]:,} test images of {data["num_classes"]} '
-            f"classes, from probes on the frozen features of {data['train_images']:,} labelled training images. "
+            f"classes, from probes on the frozen features of {data['train_images']:,} labelled training "
+            "images. "
             f"Always naming the commonest class would give {data['majority_class_percent']:g}. "
             "The gain is over the same network before training.</p>"
         )
