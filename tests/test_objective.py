@@ -1,4 +1,4 @@
-"""The loss against equations 1 and 2 in float64, the official formula, the closed-form floor, hostile input."""
+"""The loss against equations 1 and 2 in float64, the official formula, the floor, hostile input."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
-
 from barlow.objectives import barlow_twins, cross_correlation, loss_floor
+from torch import Tensor
 
 SHAPES = [(16, 5), (6, 24), (2, 3)]
 
@@ -34,10 +33,14 @@ def official(z1: Tensor, z2: Tensor, lambd: float) -> Tensor:
     return (c.diagonal() - 1).pow(2).sum() + lambd * c[off].pow(2).sum()
 
 
-def pair(num_samples: int, num_dims: int, *, seed: int = 0, dtype: torch.dtype = torch.float64) -> list[Tensor]:
+def pair(
+    num_samples: int, num_dims: int, *, seed: int = 0, dtype: torch.dtype = torch.float64
+) -> list[Tensor]:
     generator = torch.Generator().manual_seed(seed)
     shared = torch.randn(num_samples, num_dims, generator=generator, dtype=torch.float64)
-    views = [shared + 0.7 * torch.randn(shared.shape, generator=generator, dtype=torch.float64) for _ in range(2)]
+    views = [
+        shared + 0.7 * torch.randn(shared.shape, generator=generator, dtype=torch.float64) for _ in range(2)
+    ]
     return [(view * 3 + 2).to(dtype).requires_grad_() for view in views]
 
 
@@ -211,7 +214,9 @@ def test_the_floor_is_reached_and_never_passed() -> None:
     num_samples, num_dims, lambd = 5, 9, 0.2
     floor = loss_floor(num_samples, num_dims, lambd)
     z1, z2 = pair(num_samples, num_dims)
-    optimizer = torch.optim.LBFGS([z1, z2], max_iter=2000, tolerance_grad=1e-12, tolerance_change=0, history_size=50)
+    optimizer = torch.optim.LBFGS(
+        [z1, z2], max_iter=2000, tolerance_grad=1e-12, tolerance_change=0, history_size=50
+    )
 
     def closure() -> Tensor:
         optimizer.zero_grad()

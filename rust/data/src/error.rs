@@ -136,6 +136,9 @@ pub enum Fault {
     /// A setting that cannot work; the message names it.
     #[error("{0}")]
     Setting(String),
+    /// The caller's progress callback asked to stop.
+    #[error("cancelled")]
+    Cancelled,
     /// A bug in this crate: a worker thread panicked.
     #[error("internal error (please report): {0}")]
     Bug(String),
@@ -161,6 +164,7 @@ impl Fault {
             Self::Empty(_) => "empty",
             Self::Source(_) => "source",
             Self::Setting(_) => "setting",
+            Self::Cancelled => "cancelled",
             Self::Bug(_) => "bug",
         }
     }

@@ -1,6 +1,7 @@
 //! The Python binding: converts types, releases the GIL, checks signals, maps errors.
 //! No logic and no loops over samples.
 
+mod dataset;
 mod errors;
 mod pixels;
 
@@ -10,7 +11,13 @@ use pyo3::prelude::*;
 #[pymodule]
 mod _native {
     #[pymodule_export]
+    use crate::dataset::{Index, Order, index_path, members, pack, unpack};
+    #[pymodule_export]
     use crate::errors::DataError;
     #[pymodule_export]
     use crate::pixels::{apply, check_view, decode_image, draw, peek};
+
+    /// Format version of the order: another version gives other batches.
+    #[pymodule_export]
+    const ORDER_VERSION: u32 = barlow_data::order::VERSION;
 }

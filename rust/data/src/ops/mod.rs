@@ -7,8 +7,8 @@
 
 pub(crate) mod blur;
 pub(crate) mod colour;
+pub(crate) mod flip;
 pub(crate) mod hue;
-pub(crate) mod layout;
 pub(crate) mod resize;
 
 /// Compiles a kernel twice, for any CPU and for AVX2, and picks at run time. The two give equal bytes:

@@ -1,0 +1,274 @@
+//! Here: a source of images to shards and an index, every image decoded once to prove it; and back.
+//! With `durable`, the only writes of the crate.
+//! Not here: changes to image bytes: what is packed is what was there.
+
+mod durable;
+mod shards;
+mod split;
+mod target;
+mod unpack;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::decode::{Decoder, Header, Image, peek};
+use crate::error::{Error, Fault, Place, Result};
+use crate::index::{FILE_NAME, Index, Sample};
+use crate::limits::MAX_MEMBER_BYTES;
+use crate::scan::{self, Plan, REJECTED_NAME, RUN_BYTES};
+use crate::store::Files;
+use crate::workers::{self, Progress};
+use durable::Staging;
+use shards::{ShardWriter, Written};
+use target::check_target;
+
+pub use unpack::{Unpacked, unpack};
+
+/// Folders of the two parts if images are held out.
+pub const PARTS: [&str; 2] = ["train", "held-out"];
+
+/// What to do with an image that cannot be decoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnError {
+    /// Stop, and leave nothing.
+    Raise,
+    /// Leave it out, and list it in the report and in `rejected.jsonl`.
+    Skip,
+}
+
+/// How to pack.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Most bytes of a shard, unless one image is larger.
+    pub shard_bytes: u64,
+    /// Fewest shards, unless there are fewer images.
+    pub min_shards: u64,
+    /// Share of each class that goes to a second folder, in [0, 1).
+    pub held_out: f64,
+    /// For images that cannot be decoded.
+    pub on_error: OnError,
+    /// Whether an earlier output may be replaced; nothing else ever is.
+    pub overwrite: bool,
+    /// 0: one per processor.
+    pub threads: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            shard_bytes: 256 << 20,
+            min_shards: 1,
+            held_out: 0.0,
+            on_error: OnError::Raise,
+            overwrite: false,
+            threads: 0,
+        }
+    }
+}
+
+/// An image that was left out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reject {
+    /// Where it is in the source.
+    pub place: Place,
+    /// Why.
+    pub reason: String,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, Default)]
+pub struct Report {
+    /// Images written, held-out ones among them.
+    pub images: u64,
+    /// Images held out.
+    pub held_out_images: u64,
+    /// Shards written.
+    pub shards: u64,
+    /// Size of all shards.
+    pub bytes: u64,
+    /// Number of classes; 0 if there are no labels.
+    pub classes: u64,
+    /// Files of the source that are no images.
+    pub ignored: u64,
+    /// Images that were left out.
+    pub rejects: Vec<Reject>,
+    /// Wall time.
+    pub seconds: f64,
+}
+
+/// Packs a source (see [`scan::scan`]) into the folder `out`: `shard-00000.tar` and so on, and an index.
+/// Members keep their names; labels that come from `.cls` members are written as such. `out` is complete or
+/// absent, and the same source and options give the same bytes.
+pub fn pack(source: &Path, out: &Path, options: &Options, progress: Progress<'_>) -> Result<Report> {
+    let started = Instant::now();
+    if options.shard_bytes == 0 || options.min_shards == 0 {
+        return Err(Fault::Setting("shard_bytes and min_shards must be at least 1".into()).into());
+    }
+    check_target(out, options.overwrite)?;
+    let plan = scan::plan(source, progress)?;
+    let held = split::held_out(&plan.candidates, plan.class_names.len(), options.held_out)?;
+    let located = |error: std::io::Error| Error::from(error).in_shard(out.display());
+    let staging = Staging::new(out).map_err(located)?;
+    let mut packing = Packing { plan: &plan, options, progress, done: 0, report: Report::default() };
+    if options.held_out == 0.0 {
+        packing.part(staging.path(), (0..plan.candidates.len()).collect())?;
+    } else {
+        for (part, is_held) in PARTS.into_iter().zip([false, true]) {
+            let folder = staging.path().join(part);
+            fs::create_dir(&folder).map_err(located)?;
+            let written =
+                packing.part(&folder, (0..held.len()).filter(|&at| held[at] == is_held).collect())?;
+            packing.report.held_out_images = written.images;
+        }
+    }
+    let mut report = packing.report;
+    if !report.rejects.is_empty() {
+        let lines: String = report.rejects.iter().map(target::json_line).collect();
+        durable::write_synced(&staging.path().join(REJECTED_NAME), lines.as_bytes()).map_err(located)?;
+    }
+    staging.commit().map_err(located)?;
+    report.classes = plan.class_names.len() as u64;
+    report.ignored = plan.listing.ignored;
+    report.seconds = started.elapsed().as_secs_f64();
+    Ok(report)
+}
+
+/// Writes an index to a file, or into a folder as `barlow.index`; gives the path of the file. If that is not
+/// the folder that its shard paths are relative to, they are written as absolute ones.
+pub fn write_index(index: &Index, to: &Path) -> Result<PathBuf> {
+    let path = if to.is_dir() { to.join(FILE_NAME) } else { to.to_path_buf() };
+    let write = || -> Result<()> {
+        let absolute = std::path::absolute(&path)?;
+        let folder = absolute.parent().unwrap_or(Path::new("/"));
+        let moved;
+        let index = if fs::canonicalize(folder)? == fs::canonicalize(index.root())? {
+            index
+        } else {
+            moved = index.moved_to(folder)?;
+            &moved
+        };
+        Ok(durable::write_file(&path, index.as_bytes())?)
+    };
+    write().map_err(|error| error.in_shard(path.display()))?;
+    Ok(path)
+}
+
+struct Packing<'a> {
+    plan: &'a Plan,
+    options: &'a Options,
+    progress: Progress<'a>,
+    done: u64,
+    report: Report,
+}
+
+/// An image that has been decoded.
+struct Proven {
+    data: Vec<u8>,
+    header: Header,
+    crc32c: u32,
+}
+
+impl Packing<'_> {
+    /// Packs some of the candidates, in order, into a folder.
+    fn part(&mut self, folder: &Path, chosen: Vec<usize>) -> Result<Written> {
+        let plan = self.plan;
+        let sizes = chosen.iter().map(|&at| self.stored_bytes(at)).collect::<Result<Vec<u64>>>()?;
+        let cuts = shards::cuts(&sizes, self.options.shard_bytes, self.options.min_shards);
+        let mut writer = ShardWriter::new(folder, &plan.class_names, cuts, plan.numbered)?;
+        let files = Files::default();
+        let runs = workers::runs(chosen.iter().map(|&at| plan.candidates[at].length), RUN_BYTES);
+        let threads = workers::threads(self.options.threads).min(runs.len());
+        let mut states = (0..threads)
+            .map(|_| Ok((Decoder::new()?, Image::default())))
+            .collect::<Result<Vec<(Decoder, Image)>>>()?;
+        let work = |(decoder, image): &mut (Decoder, Image), run: usize| -> Vec<Result<Proven>> {
+            let chosen = runs.get(run).and_then(|run| chosen.get(run.clone())).unwrap_or_default();
+            chosen.iter().map(|&at| prove(plan, &files, at, decoder, image)).collect()
+        };
+        let mut results = chosen.iter().zip(&sizes);
+        workers::ordered(runs.len(), &mut states, work, |proven| {
+            for (proven, (&at, &size)) in proven.unwrap_or_default().into_iter().zip(&mut results) {
+                self.take(&mut writer, at, size, proven)?;
+            }
+            (self.progress)(self.done, plan.candidates.len() as u64)
+        })
+        .map_err(|error| error.in_shard(folder.display()))?;
+        let written = writer.finish().map_err(|error| error.in_shard(folder.display()))?;
+        if written.images == 0 {
+            return Err(Fault::Empty(": all of them are damaged").into());
+        }
+        self.report.images += written.images;
+        self.report.shards += written.shards;
+        self.report.bytes += written.bytes;
+        Ok(written)
+    }
+
+    fn stored_bytes(&self, at: usize) -> Result<u64> {
+        let candidate = &self.plan.candidates[at];
+        if candidate.length > MAX_MEMBER_BYTES {
+            // It will be refused when it is read, with the policy for that.
+            return Ok(0);
+        }
+        let label = candidate.label.filter(|_| self.plan.numbered);
+        shards::stored_bytes(&candidate.name, candidate.length, label)
+            .map_err(|error| self.plan.locate(at, error))
+    }
+
+    fn take(
+        &mut self,
+        writer: &mut ShardWriter<'_>,
+        at: usize,
+        size: u64,
+        proven: Result<Proven>,
+    ) -> Result<()> {
+        self.done += 1;
+        match proven {
+            Ok(Proven { data, header, crc32c }) => {
+                let candidate = &self.plan.candidates[at];
+                let sample = Sample {
+                    shard: 0,
+                    offset: 0,
+                    length: data.len() as u32,
+                    label: candidate.label,
+                    width: header.width,
+                    height: header.height,
+                    format: header.format,
+                    crc32c,
+                };
+                writer.push(candidate.name.clone(), &data, sample)
+            }
+            Err(error) if self.options.on_error == OnError::Skip && is_about_an_image(&error) => {
+                let reject = Reject { place: error.place().clone(), reason: error.fault().to_string() };
+                self.report.rejects.push(reject);
+                writer.skip(size)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Reads an image and decodes all of it.
+fn prove(plan: &Plan, files: &Files, at: usize, decoder: &mut Decoder, image: &mut Image) -> Result<Proven> {
+    let mut data = Vec::new();
+    plan.read(files, at, &mut data)?;
+    let header = peek(&data)
+        .and_then(|header| decoder.decode(&data, image).map(|()| header))
+        .map_err(|error| plan.locate(at, error))?;
+    let crc32c = crc32c::crc32c(&data);
+    Ok(Proven { data, header, crc32c })
+}
+
+/// Whether skipping may pass over it: a bad image is left out, a bad archive or disk is not.
+fn is_about_an_image(error: &Error) -> bool {
+    matches!(
+        error.fault(),
+        Fault::UnknownFormat | Fault::Damaged { .. } | Fault::Unsupported { .. } | Fault::Limit { .. }
+    )
+}
+
+/// Progress is told at most this often by code that has nothing else to wait for.
+const TICK: Duration = Duration::from_millis(50);
+
+#[cfg(test)]
+mod tests;

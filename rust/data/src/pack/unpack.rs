@@ -1,0 +1,225 @@
+//! Here: shards back to files, byte for byte, checked against the index where there is one.
+//! Not here: overwriting, links, owners, times, and any path that a stranger's archive could choose.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use super::durable::Staging;
+use super::{PARTS, TICK, check_target};
+use crate::error::{Error, Fault, Result};
+use crate::index::{Index, index_path};
+use crate::tar::{self, Member};
+use crate::workers::Progress;
+
+/// What came of it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Unpacked {
+    /// Files written.
+    pub files: u64,
+    /// Their size.
+    pub bytes: u64,
+    /// Wall time.
+    pub seconds: f64,
+}
+
+/// Writes the regular members of a tar, of the tars of a folder, or of both parts of a packed folder,
+/// to files below the new folder `out`. Progress is in bytes. The files are not synced one by one:
+/// they can be had again.
+pub fn unpack(source: &Path, out: &Path, progress: Progress<'_>) -> Result<Unpacked> {
+    let started = Instant::now();
+    if fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_some()) {
+        return Err(Fault::Setting(format!("{}: exists and is not empty", out.display())).into());
+    }
+    check_target(out, false)?;
+    let archives = archives(source).map_err(|error| error.in_shard(source.display()))?;
+    let total = archives.iter().map(|archive| archive.bytes).sum();
+    let staging = Staging::new(out).map_err(|error| Error::from(error).in_shard(out.display()))?;
+    let mut unpacking = Unpacking {
+        folder: staging.path(),
+        progress,
+        told: started,
+        before: 0,
+        total,
+        result: Unpacked::default(),
+    };
+    for archive in &archives {
+        unpacking.archive(archive).map_err(|error| error.in_shard(archive.path.display()))?;
+        unpacking.before += archive.bytes;
+    }
+    (unpacking.progress)(total, total)?;
+    let mut result = unpacking.result;
+    staging.commit().map_err(|error| Error::from(error).in_shard(out.display()))?;
+    result.seconds = started.elapsed().as_secs_f64();
+    Ok(result)
+}
+
+struct Archive {
+    path: PathBuf,
+    bytes: u64,
+    /// Checksum and length of what is at an offset, as far as an index knows.
+    known: HashMap<u64, (u32, u32)>,
+}
+
+fn archives(source: &Path) -> Result<Vec<Archive>> {
+    let mut paths = Vec::new();
+    if fs::metadata(source)?.is_dir() {
+        tars_in(source, &mut paths)?;
+        if paths.is_empty() {
+            for folder in PARTS.map(|part| source.join(part)).into_iter().filter(|folder| folder.is_dir()) {
+                tars_in(&folder, &mut paths)?;
+            }
+        }
+    } else {
+        paths.push(source.to_path_buf());
+    }
+    if paths.is_empty() {
+        return Err(Fault::Empty(": no tar archives here").into());
+    }
+    let mut archives = Vec::new();
+    let mut indexes: HashMap<PathBuf, Option<Known>> = HashMap::new();
+    for path in paths {
+        let bytes = fs::metadata(&path)?.len();
+        // A packed folder has one index for its shards, a lone archive may have one beside it.
+        let beside = index_path(&path);
+        let index =
+            if beside.is_file() { beside } else { index_path(path.parent().unwrap_or(Path::new("."))) };
+        let known = match indexes.get_mut(&index) {
+            Some(known) => known,
+            None => {
+                let known = if index.is_file() { Some(known_by(&index)?) } else { None };
+                indexes.entry(index).or_insert(known)
+            }
+        };
+        let absolute = std::path::absolute(&path)?;
+        let known = known.as_mut().and_then(|known| known.remove(&absolute)).unwrap_or_default();
+        archives.push(Archive { path, bytes, known });
+    }
+    Ok(archives)
+}
+
+fn tars_in(folder: &Path, paths: &mut Vec<PathBuf>) -> Result<()> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "tar") && path.is_file() {
+            found.push(path);
+        }
+    }
+    found.sort_unstable();
+    paths.append(&mut found);
+    Ok(())
+}
+
+/// For each shard, checksum and length by offset.
+type Known = HashMap<PathBuf, HashMap<u64, (u32, u32)>>;
+
+fn known_by(index: &Path) -> Result<Known> {
+    let index = Index::open(index)?;
+    let mut known: Vec<HashMap<u64, (u32, u32)>> = vec![HashMap::new(); index.num_shards()];
+    for id in 0..index.len() as u32 {
+        let sample = index.sample(id)?;
+        if let Some(shard) = known.get_mut(sample.shard as usize) {
+            shard.insert(sample.offset, (sample.crc32c, sample.length));
+        }
+    }
+    Ok(known.into_iter().enumerate().map(|(shard, known)| (index.shard_path(shard as u32), known)).collect())
+}
+
+struct Unpacking<'a> {
+    folder: &'a Path,
+    progress: Progress<'a>,
+    told: Instant,
+    before: u64,
+    total: u64,
+    result: Unpacked,
+}
+
+impl Unpacking<'_> {
+    fn archive(&mut self, archive: &Archive) -> Result<()> {
+        let file = File::open(&archive.path)?;
+        let read = |offset: u64, buffer: &mut [u8]| Ok(file.read_exact_at(buffer, offset)?);
+        let mut met = 0;
+        for member in tar::members(archive.bytes, read) {
+            let member = member?;
+            let crc = self.member(&file, &member).map_err(|error| locate(error, &member))?;
+            if let Some(&(indexed, length)) = archive.known.get(&member.offset) {
+                met += 1;
+                if u64::from(length) != member.length || crc != indexed {
+                    return Err(locate(Fault::Checksum { indexed, found: crc }.into(), &member));
+                }
+            }
+            if self.told.elapsed() >= TICK {
+                (self.progress)(self.before + member.offset, self.total)?;
+                self.told = Instant::now();
+            }
+        }
+        if met < archive.known.len() {
+            return Err(Fault::IndexDamaged("it has samples that the shard has not; index it again").into());
+        }
+        Ok(())
+    }
+
+    /// Copies a member to its file; gives its checksum.
+    fn member(&mut self, file: &File, member: &Member) -> Result<u32> {
+        let path = self.folder.join(inner_path(&member.name)?);
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent)?;
+        }
+        // New: two members of one name would silently become one file.
+        let mut target = File::create_new(&path)?;
+        let mut buffer = vec![0; member.length.min(1 << 20) as usize];
+        let (mut at, end, mut crc) = (member.offset, member.offset + member.length, 0);
+        while at < end {
+            let count = (end - at).min(buffer.len() as u64) as usize;
+            let piece = &mut buffer[..count];
+            file.read_exact_at(piece, at)?;
+            target.write_all(piece)?;
+            crc = crc32c::crc32c_append(crc, piece);
+            at += count as u64;
+        }
+        self.result.files += 1;
+        self.result.bytes += member.length;
+        Ok(crc)
+    }
+}
+
+fn locate(error: Error, member: &Member) -> Error {
+    error.at(member.offset).in_member(&member.name)
+}
+
+/// The relative path that a member name stands for; a name that could lead elsewhere is refused.
+fn inner_path(name: &[u8]) -> Result<PathBuf> {
+    let mut path = PathBuf::new();
+    let refuse = || Error::from(Fault::Source("a member name that leads out of the folder".into()));
+    if name.starts_with(b"/") {
+        return Err(refuse());
+    }
+    for part in name.split(|&byte| byte == b'/') {
+        match part {
+            b"" | b"." => {}
+            b".." => return Err(refuse()),
+            part => path.push(OsStr::from_bytes(part)),
+        }
+    }
+    if path.as_os_str().is_empty() { Err(refuse()) } else { Ok(path) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_stay_below_the_folder() {
+        assert_eq!(inner_path(b"./a//b/./c.jpg").unwrap(), PathBuf::from("a/b/c.jpg"));
+        assert_eq!(inner_path(b"..a/b..").unwrap(), PathBuf::from("..a/b.."));
+        for name in [&b"/etc/x"[..], b"../x", b"a/../../x", b"a/..", b"//x", b".", b""] {
+            assert!(inner_path(name).is_err(), "{}", name.escape_ascii());
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! Here: which class each image belongs to: by its folder, or by the number in the `.cls` beside it.
+//! Not here: files.
+
+use crate::error::{Error, Fault, Result, printable};
+use crate::limits::MAX_CLASSES;
+
+use super::list::Item;
+
+/// What is, or claims to be, an image, before anyone has looked into it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Candidate {
+    /// Number of its shard in the listing.
+    pub shard: u32,
+    /// Opaque bytes.
+    pub name: Vec<u8>,
+    /// In the shard.
+    pub offset: u64,
+    /// In bytes.
+    pub length: u64,
+    /// Its class, if the source has classes.
+    pub label: Option<u32>,
+}
+
+pub(super) struct Labelled {
+    pub(super) candidates: Vec<Candidate>,
+    pub(super) class_names: Vec<Vec<u8>>,
+    pub(super) numbered: bool,
+}
+
+/// What members of one sample have in common: the name up to the first dot of its last component.
+pub fn stem(name: &[u8]) -> &[u8] {
+    let base = name.iter().rposition(|&byte| byte == b'/').map_or(0, |slash| slash + 1);
+    let dot = name[base..].iter().position(|&byte| byte == b'.');
+    &name[..dot.map_or(name.len(), |dot| base + dot)]
+}
+
+/// One `.cls` anywhere makes the source a WebDataset, in which every image has one. Otherwise either
+/// all images lie in class folders or none does.
+pub(super) fn assign(items: Vec<Item>, in_archives: bool) -> Result<Labelled> {
+    match items.iter().any(|item| item.label.is_some()) {
+        true => by_number(items),
+        false => by_folder(items, in_archives),
+    }
+}
+
+fn inconsistent(name: &[u8], text: impl Into<String>) -> Error {
+    Error::from(Fault::Source(text.into())).in_member(name)
+}
+
+/// Consecutive members of one stem are a sample: one image and one label.
+fn by_number(items: Vec<Item>) -> Result<Labelled> {
+    let mut candidates = Vec::new();
+    let mut largest = 0;
+    for sample in items.chunk_by(|a, b| a.shard == b.shard && stem(&a.name) == stem(&b.name)) {
+        let mut image = None;
+        let mut label = None;
+        for item in sample {
+            let twice = match &item.label {
+                Some(text) => {
+                    label.replace(number(text).map_err(|error| error.in_member(&item.name))?).is_some()
+                }
+                None => image.replace(item).is_some(),
+            };
+            if twice {
+                return Err(inconsistent(&item.name, "a second image or label of one sample"));
+            }
+        }
+        let first = &sample[0].name;
+        let image = image
+            .ok_or_else(|| inconsistent(first, "a label without a JPEG, PNG or WebP image next to it"))?;
+        let label =
+            label.ok_or_else(|| inconsistent(first, "no .cls next to it, but other samples have one"))?;
+        largest = largest.max(label);
+        candidates.push(candidate(image, Some(label)));
+    }
+    let class_names = (0..=largest).map(|label| label.to_string().into_bytes()).collect();
+    Ok(Labelled { candidates, class_names, numbered: true })
+}
+
+/// A decimal number; white space around it is common.
+fn number(text: &[u8]) -> Result<u32> {
+    let digits = text.trim_ascii();
+    let value =
+        std::str::from_utf8(digits).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+    match value.and_then(|text| text.parse().ok()) {
+        Some(label) if u64::from(label) < MAX_CLASSES => Ok(label),
+        _ => {
+            Err(Fault::Source(format!("label \"{}\" is no number below {MAX_CLASSES}", printable(text)))
+                .into())
+        }
+    }
+}
+
+fn by_folder(items: Vec<Item>, in_archives: bool) -> Result<Labelled> {
+    let level = usize::from(in_archives && has_common_top(&items));
+    let class = |item: &Item| -> Option<Vec<u8>> {
+        let mut parts = components(&item.name).skip(level);
+        // The last component is the file.
+        parts.next().filter(|_| parts.next().is_some()).map(<[u8]>::to_vec)
+    };
+    let classes: Vec<Option<Vec<u8>>> = items.iter().map(class).collect();
+    let (bare, inside) = (classes.iter().position(Option::is_none), classes.iter().position(Option::is_some));
+    if let (Some(bare), Some(inside)) = (bare, inside) {
+        let text = format!("lies in no class folder, but others do ({})", printable(&items[inside].name));
+        return Err(inconsistent(&items[bare].name, text));
+    }
+    let mut class_names: Vec<Vec<u8>> = classes.iter().flatten().cloned().collect();
+    class_names.sort_unstable();
+    class_names.dedup();
+    let label = |class: &Option<Vec<u8>>| -> Option<u32> {
+        class_names.binary_search(class.as_ref()?).ok().map(|label| label as u32)
+    };
+    let candidates = items.iter().zip(&classes).map(|(item, class)| candidate(item, label(class))).collect();
+    Ok(Labelled { candidates, class_names, numbered: false })
+}
+
+/// Whether an archive was made from outside: one top folder, in which everything lies in folders.
+/// In a file system one points at the right folder instead.
+fn has_common_top(items: &[Item]) -> bool {
+    let top = items.first().and_then(|item| components(&item.name).next());
+    items.iter().all(|item| components(&item.name).next() == top && components(&item.name).nth(2).is_some())
+}
+
+fn components(name: &[u8]) -> impl Iterator<Item = &[u8]> {
+    name.split(|&byte| byte == b'/').filter(|part| !part.is_empty() && *part != b".")
+}
+
+fn candidate(item: &Item, label: Option<u32>) -> Candidate {
+    let Item { shard, offset, length, .. } = *item;
+    Candidate { shard, name: item.name.clone(), offset, length, label }
+}
