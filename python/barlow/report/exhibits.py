@@ -51,7 +51,7 @@ def contact_sheet(sources: list[Source], *, view_px: int) -> str:
         f'<p class="why">Each image and its two views, {view_px} px, exactly as epoch 0 drew them: the '
         'window of the <span class="key-one">first view</span> is solid, of the '
         '<span class="key-two">second</span> dashed. Below each view, what was done to it, in order.</p>',
-        f'<div class="samples">{"".join(figures)}</div>',
+        f'<div class="samples{"" if small else " large"}">{"".join(figures)}</div>',
     )
 
 

@@ -32,7 +32,7 @@ BANK_IMAGES = 2000
 MATRIX_IMAGES = 512
 """Images behind the cross-correlation matrix."""
 _SHOWN_PX = 224
-MULTIPLY, DEGREES = "\u00d7", "\u00b0"
+TIMES, DEGREES = "\u00d7", "\u00b0"
 
 
 @dataclass(frozen=True)
@@ -229,7 +229,7 @@ def describe(operations: Sequence[tuple[Any, ...]]) -> list[str]:
 
 def _words(name: str, value: float = 0.0) -> str:
     if name in ("brightness", "contrast", "saturation"):
-        return f"{name} {MULTIPLY}{value:.2f}"
+        return f"{name} {TIMES}{value:.2f}"
     if name == "hue":
         return f"hue {360 * value:+.0f}{DEGREES}"
     if name == "blur":

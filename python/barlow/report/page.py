@@ -45,7 +45,7 @@ def header(rec: Record, *, synthetic: bool) -> str:
     gaps = ""
     if rec.missing:
         items = "".join(f"<li>{escape(line)}</li>" for line in rec.missing)
-        gaps = f'<ul class="missing"><strong>Left out of this report</strong>{items}</ul>'
+        gaps = f'<div class="missing"><strong>Left out of this report</strong><ul>{items}</ul></div>'
     return (
         f'<header><p class="soft">barlow report</p><h1>{escape(rec.folder.name)}</h1>'
         f'<div>{"".join(tags)}</div><dl class="facts">{facts}</dl>{gaps}</header>'
