@@ -129,6 +129,9 @@ def _local_moments(x: Tensor) -> tuple[Tensor, Tensor]:
     # These stand-ins only tell the kernel to return full precision for half-precision input.
     running = torch.zeros(2, x.shape[1], dtype=_statistics_dtype(x), device=x.device)
     moments = [torch.ops.aten.batch_norm_update_stats(part, running[0], running[1], 0.0) for part in parts]
+    if len(parts) == 1:
+        mean_C, variance_C = moments[0]
+        return mean_C, variance_C * (x.shape[0] * pixels)
     mean_RC, variance_RC = (torch.stack(values) for values in zip(*moments, strict=True))
     counts = [float(part.shape[0] * pixels) for part in parts]
     count_R = torch.tensor(counts, dtype=mean_RC.dtype, device=x.device)
