@@ -16,7 +16,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from barlow.data import Index, Loader, to_float, views
 from PIL import Image, ImageFilter, ImageOps
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch.utils.data import DataLoader, Subset
@@ -24,6 +23,7 @@ from torchvision import datasets
 from torchvision import transforms as T
 
 from barlow.config import IMAGENET_MEAN, IMAGENET_STD
+from barlow.data import Index, Loader, to_float, views
 
 ROUNDS = 5
 # Small batches, so that any number of workers gets even shares of a round.

@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
+
 from barlow.config import ModelConfig, OptimConfig
 from barlow.distributed import World, data_parallel
 from barlow.model import Twins, ViewBatchNorm, ViewBatchNorm1d, build_model
 from barlow.objectives import barlow_twins, cross_correlation
 from barlow.optim import LARS, parameter_groups, true_gradient_rates
 from processes import run
-from torch import Tensor, nn
 
 MODEL = ModelConfig(backbone="resnet10", stem="cifar", width=8, projector=(24, 24, 20))
 NUM_SAMPLES, LAMBD, NUM_STEPS = 14, 0.02, 3

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
 from barlow.config import ModelConfig
 from barlow.model import build_model
 from barlow.optim import LARS, parameter_groups
-from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 SHAPES = [(16, 3, 3, 3), (16,), (16,), (40, 16), (7,), (5, 40), (3, 3)]
 

@@ -11,13 +11,14 @@ from typing import Literal
 import pytest
 import torch
 import torchvision
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
 from barlow import config as configuration
 from barlow import durable
 from barlow.config import Config, ModelConfig
 from barlow.model import build_backbone, build_model, load_backbone, weights
 from barlow.objectives import barlow_twins
-from safetensors.torch import save_file
-from torch import Tensor, nn
 
 SMALL = ModelConfig(backbone="resnet10", stem="cifar", width=8, projector=(12, 10))
 Backbone = Literal["resnet18", "resnet34", "resnet50"]
@@ -237,6 +238,13 @@ def test_missing_unused_and_misshapen_tensors_are_refused_by_name(tmp_path: Path
         "of another shape: layer3.0.bn1.weight [3] for [32]",
     ):
         assert part in str(caught.value)
+
+
+def test_a_checkpoint_with_more_than_a_backbone_and_a_projector_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file(build_model(SMALL, 0).state_dict() | {"predictor.weight": torch.zeros(2)}, path)
+    with pytest.raises(ValueError, match=r"unused: predictor\.weight"):
+        load_backbone(path)
 
 
 def test_files_that_are_no_weights(tmp_path: Path) -> None:

@@ -6,10 +6,11 @@ import math
 
 import pytest
 import torch
+from torch import Tensor, nn
+
 from barlow.config import OptimConfig
 from barlow.optim import LARS, learning_rate, parameter_groups, true_gradient_rates
 from test_lars import plain_step
-from torch import Tensor, nn
 
 STEPS_PER_EPOCH = 625
 

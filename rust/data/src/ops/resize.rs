@@ -64,6 +64,9 @@ const WEIGHT_BITS: u32 = 22;
 /// Pixels of a row that the column pass sums up in registers.
 const BLOCK: usize = 32;
 
+/// Rows that the row pass works on together.
+const LANES: usize = 16;
+
 /// Weights of one direction: each output pixel is a weighted sum of some neighbouring source pixels.
 #[derive(Debug, Default)]
 struct Weights {
@@ -145,7 +148,8 @@ pub(crate) struct Resize {
     across: Weights,
     down: Weights,
     between: Vec<u8>,
-    line: Vec<u8>,
+    columns: Vec<u8>,
+    squeezed: Vec<u8>,
 }
 
 impl Resize {
@@ -173,10 +177,11 @@ impl Resize {
             self.between.resize(size * source.length, 0);
             shorten_columns(source, top, &self.down, &mut self.between);
             let between = Rows { bytes: &self.between, stride: source.length, length: source.length };
-            narrow_rows(between, left, &self.across, &mut self.line, picture);
+            narrow_rows(between, left, &self.across, &mut self.columns, &mut self.squeezed, picture);
         } else {
             self.between.resize(3 * (bottom - top) * size, 0);
-            narrow_rows(source, left, &self.across, &mut self.line, &mut self.between);
+            let target = &mut self.between;
+            narrow_rows(source, left, &self.across, &mut self.columns, &mut self.squeezed, target);
             for (plane, target) in planes(&mut self.between).into_iter().zip(planes(picture)) {
                 let plane = Rows { bytes: plane, stride: size, length: size };
                 shorten_columns(plane, top, &self.down, target);
@@ -216,34 +221,131 @@ fn clip(sum: i32) -> u8 {
 
 kernel! {
     /// Every interleaved row, whose first pixel is source column `left`, to the planar, narrower `target`.
+    ///
+    /// Neighbouring pixels of a row have different weights, but the rows share theirs: some rows are
+    /// transposed, so that what a weight is multiplied with lies side by side.
     fn narrow_rows / narrow_rows_portable(
         source: Rows<'_>,
         left: usize,
         weights: &Weights,
-        line: &mut Vec<u8>,
+        columns: &mut Vec<u8>,
+        squeezed: &mut Vec<u8>,
         target: &mut [u8],
     ) {
         let size = weights.spans.len();
-        // One byte more than the row, so that every pixel can be read as four bytes.
-        line.resize(source.length + 1, 0);
-        let [red, green, blue] = planes(target);
-        let targets = red.chunks_exact_mut(size).zip(green.chunks_exact_mut(size));
-        for (y, ((red, green), blue)) in targets.zip(blue.chunks_exact_mut(size)).enumerate() {
-            line[..source.length].copy_from_slice(source.row(y));
-            for (((r, g), b), (first, weights)) in red.iter_mut().zip(green).zip(blue).zip(weights.iter()) {
-                let mut sums = [1i32 << (WEIGHT_BITS - 1); 4];
-                let taps = &line[(first - left) * 3..(first - left + weights.len()) * 3 + 1];
-                for (k, &weight) in weights.iter().enumerate() {
-                    let mut pixel = [0u8; 4];
-                    pixel.copy_from_slice(&taps[3 * k..3 * k + 4]);
-                    for (sum, value) in sums.iter_mut().zip(pixel) {
-                        *sum += i32::from(value) * weight;
-                    }
-                }
-                (*r, *g, *b) = (clip(sums[0]), clip(sums[1]), clip(sums[2]));
+        let height = target.len() / (3 * size);
+        columns.resize(source.length * LANES, 0);
+        squeezed.resize(3 * size * LANES, 0);
+        for y in (0..height).step_by(LANES) {
+            to_columns(source, y, height, columns.as_chunks_mut().0);
+            let pixels = columns.as_chunks::<{ 3 * LANES }>().0;
+            let sums = squeezed.as_chunks_mut::<{ 3 * LANES }>().0;
+            for (out, (first, weights)) in sums.iter_mut().zip(weights.iter()) {
+                weigh_pixels(&pixels[first - left..][..weights.len()], weights, out);
+            }
+            let rows = LANES.min(height - y);
+            for (channel, plane) in planes(target).into_iter().enumerate() {
+                let columns = squeezed.as_chunks().0;
+                from_columns(columns, channel, size, &mut plane[y * size..(y + rows) * size]);
             }
         }
     }
+}
+
+/// One output pixel of all three channels in all lanes.
+#[inline(always)]
+fn weigh_pixels(pixels: &[[u8; 3 * LANES]], weights: &[i32], out: &mut [u8; 3 * LANES]) {
+    let mut sums = [1i32 << (WEIGHT_BITS - 1); 3 * LANES];
+    for (values, &weight) in pixels.iter().zip(weights) {
+        for (sum, &value) in sums.iter_mut().zip(values) {
+            *sum += i32::from(value) * weight;
+        }
+    }
+    for (out, sum) in out.iter_mut().zip(sums) {
+        *out = clip(sum);
+    }
+}
+
+/// Bytes that are transposed together.
+const TILE: usize = 8;
+
+/// Transposes rows from `y` on: byte `i` of row `y + lane` to lane `lane` of column `i`. The last of
+/// `height` rows stands in for those below it.
+#[inline(always)]
+fn to_columns(source: Rows<'_>, y: usize, height: usize, columns: &mut [[u8; LANES]]) {
+    let row = |lane: usize| source.row((y + lane).min(height - 1));
+    for start in tiles(columns.len()) {
+        let columns = &mut columns[start..];
+        for lanes in (0..LANES).step_by(TILE) {
+            let mut words = [0; TILE];
+            for (lane, word) in words.iter_mut().enumerate() {
+                *word = load(&row(lanes + lane)[start..]);
+            }
+            for (column, word) in columns.iter_mut().zip(transpose(words)) {
+                store(&mut column[lanes..], word);
+            }
+        }
+    }
+}
+
+/// The reverse: `size` columns, each third one from `channel` on, to the rows that `rows` has space for.
+#[inline(always)]
+fn from_columns(columns: &[[u8; LANES]], channel: usize, size: usize, rows: &mut [u8]) {
+    for start in tiles(size) {
+        for lanes in (0..rows.len() / size).step_by(TILE) {
+            let mut words = [0; TILE];
+            for (x, word) in (start..size).zip(&mut words) {
+                *word = load(&columns[3 * x + channel][lanes..]);
+            }
+            for (row, word) in rows[lanes * size..].chunks_exact_mut(size).zip(transpose(words)) {
+                store(&mut row[start..], word);
+            }
+        }
+    }
+}
+
+/// Where tiles begin that cover `length`: the last one overlaps its neighbour rather than the end.
+#[inline(always)]
+fn tiles(length: usize) -> impl Iterator<Item = usize> {
+    (0..length).step_by(TILE).map(move |start| start.min(length.saturating_sub(TILE)))
+}
+
+/// The first eight bytes, or as many as there are.
+#[inline(always)]
+fn load(bytes: &[u8]) -> u64 {
+    if let Some(&word) = bytes.first_chunk() {
+        return u64::from_le_bytes(word);
+    }
+    bytes.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte))
+}
+
+#[inline(always)]
+fn store(bytes: &mut [u8], word: u64) {
+    if let Some(bytes) = bytes.first_chunk_mut() {
+        *bytes = word.to_le_bytes();
+    } else {
+        bytes.copy_from_slice(&word.to_le_bytes()[..bytes.len()]);
+    }
+}
+
+/// Transposes 8 x 8 bytes: halves, quarters and single bytes change places across the diagonal.
+#[inline(always)]
+fn transpose(mut words: [u64; TILE]) -> [u64; TILE] {
+    let mut exchange = |a: usize, b: usize, bits: u32, mask: u64| {
+        let swapped = ((words[a] >> bits) ^ words[b]) & mask;
+        words[a] ^= swapped << bits;
+        words[b] ^= swapped;
+    };
+    for a in [0, 1, 2, 3] {
+        exchange(a, a + 4, 32, 0x0000_0000_ffff_ffff);
+    }
+    for a in [0, 1, 4, 5] {
+        exchange(a, a + 2, 16, 0x0000_ffff_0000_ffff);
+    }
+    for a in [0, 2, 4, 6] {
+        exchange(a, a + 1, 8, 0x00ff_00ff_00ff_00ff);
+    }
+    words
 }
 
 kernel! {
