@@ -50,7 +50,7 @@ UNSAFE_ALLOWED = {
     CRATE + "jpeg.rs": "calls libjpeg-turbo",
     CRATE + "index.rs": "maps the index file into memory",
     CRATE + "slots.rs": "writes into memory that Python lent",
-    CRATE + "slots/tests.rs": "lends memory as Python does",
+    CRATE + "slots/": "the tests of slots.rs lend memory",
     CRATE + "loader.rs": "passes on the lender's promise",
     CRATE + "ops/": "SIMD kernels",
     BINDING + "loader.rs": "lends arrays to the ring",
