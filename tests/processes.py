@@ -26,13 +26,15 @@ import torch.distributed as dist
 from barlow.distributed import process_group
 
 
-def run(function: Callable[..., Any], world_size: int, *arguments: Any, timeout_s: float = 120.0) -> list[Any]:
-    """The results by rank; `AssertionError` with every rank's traceback if one fails or none returns in time."""
+def run(
+    function: Callable[..., Any], world_size: int, *arguments: Any, timeout_s: float = 120.0
+) -> list[Any]:
+    """The results by rank; `AssertionError` with the ranks' tracebacks if one fails or isn't done in time."""
     context = multiprocessing.get_context("forkserver")
     assert isinstance(context, ForkServerContext)
     # Importing torch takes seconds: the server does it once, the processes are its forks.
     context.set_forkserver_preload(["torch", "torchvision"])
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # pyright: ignore[reportPrivateImportUsage]
     with tempfile.TemporaryDirectory() as folder:
         processes: list[BaseProcess] = [
             context.Process(

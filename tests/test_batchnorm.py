@@ -7,17 +7,17 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from processes import run
 from torch import Tensor, nn
 
 from barlow.distributed import World
-from barlow.model import ViewBatchNorm1d, ViewBatchNorm2d
+from barlow.model import ViewBatchNorm, ViewBatchNorm1d, ViewBatchNorm2d
 from barlow.model.batchnorm import num_views_of
+from processes import run
 
 CONTIGUOUS, CHANNELS_LAST = torch.contiguous_format, torch.channels_last
 
 
-def norms(num_features: int, dims: int, dtype: torch.dtype) -> tuple[nn.Module, nn.Module]:
+def norms(num_features: int, dims: int, dtype: torch.dtype) -> tuple[ViewBatchNorm, nn.Module]:
     """Ours and torch's with the same parameters, none of them trivial."""
     generator = torch.Generator().manual_seed(7)
     ours = (ViewBatchNorm1d if dims == 2 else ViewBatchNorm2d)(num_features).to(dtype)
@@ -29,7 +29,9 @@ def norms(num_features: int, dims: int, dtype: torch.dtype) -> tuple[nn.Module, 
     return ours, theirs
 
 
-def data(shape: tuple[int, ...], dtype: torch.dtype, memory_format: torch.memory_format, mean: float = 2.0) -> Tensor:
+def data(
+    shape: tuple[int, ...], dtype: torch.dtype, memory_format: torch.memory_format, mean: float = 2.0
+) -> Tensor:
     x = torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     # The blocks differ, so that mixing them up can't go unseen.
     x = x * torch.linspace(0.5, 2, shape[0], dtype=torch.float64).view(-1, *[1] * (len(shape) - 1)) + mean
@@ -68,7 +70,17 @@ def test_one_pass_is_one_call_per_view(
     assert ours["dx"].is_contiguous(memory_format=memory_format)
     for name, value in ours.items():
         scale = float(theirs[name].abs().max())
-        torch.testing.assert_close(value.double(), theirs[name].double(), rtol=0, atol=tolerance * scale, msg=name)
+        torch.testing.assert_close(
+            value.double(), theirs[name].double(), rtol=0, atol=tolerance * scale, msg=name
+        )
+
+
+def test_many_pixels_do_not_wear_down_the_statistics() -> None:
+    # torch's own kernel is off by 3e-5 here.
+    x = data((128, 4, 32, 32), torch.float32, CHANNELS_LAST)
+    ours, theirs = one_pass_and_one_per_view(x, 1)
+    for name in ("running_mean", "running_var"):
+        torch.testing.assert_close(ours[name].double(), theirs[name], rtol=2e-6, atol=0, msg=name)
 
 
 def test_one_pass_of_vectors() -> None:
@@ -93,7 +105,9 @@ def test_half_precision_keeps_statistics_and_parameter_gradients_in_float32(
 
 
 @pytest.mark.parametrize("memory_format", [CONTIGUOUS, CHANNELS_LAST])
-def test_a_mean_far_above_the_deviation_costs_no_more_than_the_input_has(memory_format: torch.memory_format) -> None:
+def test_a_mean_far_above_the_deviation_costs_no_more_than_the_input_has(
+    memory_format: torch.memory_format,
+) -> None:
     x = data((16, 3, 32, 32), torch.float32, memory_format, mean=1000.0)
     ours, theirs = one_pass_and_one_per_view(x, 2)
     torch.testing.assert_close(ours["running_var"].double(), theirs["running_var"], rtol=1e-5, atol=0)
@@ -112,7 +126,6 @@ def test_inputs_and_gradients_of_any_strides() -> None:
 def test_the_gpu_path_for_one_process_is_the_same_function() -> None:
     x = data((8, 5, 6, 6), torch.float64, CONTIGUOUS)
     ours, native = norms(5, 4, torch.float64)[0], norms(5, 4, torch.float64)[0]
-    assert isinstance(native, ViewBatchNorm2d)
     native.num_views = 2
     with num_views_of(ours, 2):
         torch.testing.assert_close(native._native(x), ours(x))
@@ -188,4 +201,6 @@ def test_ranks_with_unequal_samples_share_statistics_by_one_collective_each_way(
         for name, buffer in theirs.named_buffers():
             torch.testing.assert_close(result[name], buffer, rtol=1e-12, atol=1e-12)
     for name, p in theirs.named_parameters():
-        torch.testing.assert_close(sum(result["d" + name] for result in results), p.grad, rtol=1e-11, atol=1e-11)
+        torch.testing.assert_close(
+            sum(result["d" + name] for result in results), p.grad, rtol=1e-11, atol=1e-11
+        )

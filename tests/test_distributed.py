@@ -7,10 +7,10 @@ import time
 
 import pytest
 import torch
-from processes import run
 
 from barlow import distributed
 from barlow.distributed import World
+from processes import run
 
 
 def collectives(world: World) -> dict[str, object]:
@@ -89,12 +89,23 @@ def test_merged_moments_are_those_of_the_union_even_far_from_zero() -> None:
     sets = [torch.randn(n, 4, generator=generator) * 1e-2 + 1000 for n in (1, 17, 300)]
     counts = torch.tensor([1.0, 17.0, 300.0])
     means = torch.stack([x.double().mean(0).float() for x in sets])
-    m2s = torch.stack([(x.double() - mean).square().sum(0).float() for x, mean in zip(sets, means, strict=True)])
+    m2s = torch.stack(
+        [(x.double() - mean).square().sum(0).float() for x, mean in zip(sets, means, strict=True)]
+    )
     count, mean, m2 = distributed.merge_moments(counts, means, m2s)
     union = torch.cat(sets).double()
     assert count == 318
     torch.testing.assert_close(mean.double(), union.mean(0), rtol=1e-7, atol=0)
     torch.testing.assert_close(m2.double() / count, union.var(0, correction=0), rtol=1e-3, atol=0)
+
+
+def test_sets_with_equal_means_merge_to_exactly_that_mean() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(50):
+        counts = torch.randint(1, 1000, (5,), generator=generator).float()
+        mean = torch.randn(1, generator=generator)
+        merged = distributed.merge_moments(counts, mean.expand(5, 1), torch.zeros(5, 1))
+        assert (merged[1].item(), merged[2].item()) == (mean.item(), 0)
 
 
 NO_RUN = {
@@ -133,14 +144,22 @@ def test_a_batch_script_outside_srun_is_one_process(monkeypatch: pytest.MonkeyPa
         ({"RANK": "2", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}, "RANK=2 is not below WORLD_SIZE=2"),
     ],
 )
-def test_incomplete_environment(monkeypatch: pytest.MonkeyPatch, values: dict[str, str], message: str) -> None:
+def test_incomplete_environment(
+    monkeypatch: pytest.MonkeyPatch, values: dict[str, str], message: str
+) -> None:
     environment(monkeypatch, **values)
     with pytest.raises(ValueError, match=message), distributed.process_group("cpu"):
         pass
 
 
 def test_an_absent_master_is_an_error_with_its_address(monkeypatch: pytest.MonkeyPatch) -> None:
-    values = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "9"}
+    values = {
+        "RANK": "1",
+        "WORLD_SIZE": "2",
+        "LOCAL_RANK": "1",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "9",
+    }
     environment(monkeypatch, **values)
     with (
         pytest.raises(RuntimeError, match=r"rank 1 of 2 did not meet the others at 127\.0\.0\.1:9"),

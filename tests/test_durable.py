@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -16,6 +17,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+
 from barlow import durable
 
 FILES = {"a.bin": bytes(range(256)) * 40, "b.json": b'{"step": 3}\n'}
@@ -195,6 +197,30 @@ def prepared(directory: Path) -> Path:
             durable.write_folder(template / f"step-{step}", FILES)
         (template / "step-3" / "a.bin").write_bytes(b"damaged")
     return Path(shutil.copytree(template, directory))
+
+
+def test_a_full_disk_is_an_error_with_a_name_and_leaves_nothing(tmp_path: Path) -> None:
+    """A limit on file sizes stands for the disk: the kernel refuses in the middle of a write."""
+    durable.write_folder(tmp_path / "step-1", FILES)
+    fork = multiprocessing.get_context("fork")
+    child = fork.Process(target=write_with_little_room, args=(tmp_path,))
+    child.start()
+    child.join()
+    assert child.exitcode == 0
+    assert names(tmp_path) == ["step-1"]
+    durable.verify_folder(tmp_path / "step-1")
+
+
+def write_with_little_room(directory: Path) -> None:
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+    for write in (
+        lambda: durable.write_folder(directory / "step-2", FILES),
+        lambda: durable.write_folder(directory / "step-1", FILES),
+        lambda: durable.write_file(directory / "a.bin", FILES["a.bin"]),
+    ):
+        with pytest.raises(OSError, match="File too large: .*a.bin"):
+            write()
 
 
 def test_death_around_every_call_leaves_a_valid_checkpoint(tmp_path: Path) -> None:

@@ -6,11 +6,11 @@ import math
 
 import pytest
 import torch
-from test_lars import plain_step
 from torch import Tensor, nn
 
 from barlow.config import OptimConfig
 from barlow.optim import LARS, learning_rate, parameter_groups, true_gradient_rates
+from test_lars import plain_step
 
 STEPS_PER_EPOCH = 625
 
@@ -81,7 +81,9 @@ def test_converted_rates_reproduce_the_official_codes_parameters(world_size: int
         loss_of(ours, step).backward()
         optimizer.step()
         theirs.zero_grad()
-        (loss_of(theirs, step) / world_size).backward()  # what an all-reduce without gradient leaves under DDP
+        (
+            loss_of(theirs, step) / world_size
+        ).backward()  # what an all-reduce without gradient leaves under DDP
         for p, mu in zip(theirs.parameters(), momenta, strict=True):
             if p.ndim == 1:
                 plain_step(p, mu, optim.lr_biases * base, 0.9, 0.0, 0.0, False)

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from barlow import synthetic
 from numpy.typing import NDArray
 from PIL import Image
+
+from barlow import synthetic
 
 NUM_CLASSES = len(synthetic.CLASSES)
 SMALL = {"train": 3 * NUM_CLASSES, "held-out": NUM_CLASSES}

@@ -23,6 +23,7 @@ import tyro
 
 from barlow import __version__
 from barlow.config import PRESETS, Config, from_json
+from barlow.train.launch import CONFIG_FILE, follow_launcher
 
 Source = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="SRC")]
 Data = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DATA")]
@@ -134,7 +135,8 @@ def _train(default: Config) -> Callable[..., None]:
         """Trains a backbone, or goes on with a run from its newest checkpoint.
 
         Every field of the config is a flag; the defaults shown are those of --preset. Inside torchrun or
-        srun this process is one rank.
+        srun this process is one rank: `torchrun --nproc-per-node 2 -m barlow -- train DATA --run DIR ...`
+        (without `--`, older Pythons let torchrun claim flags of ours that begin like its own).
 
         Args:
             data: Shards, or a tar or folder of images.
@@ -143,7 +145,7 @@ def _train(default: Config) -> Callable[..., None]:
             nproc: Processes on this machine; 0 is one for each GPU, or one.
             config: The recipe.
         """
-        if preset is None and not (run / "config.json").exists():
+        if preset is None and not (run / CONFIG_FILE).exists():
             raise ValueError(f"--preset is needed to start a run: one of {', '.join(PRESETS)}")
         if nproc < 0:
             raise ValueError(f"--nproc may not be negative, not {nproc}")
@@ -219,12 +221,10 @@ def demo(*, data: Path | None = None, run: Path = Path("runs/demo"), nproc: int 
 def main() -> None:
     """The `barlow` command. Exit code 0 on success, 2 for a mistake in the input, 130 after Ctrl-C."""
     warnings.showwarning = _show_warning
-    notes = logging.StreamHandler()
-    notes.setFormatter(logging.Formatter("barlow: %(message)s"))
-    logging.getLogger("barlow").addHandler(notes)
-    logging.getLogger("barlow").setLevel(logging.INFO)
     try:
-        _parse(sys.argv[1:])()
+        with _notes():
+            follow_launcher()
+            _parse(sys.argv[1:])()
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         _fail("interrupted", 130)
@@ -238,6 +238,19 @@ def main() -> None:
         if error.filename is None:
             raise
         _fail(f"error: {error.filename}: {error.strerror}", 2)
+
+
+@contextlib.contextmanager
+def _notes() -> Iterator[None]:
+    """What the package logs goes to stderr, one line each."""
+    log, handler = logging.getLogger("barlow"), logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("barlow: %(message)s"))
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
 
 
 def _parse(arguments: list[str]) -> Callable[[], None]:
@@ -278,7 +291,7 @@ def _defaults(arguments: list[str]) -> Config:
         if preset not in PRESETS:
             raise ValueError(f"there is no preset {preset!r}, only {', '.join(PRESETS)}")
         return PRESETS[preset]()
-    saved = Path(run) / "config.json" if run else None
+    saved = Path(run) / CONFIG_FILE if run else None
     return from_json(saved.read_text()) if saved and saved.is_file() else Config()
 
 

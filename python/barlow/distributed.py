@@ -9,6 +9,7 @@ Every collective is a no-op in a single process, so nothing above this floor ask
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import os
 import re
@@ -21,9 +22,10 @@ from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.distributed.rendezvous import rendezvous
+from torch.nn.parallel import DistributedDataParallel
 
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -232,6 +234,21 @@ class _AllReduce(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         return all_reduce_(grad.clone(memory_format=torch.contiguous_format), ctx.group), None
+
+
+def data_parallel(module: nn.Module) -> nn.Module:
+    """The module with gradients that are means over the ranks after backward; itself in a single process.
+
+    Parameters and buffers are made equal once, here. Buffers are not sent again at every step: what this
+    package keeps in them (batch-norm statistics) comes out the same on every rank.
+    """
+    if world_size() == 1:
+        return module
+    names = inspect.signature(DistributedDataParallel).parameters
+    # torch 2.15 renamed the option and warns about its old name.
+    option = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
+    options: dict[str, Any] = {option: False, "gradient_as_bucket_view": True}
+    return DistributedDataParallel(module, **options)
 
 
 def merge_moments(count_R: Tensor, mean_RX: Tensor, m2_RX: Tensor) -> tuple[Tensor, Tensor, Tensor]:

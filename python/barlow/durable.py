@@ -170,10 +170,14 @@ def _manifest(files: Mapping[str, bytes]) -> bytes:
 
 
 def _write_through(path: Path, raw: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(raw)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with path.open("wb") as file:
+            file.write(raw)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        error.filename = str(path)  # writing knows the fault ("No space left on device") but not the place
+        raise
 
 
 def _flush_folder(path: Path) -> None:

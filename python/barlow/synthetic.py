@@ -323,7 +323,7 @@ def _two_tone(luminance: float, blend: Array, g: np.random.Generator) -> Array:
 def _colour(luminance: float, g: np.random.Generator) -> Array:
     """A random hue and saturation, float32 [3], at this luminance (clipped to 0.05 ... 0.95)."""
     luminance = min(max(luminance, 0.05), 0.95)
-    hue, saturation = 6 * g.random(), g.uniform(0.15, 0.9)
+    hue, saturation = 6 * g.random(), g.uniform(0.05, 0.35)
     sector = (np.array([5, 3, 1], np.float32) + hue) % 6
     rgb = 1 - saturation * np.clip(np.minimum(sector, 4 - sector), 0, 1)
     rgb = rgb * (luminance / (rgb @ _LUMA))

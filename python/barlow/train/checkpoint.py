@@ -9,6 +9,7 @@ for each optimizer state and parameter, named `state.parameter`) and `state.json
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,13 +67,13 @@ def read_state(path: Path) -> dict[str, Any]:
 
 
 def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Restores the model's and the optimizer's tensors bit for bit; `ValueError` if their names differ.
+    """Restores the model's and the optimizer's tensors bit for bit; `ValueError` if names or shapes differ.
 
     The folder must have been verified. Tensors keep the device and the memory layout they have in the model.
     """
     tensors = load_file(path / "model.safetensors")
     own = model.state_dict()
-    _same_names(path, set(tensors), set(own))
+    _same_shapes(path, tensors, own)
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(tensors[name])
@@ -82,7 +83,7 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimiz
         key, _, name = full_name.partition(".")
         states.setdefault(key, {})[name] = tensor
     for key, by_name in states.items():
-        _same_names(path, set(by_name), set(parameters))
+        _same_shapes(path, by_name, parameters)
         for name, tensor in by_name.items():
             # The parameter's own strides, so that sums over the buffer run in the same order as before.
             restored = torch.empty_like(parameters[name], dtype=tensor.dtype).copy_(tensor)
@@ -102,7 +103,10 @@ def _portable(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
-def _same_names(path: Path, found: set[str], expected: set[str]) -> None:
-    for names, what in ((expected - found, "lacks"), (found - expected, "holds an unknown")):
+def _same_shapes(path: Path, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    for names, what in ((expected.keys() - found, "lacks"), (found.keys() - expected, "holds an unknown")):
         if names:
             raise ValueError(f"{path} {what} {min(names)} ({len(names)} such tensors)")
+    for name, tensor in expected.items():
+        if found[name].shape != tensor.shape:
+            raise ValueError(f"{path}: {name} is {list(found[name].shape)}, not {list(tensor.shape)}")

@@ -6,6 +6,7 @@ Not here: training (`loop.py`), the command line's syntax.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import dataclasses
 import json
 import logging
@@ -18,22 +19,23 @@ import tempfile
 import time
 import warnings
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
-
-import numpy as np
-import torch
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from barlow import __version__, durable
 from barlow.config import Config, from_json, to_json, validate
-from barlow.data import Index, open_index
-from barlow.distributed import agree, barrier, gather_values, process_group
-from barlow.train.checkpoint import CHECKPOINTS, newest_step
-from barlow.train.loop import autocast_dtype, train
+
+if TYPE_CHECKING:  # the command line imports this file, and torch takes seconds
+    import torch
+
+    from barlow.data import Index
 
 CONFIG_FILE = "config.json"
 RUN_FILE = "run.json"
+_LAUNCHER = "BARLOW_LAUNCHER_PID"
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 # Fields that may change when a run goes on: they decide when and how it executes, not what it computes.
 FREE_FIELDS = ("train.steps", "train.log_every", "data.threads", "data.prefetch", "checkpoint.", "evaluate.")
 
@@ -45,19 +47,28 @@ def launch(data: Path, config: Config, run: Path, *, nproc: int = 0, preset: str
     `ValueError`, `DataError` or `OSError` for whatever cannot work, before anything is written or started;
     `SystemExit` with the exit code of the rank that failed first, which has shown its own error.
     """
+    import torch
+
+    from barlow.data import open_index
+
     data, run = Path(data).absolute(), Path(run).absolute()
     nproc = nproc or max(1, torch.cuda.device_count())
     if nproc > 1 and not in_rank():
         index = open_index(data)
         check(config, index, nproc, run)
         prepare(run, config, data, index, nproc, preset, device=None)
-        _start_ranks(nproc, ["-m", "barlow", "train", str(data), "--run", str(run)])
+        _start_ranks(nproc, ["-m", "barlow", "--", "train", str(data), "--run", str(run)])
     else:
         _as_rank(data, config, run, preset)
 
 
 def check(config: Config, index: Index, world_size: int, run: Path) -> None:
     """Raises `ValueError` for a config that cannot run on this data, or a folder that holds another run."""
+    import torch
+
+    from barlow.train.checkpoint import CHECKPOINTS, newest_step
+    from barlow.train.loop import autocast_dtype
+
     if len(index) == 0:
         raise ValueError(f"{index.source} holds no images")
     validate(config, num_samples=len(index), world_size=world_size)
@@ -92,6 +103,8 @@ def prepare(
     device: torch.device | None,
 ) -> None:
     """Writes the resolved config and what a reader needs to repeat the run. A launcher knows no `device`."""
+    import torch
+
     path = run / RUN_FILE
     before: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     record = {
@@ -105,8 +118,8 @@ def prepare(
         "versions": {
             "python": platform.python_version(),
             "barlow": __version__,
-            "torch": torch.__version__,
-            "numpy": np.__version__,
+            "torch": metadata.version("torch"),
+            "numpy": metadata.version("numpy"),
         },
     }
     durable.write_file(run / CONFIG_FILE, to_json(config))
@@ -118,9 +131,33 @@ def in_rank() -> bool:
     return "RANK" in os.environ or int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1
 
 
+def follow_launcher() -> None:
+    """In a rank that `launch` started: ends with the launcher, and leaves Ctrl-C to it. Elsewhere nothing.
+
+    To be called before the slow imports: both can happen while they last.
+    """
+    if _LAUNCHER not in os.environ:
+        return
+    # Without its launcher a rank would train on unseen, beside the run that is started next.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != int(os.environ[_LAUNCHER]):
+        raise SystemExit(1)
+    signal.signal(signal.SIGINT, _interrupted)
+    logging.getLogger("barlow").setLevel(logging.WARNING)  # the launcher has given the notes
+
+
+def _interrupted(number: int, frame: FrameType | None) -> NoReturn:
+    # A terminal's Ctrl-C arrives twice, by itself and through torchrun: the second one would cut short
+    # what the first has set off.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise SystemExit(130)
+
+
 def _as_rank(data: Path, config: Config, run: Path, preset: str | None) -> None:
-    if in_rank():
-        signal.signal(signal.SIGINT, _interrupt_once)
+    from barlow.data import open_index
+    from barlow.distributed import agree, barrier, gather_values, process_group
+    from barlow.train.loop import train
+
     with process_group() as world, warnings.catch_warnings(), _only_the_first_failure_speaks():
         if world.rank > 0:
             warnings.simplefilter("ignore")  # the first rank gives the same ones
@@ -138,15 +175,8 @@ def _as_rank(data: Path, config: Config, run: Path, preset: str | None) -> None:
         barrier()
 
 
-def _interrupt_once(number: int, frame: FrameType | None) -> NoReturn:
-    """A terminal's Ctrl-C reaches a rank twice, by itself and through torchrun: the second one would cut
-    short what the first has set off."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    raise KeyboardInterrupt
-
-
 def _start_ranks(nproc: int, arguments: list[str]) -> None:
-    """Runs `python ARGUMENTS` as `nproc` ranks of torchrun, whose own words would bury those of a rank.
+    """Runs `torchrun ARGUMENTS` with `nproc` ranks, without torchrun's own words, which would bury a rank's.
 
     `SystemExit` with the exit code of the rank that failed first.
     """
@@ -156,6 +186,7 @@ def _start_ranks(nproc: int, arguments: list[str]) -> None:
 
     # torchrun would set 1 and warn; this is what the ranks will use anyway.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // nproc)))
+    os.environ[_LAUNCHER] = str(os.getpid())
     with tempfile.TemporaryDirectory(prefix="barlow-") as logs, _signals_restored():
         options = ["--standalone", "--nproc-per-node", str(nproc), "--log-dir", logs]
         logging.disable(logging.CRITICAL)
@@ -173,6 +204,7 @@ def _start_ranks(nproc: int, arguments: list[str]) -> None:
             raise SystemExit(failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode) from None
         finally:
             logging.disable(logging.NOTSET)
+            del os.environ[_LAUNCHER]
 
 
 @contextlib.contextmanager
@@ -193,10 +225,10 @@ def _only_the_first_failure_speaks() -> Iterator[None]:
 
     torchrun gives each rank of an attempt a folder in one parent: whoever makes the marker there was first.
     """
+    place = os.environ.get("TORCHELASTIC_ERROR_FILE")
     try:
         yield
     except Exception:
-        place = os.environ.get("TORCHELASTIC_ERROR_FILE")
         if place:
             try:
                 (Path(place).parent.parent / "first-failure").touch(exist_ok=False)

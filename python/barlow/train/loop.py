@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import math
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from barlow import durable
 from barlow.config import Config
 from barlow.data import Batch, Index, Loader, to_float, views
 from barlow.distributed import World, broadcast_value
-from barlow.model import build_model
+from barlow.model import Twins, build_model
 from barlow.objectives import barlow_twins, cross_correlation, loss_floor
 from barlow.optim import LARS, learning_rate, parameter_groups, true_gradient_rates
 from barlow.train.checkpoint import CHECKPOINTS, find_checkpoint, load_checkpoint, read_state, save_checkpoint
@@ -45,7 +46,10 @@ def train(index: Index, config: Config, run: Path, world: World, threads: int) -
         step, past_s = resumed_step, _ = _resume(run, learner, loader, world)
         display = Display(step, plan.last_step, plan.steps_per_epoch, quiet=world.rank != 0)
         if step >= plan.last_step:
-            display.say(f"{run} is finished: {step} of {plan.total_steps} steps are done")
+            asked = (
+                "" if step >= plan.total_steps else f"; --train.steps {config.train.steps} asks for no more"
+            )
+            display.say(f"{run} is finished: {step} of {plan.total_steps} steps are done{asked}")
             return
         metrics = None
         if world.rank == 0:
@@ -131,14 +135,9 @@ class Learner:
 
     def __init__(self, config: Config, plan: Plan, world: World) -> None:
         self.config, self.plan, self.device = config, plan, world.device
-        twins = build_model(config.model, config.train.seed)
-        self.twins = twins.to(world.device, memory_format=torch.channels_last)
-        # Every rank computes the same batch-norm statistics, so there is nothing to broadcast.
-        self._model = (
-            DistributedDataParallel(self.twins, broadcast_buffers=False, gradient_as_bucket_view=True)
-            if world.size > 1
-            else self.twins
-        )
+        self.twins = build_model(config.model, config.train.seed).to(world.device)
+        self.twins.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self._model = _distributed(self.twins, world.device) if world.size > 1 else self.twins
         optim, self._peak = config.optim, true_gradient_rates(config.optim)
         self.optimizer = LARS(
             parameter_groups(self.twins),
@@ -179,6 +178,24 @@ class Learner:
         """The learning rates of weights and of biases at a step (from 1)."""
         ratio = learning_rate(step - 1, self.config.optim, self.plan.steps_per_epoch)
         return self._peak.lr_weights * ratio, self._peak.lr_biases * ratio
+
+
+def _distributed(twins: Twins, device: torch.device) -> DistributedDataParallel:
+    with warnings.catch_warnings():
+        # Every rank computes the same batch-norm statistics, so there is nothing to send around. The name of
+        # this flag is deprecated since torch 2.15; the new one isn't there before.
+        warnings.filterwarnings("ignore", ".*broadcast_buffers", FutureWarning)
+        model = DistributedDataParallel(twins, broadcast_buffers=False, gradient_as_bucket_view=True)
+    # DDP lays its buckets out anew after the first backward pass, and a ring's sums round by the place in
+    # the bucket: with more than two ranks the first step of a resumed run would differ from the same step
+    # of one that never stopped. A rehearsal puts that behind us; it leaves only the statistics to restore.
+    before = [buffer.clone() for buffer in twins.buffers()]
+    blank = torch.zeros(2, 3, 32, 32, device=device)
+    torch.stack(model([blank, blank])).sum().backward()
+    for buffer, value in zip(twins.buffers(), before, strict=True):
+        buffer.copy_(value)
+    twins.zero_grad(set_to_none=True)
+    return model
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype:

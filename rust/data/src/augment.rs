@@ -12,7 +12,7 @@ use crate::error::{Fault, Result};
 use crate::ops::blur::Blur;
 use crate::ops::resize::Resize;
 pub use crate::ops::resize::{Cut, Interpolation, Window};
-use crate::ops::{colour, hue, layout};
+use crate::ops::{colour, flip, hue};
 use crate::random::Draws;
 
 /// Largest side of a view in pixels: far above any network's input, far below what exhausts memory.
@@ -321,11 +321,10 @@ impl Augmenter {
             let found = out.len();
             return Err(Fault::Setting(format!("a view of size {size} does not fill {found} bytes")).into());
         }
-        let square = self.resize.cut(&image.data, image.width, image.height, cut)?;
-        layout::to_planar(square, out);
+        self.resize.cut(&image.data, (image.width, image.height), cut, out)?;
         for &operation in operations {
             match operation {
-                Applied::Flip => layout::flip(out, size),
+                Applied::Flip => flip::flip(out, size),
                 Applied::Brightness(factor) => colour::brightness(out, factor as f32),
                 Applied::Contrast(factor) => colour::contrast(out, factor as f32),
                 Applied::Saturation(factor) => colour::saturation(out, factor as f32),

@@ -4,7 +4,7 @@
 //! ImageEnhance blends the picture with a degenerate one (black, the mean grey, its own greyscale) in
 //! single precision and truncates: `degenerate + factor * (value - degenerate)`.
 
-use super::{kernel, planes};
+use super::{kernel, planes, whole_f32};
 
 /// ITU-R 601 luma in 16-bit fixed point, rounded: Pillow's `convert("L")`.
 #[inline(always)]
@@ -16,7 +16,7 @@ fn luma(r: u8, g: u8, b: u8) -> u8 {
 #[inline(always)]
 fn blend(degenerate: u8, value: u8, factor: f32) -> u8 {
     let (from, to) = (i32::from(degenerate), i32::from(value));
-    (from as f32 + factor * (to - from) as f32).clamp(0.0, 255.0) as u8
+    whole_f32(from as f32 + factor * (to - from) as f32)
 }
 
 kernel! {

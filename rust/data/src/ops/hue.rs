@@ -5,7 +5,7 @@
 //! Pillow computes partly in single, partly in double precision, and truncates or rounds at each step;
 //! the same is done here, without branches, in blocks that the compiler vectorises.
 
-use super::{kernel, planes};
+use super::{kernel, planes, whole_f32, whole_f64};
 
 /// Pixels treated together: enough to fill vectors, few enough to stay in registers and L1.
 const BLOCK: usize = 64;
@@ -51,55 +51,153 @@ fn turn(red: &mut [u8; BLOCK], green: &mut [u8; BLOCK], blue: &mut [u8; BLOCK], 
     }
 }
 
+/// Pillow's hue is the position of the middle channel between the other two, in single precision; the
+/// channel order chooses where that position lies on the circle.
 #[inline(always)]
 fn to_hsv(r: u8, g: u8, b: u8) -> (u8, u8, u8) {
     let high = r.max(g).max(b);
     let low = r.min(g).min(b);
-    let [rf, gf, bf, maximum] = [r, g, b, high].map(f32::from);
-    // Greys have saturation and hue 0: with a numerator of 0 any positive divisor says so.
-    let range = f32::from((high - low).max(1));
-    let saturation = f32::from(high - low) / maximum.max(1.0);
-    let (rc, gc, bc) = ((maximum - rf) / range, (maximum - gf) / range, (maximum - bf) / range);
-    let [rd, gd, bd] = [rc, gc, bc].map(f64::from);
-    let is_red = bc - gc;
-    let is_green = (2.0 + rd - bd) as f32;
-    let is_blue = (4.0 + gd - rd) as f32;
-    let sixths = if r == high {
-        is_red
+    let middle = r.max(g).min(r.min(g).max(b));
+    // Greys have saturation 0, and any hue then gives the same colour back.
+    let below = f32::from(high - middle) / f32::from((high - low).max(1));
+    let saturation = f32::from(high - low) / f32::from(high.max(1));
+    let (start, sign) = if r == high {
+        if b == low { (1.0, -1.0) } else { (-1.0, 1.0) }
     } else if g == high {
-        is_green
+        if b == low { (1.0, 1.0) } else { (3.0, -1.0) }
+    } else if r == low {
+        (3.0, 1.0)
     } else {
-        is_blue
+        (5.0, -1.0)
     };
+    let sixths: f32 = start + sign * below;
     let turns = f64::from(sixths) / 6.0 + 1.0;
     let turns = if turns >= 1.0 { turns - 1.0 } else { turns } as f32;
-    (truncate(f64::from(turns) * 255.0), truncate(f64::from(saturation) * 255.0), high)
+    (levels_below(turns), levels_below(saturation), high)
+}
+
+/// The whole levels in `part` of 255, as double precision finds them: the product's rounding error in
+/// single precision, which the second line computes exactly, may have reached the next level.
+#[inline(always)]
+fn levels_below(part: f32) -> u8 {
+    let product = part * 256.0 - part;
+    let error = (part * 256.0 - product) - part;
+    let level = whole_f32(product);
+    level.wrapping_sub(u8::from(f32::from(level) == product && error < 0.0))
 }
 
 #[inline(always)]
 fn to_rgb(hue: u8, saturation: u8, value: u8) -> (u8, u8, u8) {
-    // Whole sixths of a turn by integers; the product and the quotient below are exact enough for both
-    // to agree (test `every_colour_...`).
-    let sector = (u32::from(hue) * 6 / 255) as i32;
-    let within = (f64::from(hue) * 6.0 / 255.0 - f64::from(sector)) as f32;
-    let s = (f64::from(saturation) / 255.0) as f32;
-    let v = f64::from(value);
-    let p = truncate(v * (1.0 - f64::from(s)) + 0.5);
-    let q = truncate(v * (1.0 - f64::from(s * within)) + 0.5);
-    let t = truncate(v * (1.0 - f64::from(s) * (1.0 - f64::from(within))) + 0.5);
-    let sector = if sector == 6 { 0 } else { sector };
-    let pick = |a: [u8; 6]| {
-        let mut chosen = a[0];
-        for (k, &candidate) in a.iter().enumerate().skip(1) {
-            chosen = if sector == k as i32 { candidate } else { chosen };
-        }
-        chosen
+    let sixths = u16::from(hue) * 6;
+    let sector = (sixths / 255) as u8;
+    let within = f32::from((sixths % 255) as u8) / 255.0;
+    let saturation = f32::from(saturation) / 255.0;
+    let lowest = whole_f32(f32::from(value) * (1.0 - saturation) + 0.5);
+    // The middle channel falls in odd sectors and rises in even ones; Pillow multiplies in single
+    // precision for the one and in double for the other.
+    let falling = f64::from(saturation * within);
+    let rising = f64::from(saturation) * (1.0 - f64::from(within));
+    let lost = if sector % 2 == 1 { falling } else { rising };
+    let middle = whole_f64(f64::from(value) * (1.0 - lost) + 0.5);
+    let (v, m, l) = (value, middle, lowest);
+    let red = if sector == 2 || sector == 3 {
+        l
+    } else if sector == 1 || sector == 4 {
+        m
+    } else {
+        v
     };
-    (pick([value, q, p, p, t, value]), pick([t, value, value, q, p, p]), pick([p, p, t, value, value, q]))
+    let green = if sector == 1 || sector == 2 {
+        v
+    } else if sector == 0 || sector == 3 || sector == 6 {
+        m
+    } else {
+        l
+    };
+    let blue = if sector == 3 || sector == 4 {
+        v
+    } else if sector == 2 || sector == 5 {
+        m
+    } else {
+        l
+    };
+    (red, green, blue)
 }
 
-/// A value in [0, 256) to the whole level below it.
-#[inline(always)]
-fn truncate(value: f64) -> u8 {
-    value as i32 as u8
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::samples;
+
+    /// colorsys with Pillow's precisions, written for reading.
+    fn reference([r, g, b]: [u8; 3], levels: u8) -> [u8; 3] {
+        let (high, low) = (r.max(g).max(b), r.min(g).min(b));
+        let (mut hue, mut saturation) = (0, 0);
+        if high > low {
+            let range = f32::from(high - low);
+            let [rc, gc, bc] = [r, g, b].map(|c| f32::from(high - c) / range);
+            let sixths = if r == high {
+                bc - gc
+            } else if g == high {
+                (2.0 + f64::from(rc) - f64::from(bc)) as f32
+            } else {
+                (4.0 + f64::from(gc) - f64::from(rc)) as f32
+            };
+            let turns = ((f64::from(sixths) / 6.0 + 1.0) % 1.0) as f32;
+            hue = (f64::from(turns) * 255.0) as u8;
+            saturation = (f64::from(range / f32::from(high)) * 255.0) as u8;
+        }
+        let hue = hue.wrapping_add(levels);
+        let position = f64::from(hue) * 6.0 / 255.0;
+        let sector = position.floor();
+        let within = (position - sector) as f32;
+        let s = (f64::from(saturation) / 255.0) as f32;
+        let v = f64::from(high);
+        let p = (v * (1.0 - f64::from(s))).round() as u8;
+        let q = (v * (1.0 - f64::from(s * within))).round() as u8;
+        let t = (v * (1.0 - f64::from(s) * (1.0 - f64::from(within)))).round() as u8;
+        match sector as u8 {
+            0 | 6 => [high, t, p],
+            1 => [q, high, p],
+            2 => [p, high, t],
+            3 => [p, q, high],
+            4 => [t, p, high],
+            _ => [high, p, q],
+        }
+    }
+
+    #[test]
+    fn every_colour_turns_as_in_plain_double_precision() {
+        // All 2^24 colours; the shift changes with them, so that every hue meets every sector.
+        let mut picture = vec![0u8; 3 << 8];
+        for r in 0..=255u8 {
+            for g in 0..=255u8 {
+                let levels = r.wrapping_mul(31).wrapping_add(g.wrapping_mul(57));
+                picture[..256].fill(r);
+                picture[256..512].fill(g);
+                picture[512..].iter_mut().zip(0..=255).for_each(|(b, level)| *b = level);
+                hue(&mut picture, levels);
+                for b in 0..=255u8 {
+                    let turned = [0, 256, 512].map(|plane| picture[plane + usize::from(b)]);
+                    assert_eq!(turned, reference([r, g, b], levels), "{:?} + {levels}", [r, g, b]);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn both_compilations_give_equal_bytes_for_any_number_of_pixels() {
+        for pixels in [1, 63, 64, 65, 1000] {
+            let mut one = samples::picture(pixels, 1);
+            let mut two = one.clone();
+            hue(&mut one, 23);
+            hue_portable(&mut two, 23);
+            assert_eq!(one, two);
+        }
+    }
+
+    #[test]
+    fn shifts_are_truncated_and_wrap() {
+        assert_eq!([0.5, -0.5, 0.1, -0.1, 0.0039].map(levels), [127, 129, 25, 231, 0]);
+    }
 }

@@ -1,0 +1,100 @@
+"""The real `barlow` command for the tests: in a process of its own or in this one, and tiny data for it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from barlow import cli
+
+ROOT = Path(__file__).parents[1]
+TINY = (
+    "--preset", "demo", "--model.width", "8", "--model.projector", "32", "32",
+    "--optim.batch_size", "8", "--optim.epochs", "2", "--optim.warmup_epochs", "0.5",
+    "--train.log_every", "3", "--checkpoint.every_epochs", "0.5", "--checkpoint.keep", "9",
+)  # fmt: skip
+"""48 images: 6 steps an epoch, 12 in all, a checkpoint every 3."""
+TIMES = ("images_per_s", "wait_share", "time_s")
+
+
+@dataclass
+class Result:
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+
+def make_images(folder: Path, num_images: int = 48, side_px: int = 32) -> Path:
+    """A folder of two class folders of smooth random JPEGs, the same ones every time."""
+    draw = np.random.default_rng(0)
+    for i in range(num_images):
+        path = folder / "ab"[i % 2] / f"{i:03d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        coarse = draw.integers(0, 256, (6, 6, 3), dtype=np.uint8)
+        Image.fromarray(coarse).resize((side_px, side_px), Image.Resampling.BICUBIC).save(path, quality=90)
+    return folder
+
+
+def start(*arguments: object, launcher: tuple[str, ...] = ("-m", "barlow")) -> subprocess.Popen[str]:
+    """The command in a process of its own, output piped."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "python"), *sys.path])}
+    # A shell without job control starts background commands with Ctrl-C ignored, and children inherit that.
+    return subprocess.Popen(
+        [sys.executable, *launcher, *map(str, arguments)],
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, restore_signals=True,
+    )  # fmt: skip
+
+
+def finish(process: subprocess.Popen[str], timeout_s: float = 120) -> Result:
+    """Waits for the end of a command."""
+    try:
+        out, err = process.communicate(timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        out, err = process.communicate()
+        pytest.fail(f"no end after {timeout_s} s\n{out}\n{err}")
+    return Result(process.returncode, out, err)
+
+
+def barlow(*arguments: object) -> Result:
+    """The command in a process of its own, to its end."""
+    return finish(start(*arguments))
+
+
+def barlow_here(capfd: pytest.CaptureFixture[str], *arguments: object) -> Result:
+    """The command in this process, which has imported torch already."""
+    capfd.readouterr()
+    code = 0
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("default")
+        patch.setattr(sys, "argv", ["barlow", *map(str, arguments)])
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+    out, err = capfd.readouterr()
+    return Result(code, out, err)
+
+
+def metrics(run: Path) -> list[dict[str, Any]]:
+    """The run's lines of metrics without what differs from one execution to the next."""
+    lines = [json.loads(text) for text in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name not in TIMES} for line in lines]
+
+
+def tensors(run: Path, step: int) -> dict[str, bytes]:
+    """The bytes of weights and momentum in a checkpoint."""
+    folder = run / "checkpoints" / f"step-{step:08d}"
+    return {name: (folder / name).read_bytes() for name in ("model.safetensors", "optim.safetensors")}

@@ -1,0 +1,304 @@
+"""The command line: help, one clear line for every mistake, nothing half-written, interruption."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from barlow import cli
+from barlow.config import CIFAR10_MEAN
+from commands import TINY, barlow, barlow_here, finish, make_images, start
+
+Capture = pytest.CaptureFixture[str]
+COMMANDS = ("pack", "index", "verify", "unpack", "train", "eval", "export", "report", "demo")
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_images(tmp_path_factory.mktemp("images"))
+
+
+def the_error(text: str) -> str:
+    """The only line that isn't a note, without its prefix."""
+    lines = [line for line in text.splitlines() if "`barlow index` keeps one" not in line]
+    assert len(lines) == 1, text
+    assert lines[0].startswith("barlow: error: "), text
+    return lines[0].removeprefix("barlow: error: ")
+
+
+def test_help_lists_every_command_without_importing_torch() -> None:
+    code = (
+        "import sys, barlow.cli; sys.argv = ['barlow', '--help']\n"
+        "try: barlow.cli.main()\n"
+        "except SystemExit as stop: assert not stop.code\n"
+        "assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
+    )
+    result = finish(start(launcher=("-c", code)))
+    assert result.code == 0, result.err
+    for name in COMMANDS:
+        assert f" {name} " in result.out
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_explains_its_arguments(capfd: Capture, name: str) -> None:
+    result = barlow_here(capfd, name, "--help")
+    assert result.code == 0
+    assert f"usage: barlow {name}" in result.out
+    if name == "pack":
+        assert "in MiB" in result.out
+        assert "default: 256" in result.out
+
+
+def test_help_of_train_shows_the_presets_values(capfd: Capture) -> None:
+    text = " ".join(barlow_here(capfd, "train", "--preset", "cifar10", "--help").out.replace("│", "").split())
+    assert "(default: {})".format(" ".join(map(str, CIFAR10_MEAN))) in text
+    assert "Images of one optimizer step, over all processes. (default: 256)" in text
+    text = " ".join(barlow_here(capfd, "train", "--preset=imagenet", "--help").out.replace("│", "").split())
+    assert "(default: 2048)" in text
+
+
+def test_version(capfd: Capture) -> None:
+    result = barlow_here(capfd, "--version")
+    assert result.code == 0
+    assert result.out.split()[0] == "barlow"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "Expected one of {pack, index, verify"),
+        (("trian",), "trian"),
+        (
+            ("train", "DATA", "--run", "RUN", "--preset", "demo", "--optim.batchsize", "8"),
+            "--optim.batchsize",
+        ),
+        (("train", "DATA", "--run", "RUN", "--preset", "demo", "--optim.batch_size", "many"), "'many'"),
+        (
+            ("train", "DATA", "--run", "RUN", "--preset", "demo", "--data.crop_scale", "1"),
+            "--data.crop_scale",
+        ),
+        (("train", "DATA", "--run", "RUN", "--preset", "demo", "--model.backbone", "vgg"), "'vgg'"),
+        (("train", "DATA", "--run", "RUN", "--preset", "cifar"), "no preset 'cifar', only imagenet, cifar10"),
+        (("train", "DATA", "--run", "RUN"), "--preset is needed"),
+        (("train", "DATA", "--run", "RUN", "--preset", "demo", "--nproc", "-1"), "--nproc"),
+        (("train", "--run", "RUN", "--preset", "demo"), "DATA"),
+        (("train", "DATA", "--preset", "demo"), "--run"),
+        (("pack", "SRC"), "OUT"),
+        (("export", "RUN", "OUT", "--format", "onnx"), "'onnx'"),
+    ],
+)
+def test_mistakes_in_the_arguments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture, arguments: tuple[str, ...], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = barlow_here(capfd, *arguments)
+    assert result.code == 2
+    assert message in the_error(result.err)
+    assert result.out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_nearest_flag_is_named(capfd: Capture) -> None:
+    result = barlow_here(capfd, "train", "D", "--run", "R", "--preset", "demo", "--optim.lr_weight", "1")
+    assert the_error(result.err).endswith("(perhaps --optim.lr_weights)")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--optim.batch_size", "49"), "--optim.batch_size 49 is larger than the data set (48 images)"),
+        (
+            ("--optim.batch_size", "9", "--nproc", "2"),
+            "--optim.batch_size 9 is not divisible by the 2 processes",
+        ),
+        (("--optim.batch_size", "1"), "at least 2"),
+        (("--train.log_every", "0"), "--train.log_every must be positive, not 0"),
+        (("--data.crop_scale", "0.5", "0.1"), "--data.crop_scale must satisfy"),
+        (("--train.precision", "fp16"), "fp16 needs a GPU"),
+    ],
+)
+def test_settings_that_cannot_work(
+    images: Path, tmp_path: Path, capfd: Capture, flags: tuple[str, ...], message: str
+) -> None:
+    result = barlow_here(capfd, "train", images, "--run", tmp_path / "run", *TINY, *flags)
+    assert result.code == 2
+    assert message in the_error(result.err)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("nproc", [1, 2])
+def test_data_that_are_not_there(tmp_path: Path, nproc: int) -> None:
+    result = barlow("train", tmp_path / "absent", "--run", tmp_path / "run", *TINY, "--nproc", nproc)
+    assert result.code == 2
+    assert "absent" in the_error(result.err)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_data_without_images(tmp_path: Path, capfd: Capture) -> None:
+    (tmp_path / "empty").mkdir()
+    result = barlow_here(capfd, "train", tmp_path / "empty", "--run", tmp_path / "run", *TINY)
+    assert result.code == 2
+    assert "empty" in the_error(result.err)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_is_no_run_is_left_alone(images: Path, tmp_path: Path, capfd: Capture) -> None:
+    (tmp_path / "thesis.tex").write_text("...")
+    result = barlow_here(capfd, "train", images, "--run", tmp_path, *TINY)
+    assert result.code == 2
+    assert "is neither empty nor a run" in the_error(result.err)
+    result = barlow_here(capfd, "train", images, "--run", tmp_path / "thesis.tex", *TINY)
+    assert result.code == 2
+    assert "is a file" in the_error(result.err)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_folder_without_a_checkpoint_binds_nobody(images: Path, tmp_path: Path, capfd: Capture) -> None:
+    """So that a run that failed at its first step can be started again with a smaller batch."""
+    run = tmp_path / "run"
+    for seed in (1, 2):
+        flags = (*TINY, "--train.steps", "1", "--train.seed", seed)
+        assert barlow_here(capfd, "train", images, "--run", run, *flags).code == 0
+        assert json.loads((run / "config.json").read_text())["train"]["seed"] == seed
+        shutil.rmtree(run / "checkpoints")
+
+
+@pytest.mark.parametrize("nproc", [1, 2])
+def test_ctrl_c_ends_with_one_line(images: Path, tmp_path: Path, nproc: int) -> None:
+    endless = (*TINY, "--optim.epochs", "100000", "--nproc", nproc)
+    process = start("train", images, "--run", tmp_path / "run", *endless)
+    wait_for(tmp_path / "run" / "checkpoints" / "step-00000003", process)
+    process.send_signal(signal.SIGINT)
+    result = finish(process, timeout_s=60)
+    assert result.code == 130
+    assert result.err.splitlines()[-1] == "barlow: interrupted"
+    assert result.err.count("interrupted") == 1
+    assert "Traceback" not in result.err
+
+
+def test_ranks_end_with_their_launcher(images: Path, tmp_path: Path) -> None:
+    endless = (*TINY, "--optim.epochs", "100000", "--nproc", 2)
+    process = start("train", images, "--run", tmp_path / "run", *endless)
+    wait_for(tmp_path / "run" / "checkpoints" / "step-00000003", process)
+    ranks = children(process.pid)
+    assert len(ranks) == 2
+    process.kill()
+    finish(process, timeout_s=60)  # its pipes close when the last rank is gone
+    assert not any(map(alive, ranks))
+
+
+def test_terminating_the_launcher_ends_the_ranks(images: Path, tmp_path: Path) -> None:
+    endless = (*TINY, "--optim.epochs", "100000", "--nproc", 2)
+    process = start("train", images, "--run", tmp_path / "run", *endless)
+    wait_for(tmp_path / "run" / "checkpoints" / "step-00000003", process)
+    ranks = children(process.pid)
+    process.terminate()
+    assert finish(process, timeout_s=60).code == 128 + signal.SIGTERM
+    assert not any(map(alive, ranks))
+
+
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    deadline_s = time.monotonic() + 120
+    while not path.exists():
+        assert process.poll() is None, finish(process).err
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)
+
+
+def children(pid: int) -> list[int]:
+    """Processes that the main thread of `pid` started and that run barlow."""
+    pids = map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+    return [p for p in pids if b"barlow" in Path(f"/proc/{p}/cmdline").read_bytes()]
+
+
+def alive(pid: int) -> bool:
+    """Whether the process runs; one that only waits to be reaped has no command line any more."""
+    path = Path(f"/proc/{pid}/cmdline")
+    return path.exists() and path.read_bytes() != b""
+
+
+def test_errors_that_nobody_meant_keep_their_traceback(
+    capfd: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken() -> None:
+        """A command with a bug that a library notices."""
+        json.loads("{")
+
+    monkeypatch.setattr(cli, "report", broken)
+    with pytest.raises(json.JSONDecodeError):
+        barlow_here(capfd, "report")
+
+
+def test_pack_verify_unpack_and_train_on_the_shards(images: Path, tmp_path: Path, capfd: Capture) -> None:
+    shards = tmp_path / "shards"
+    result = barlow_here(capfd, "pack", images, shards, "--min_shards", 4)
+    assert result.code == 0, result.err
+    assert "images: 48" in result.out
+    assert len(list(shards.glob("*.tar"))) == 4
+    again = barlow_here(capfd, "pack", images, shards)
+    assert again.code == 2
+    assert str(shards) in the_error(again.err)
+
+    result = barlow_here(capfd, "verify", shards)
+    assert (result.code, result.out) == (0, "48 images, 0 damaged\n")
+    assert barlow_here(capfd, "unpack", shards, tmp_path / "back").code == 0
+    files = {p.relative_to(images): p.read_bytes() for p in images.rglob("*.jpg")}
+    assert {p.relative_to(tmp_path / "back"): p.read_bytes() for p in tmp_path.glob("back/**/*.jpg")} == files
+    result = barlow_here(capfd, "train", shards, "--run", tmp_path / "run", *TINY, "--train.steps", 1)
+    assert (result.code, result.err) == (0, "")
+
+    shard = shards / "shard-00002.tar"
+    raw = bytearray(shard.read_bytes())
+    raw[512 + 300] ^= 1  # in the first image
+    shard.write_bytes(raw)
+    result = barlow_here(capfd, "verify", shards)
+    assert result.code == 1
+    assert "shard-00002.tar" in result.out
+    assert "48 images, 1 damaged" in result.out
+
+
+def test_index_in_place_silences_the_note(images: Path, tmp_path: Path, capfd: Capture) -> None:
+    data = Path(shutil.copytree(images, tmp_path / "data"))
+    result = barlow_here(capfd, "verify", data)
+    assert "scanned 48 images" in result.err
+    result = barlow_here(capfd, "index", data)
+    assert result.out.strip() == str(data / "barlow.index")
+    result = barlow_here(capfd, "verify", data)
+    assert (result.code, result.out, result.err) == (0, "48 images, 0 damaged\n", "")
+
+
+def test_progress_is_a_bar_on_a_terminal() -> None:
+    """In a pseudo-terminal of 80 columns: no line is wider, and the loss stands beside its floor."""
+    code = (
+        "from barlow.train.progress import Display\n"
+        "with Display(0, 12, 6) as display:\n"
+        "    display.show({'step': 3, 'loss': 1234.5, 'loss_floor': 1122.25, 'images_per_s': 31234.0,"
+        " 'wait_share': 0.415})\n"
+        "    display.advance(7)\n"
+    )
+    script = (
+        "import os, pty, sys\n"
+        "os.environ.update(COLUMNS='80', TERM='xterm')\n"
+        f"sys.exit(os.waitstatus_to_exitcode(pty.spawn([sys.executable, '-c', {code!r}])))"
+    )
+    result = finish(start(launcher=("-c", script)))
+    assert result.code == 0, result.out
+    assert "loss 1234.5 (floor 1122.2)  31234 images/s  waiting for data 42 %" in result.out
+    assert "step 7/12" in result.out
+    assert "epoch 1.2/2" in result.out
+
+
+def test_progress_off_a_terminal_is_plain_lines(images: Path, tmp_path: Path, capfd: Capture) -> None:
+    result = barlow_here(capfd, "train", images, "--run", tmp_path / "run", *TINY, "--train.steps", 4)
+    lines = result.out.splitlines()
+    assert [line.split()[1] for line in lines] == ["1/4", "3/4", "4/4"]
+    for line in lines:
+        assert "(floor 0.6)" in line
+        assert " ETA 0:0" in line
+        assert "\x1b" not in line

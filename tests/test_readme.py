@@ -1,0 +1,72 @@
+"""What the README and docs/ say runs: Python blocks, make targets, subcommands, links to files."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from barlow import synthetic
+from barlow.config import PRESETS
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = ("README.md", "docs/recipes.md", ".github/CONTRIBUTING.md", "benches/RESULTS.md")
+
+
+def page(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with shards/train, as the README assumes."""
+    from barlow.data import pack
+
+    out = tmp_path_factory.mktemp("readme")
+    synthetic.write(out / "pictures", counts={"train": 256})
+    pack(out / "pictures" / "train", out / "shards" / "train")
+    return out
+
+
+@pytest.mark.parametrize("number", range(page("README.md").count("```python")))
+def test_a_python_block_of_the_readme_runs(number: int, folder: Path) -> None:
+    block = re.findall(r"```python\n(.*?)```", page("README.md"), re.DOTALL)[number]
+    result = subprocess.run([sys.executable, "-c", block], cwd=folder, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    promised = re.findall(r"print\(.*\)  # (\{.*\})", block)
+    for text in promised:
+        assert text.replace('"', "'") in result.stdout
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_and_commands_exist(name: str) -> None:
+    text = page(name)
+    for link in re.findall(r"\]\((?!https?:)([^)#]+)", text):
+        assert (ROOT / name).parent.joinpath(link).exists(), f"{name} links to {link}"
+    makefile = page("Makefile")
+    commands = "\n".join(re.findall(r"^    .*|`[^`\n]*`", text, re.MULTILINE))
+    for line in re.findall(r"\bmake ((?:[a-z-]+ ?)+)", commands):
+        for target in line.split():
+            assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"{name}: make {target}"
+    for preset in re.findall(r"--preset ([a-z][\w-]*)", text):
+        assert preset in PRESETS, f"{name}: --preset {preset}"
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_subcommands_have_help(name: str) -> None:
+    commands = set(re.findall(r"(?:^    |`|-m |^        )barlow ([a-z]+)\b", page(name), re.MULTILINE))
+    for command in sorted(commands):
+        shown = subprocess.run(
+            [sys.executable, "-m", "barlow", command, "--help"], capture_output=True, text=True
+        )
+        assert shown.returncode == 0, f"{name}: barlow {command}: {shown.stderr}"
+
+
+def test_flags_of_the_readme_are_fields() -> None:
+    from barlow.config import Config
+
+    for section, field in re.findall(r"--(\w+)\.([\w-]+)", page("README.md") + page("docs/recipes.md")):
+        assert hasattr(getattr(Config(), section), field.replace("-", "_")), f"--{section}.{field}"
