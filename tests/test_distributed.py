@@ -99,6 +99,15 @@ def test_merged_moments_are_those_of_the_union_even_far_from_zero() -> None:
     torch.testing.assert_close(m2.double() / count, union.var(0, correction=0), rtol=1e-3, atol=0)
 
 
+def test_sets_with_equal_means_merge_to_exactly_that_mean() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(50):
+        counts = torch.randint(1, 1000, (5,), generator=generator).float()
+        mean = torch.randn(1, generator=generator)
+        merged = distributed.merge_moments(counts, mean.expand(5, 1), torch.zeros(5, 1))
+        assert (merged[1].item(), merged[2].item()) == (mean.item(), 0)
+
+
 NO_RUN = {
     name: None
     for name in os.environ

@@ -240,6 +240,13 @@ def test_missing_unused_and_misshapen_tensors_are_refused_by_name(tmp_path: Path
         assert part in str(caught.value)
 
 
+def test_a_checkpoint_with_more_than_a_backbone_and_a_projector_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file(build_model(SMALL, 0).state_dict() | {"predictor.weight": torch.zeros(2)}, path)
+    with pytest.raises(ValueError, match=r"unused: predictor\.weight"):
+        load_backbone(path)
+
+
 def test_files_that_are_no_weights(tmp_path: Path) -> None:
     broken, foreign, described = (tmp_path / name for name in ("broken", "foreign", "described"))
     broken.write_bytes(b"\x10\0\0\0\0\0\0\0not json........")

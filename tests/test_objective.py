@@ -68,6 +68,16 @@ def test_eps_1e_5_is_the_official_code(shape: tuple[int, int]) -> None:
     assert abs(ours[0] - barlow_twins(z1, z2).detach()) > 1e-4 * ours[0]
 
 
+def test_a_constant_dimension_with_eps_is_the_official_code() -> None:
+    z1, z2 = pair(10, 4)
+    z1 = z1.detach().index_fill(1, torch.tensor(1), 0.1).requires_grad_()
+    ours = with_gradients(barlow_twins(z1, z2, eps=1e-5), z1, z2)
+    reference = with_gradients(official(z1, z2, 0.0051), z1, z2)
+    assert ours[1][:, 1].abs().max() > 1
+    for mine, theirs in zip(ours, reference, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-9)
+
+
 def test_float32_is_float64_to_rounding() -> None:
     z1, z2 = pair(64, 48)
     exact = with_gradients(barlow_twins(z1, z2), z1, z2)

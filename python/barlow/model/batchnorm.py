@@ -129,6 +129,9 @@ def _local_moments(x: Tensor) -> tuple[Tensor, Tensor]:
     # These stand-ins only tell the kernel to return full precision for half-precision input.
     running = torch.zeros(2, x.shape[1], dtype=_statistics_dtype(x), device=x.device)
     moments = [torch.ops.aten.batch_norm_update_stats(part, running[0], running[1], 0.0) for part in parts]
+    if len(parts) == 1:
+        mean_C, variance_C = moments[0]
+        return mean_C, variance_C * (x.shape[0] * pixels)
     mean_RC, variance_RC = (torch.stack(values) for values in zip(*moments, strict=True))
     counts = [float(part.shape[0] * pixels) for part in parts]
     count_R = torch.tensor(counts, dtype=mean_RC.dtype, device=x.device)
@@ -189,22 +192,19 @@ class _Normalize(torch.autograd.Function):
 def _input_gradient(
     dy: Tensor, x: Tensor, weight_C: Tensor, mean_VC: Tensor, rstd_VC: Tensor, means_2VC: Tensor
 ) -> Tensor:
-    """weight * rstd * (dy - mean(dy) - xhat * mean(dy * xhat)) in two passes: b * (x - mean) + c, a * dy."""
+    """weight * rstd * (dy - mean(dy) - xhat * mean(dy * xhat)), as a * dy + b * x + c in two passes."""
     num_views = len(mean_VC)
     slope_VC, mean_dy_VC = means_2VC
     a_VC = weight_C * rstd_VC
-    b_VC, c_VC = -a_VC * rstd_VC * slope_VC, -a_VC * mean_dy_VC
+    # For half-precision x only b is rounded to it, the factor of the small term, and c makes up for its mean.
+    b_VC = (-a_VC * rstd_VC * slope_VC).to(x.dtype)
+    c_VC = -a_VC * mean_dy_VC - b_VC * mean_VC
     zero_C, one_C = torch.zeros_like(mean_VC[0]), torch.ones_like(mean_VC[0])
     dx = torch.empty_like(x)
-    for v, (dy_v, x_v, dx_v) in enumerate(
-        zip(dy.chunk(num_views), x.chunk(num_views), dx.chunk(num_views), strict=True)
-    ):
-        _affine(x_v, mean_VC[v], one_C, b_VC[v], c_VC[v], 0.0, dx_v)
-        if x.dtype == a_VC.dtype:
-            dx_v.addcmul_(dy_v, a_VC[v].view(-1, *[1] * (x.dim() - 2)))
-        else:
-            # In half precision addcmul_ would take a rounded factor; the affine kernel keeps it in float32.
-            dx_v += _affine(dy_v, zero_C, one_C, a_VC[v], zero_C, 0.0, torch.empty_like(dy_v))
+    blocks = zip(dy.chunk(num_views), x.chunk(num_views), dx.chunk(num_views), a_VC, b_VC, c_VC, strict=True)
+    for dy_v, x_v, dx_v, a_C, b_C, c_C in blocks:
+        _affine(dy_v, zero_C, one_C, a_C, c_C, 0.0, dx_v)
+        dx_v.addcmul_(x_v, b_C.view(-1, *[1] * (x.dim() - 2)))
     return dx
 
 

@@ -5,6 +5,7 @@ Not here: checkpoints (train/), formats of other libraries (export.py), pickled 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -20,17 +21,23 @@ from barlow.model.backbone import ARCHITECTURES, ResNet, build_backbone
 
 METADATA_KEY = "barlow"
 """Entry of a file's metadata that holds its ModelConfig as JSON."""
+RUN_METADATA_KEY = "barlow.config"
+"""Entry that holds the Config of the run, so that a file that has left its run keeps its preprocessing."""
 _PREFIX = "backbone."
 
 
-def encode(tensors: Mapping[str, Tensor], model: ModelConfig | None = None) -> bytes:
-    """The bytes of a safetensors file; with `model` the file says how to rebuild the network.
+def encode(
+    tensors: Mapping[str, Tensor], model: ModelConfig | None = None, run: Config | None = None
+) -> bytes:
+    """The bytes of a safetensors file that says how to rebuild the network (`model`) and what made it (`run`).
 
     Any device and memory layout; no two of the tensors may share memory.
     """
     portable = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    metadata = None if model is None else {METADATA_KEY: configuration.to_json(model)}
-    return save(portable, metadata)
+    metadata = {} if model is None else {METADATA_KEY: configuration.to_json(model)}
+    if run is not None:
+        metadata[RUN_METADATA_KEY] = configuration.to_json(run)
+    return save(portable, metadata or None)
 
 
 def read(path: Path | str) -> tuple[dict[str, Tensor], ModelConfig | None]:
@@ -74,7 +81,7 @@ def load_model(model: nn.Module, path: Path | str) -> None:
 
 
 def load_backbone(path: Path | str) -> tuple[ResNet, ModelConfig, Config | None]:
-    """A trained backbone in evaluation mode, its configuration, and the run's if the file belongs to a run.
+    """A trained backbone in evaluation mode, its configuration, and the run's if the file is of one or tells of it.
 
     `path` is a run folder (its newest valid checkpoint), a checkpoint folder, a checkpoint's
     `model.safetensors` or a file of backbone weights with torchvision's names. A file that says nothing about
@@ -83,7 +90,7 @@ def load_backbone(path: Path | str) -> tuple[ResNet, ModelConfig, Config | None]
     """
     file = _weights_file(Path(path))
     tensors, model = read(file)
-    run = _run_config(file)
+    run = _run_config(file) or _described_run(file)
     if any(name.startswith(_PREFIX) for name in tensors):
         tensors = {
             name.removeprefix(_PREFIX): tensor
@@ -138,3 +145,14 @@ def _run_config(file: Path) -> Config | None:
         return configuration.from_json((folders[2] / "config.json").read_text())
     except ValueError as error:
         raise ValueError(f"{folders[2] / 'config.json'}: {error}") from error
+
+
+def _described_run(file: Path) -> Config | None:
+    """The config in the file's metadata. Weights outlive versions: one that can't be read any more is no error."""
+    with safe_open(file, framework="pt") as opened:
+        text = (opened.metadata() or {}).get(RUN_METADATA_KEY)
+    try:
+        return None if text is None else configuration.from_json(text)
+    except ValueError as error:
+        warnings.warn(f"{file}: the run in its metadata can't be read and is left out: {error}", stacklevel=3)
+        return None

@@ -1,6 +1,7 @@
 //! Here: the one error type of the crate; what went wrong, and where.
 //! Not here: handling, printing, retrying; free-text errors (each way of being wrong has a variant).
 
+use std::any::Any;
 use std::fmt;
 use std::io;
 
@@ -171,6 +172,13 @@ impl Fault {
 }
 
 impl Error {
+    /// A panic, caught at the edge of a thread, as an error with its message.
+    pub(crate) fn from_panic(panic: &(dyn Any + Send)) -> Self {
+        let text = panic.downcast_ref::<&str>().copied();
+        let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+        Fault::Bug(text.unwrap_or("a worker panicked").to_owned()).into()
+    }
+
     /// What went wrong.
     pub fn fault(&self) -> &Fault {
         &self.0.0

@@ -59,7 +59,7 @@ enum Bytes {
 }
 
 /// Where the index of a source belongs: in the folder, or beside the archive (`x.tar.index`); an index
-/// file is its own.
+/// file is its own, known by its name or its first bytes.
 pub fn index_path(source: &Path) -> PathBuf {
     if source.is_dir() {
         return source.join(FILE_NAME);
@@ -69,7 +69,7 @@ pub fn index_path(source: &Path) -> PathBuf {
         std::io::Read::read_exact(&mut File::open(source)?, &mut magic)?;
         Ok(magic == format::MAGIC)
     };
-    if is_index().unwrap_or(false) {
+    if source.extension().is_some_and(|extension| extension == "index") || is_index().unwrap_or(false) {
         return source.to_path_buf();
     }
     let mut beside = source.as_os_str().to_owned();

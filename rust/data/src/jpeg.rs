@@ -262,6 +262,44 @@ pub fn library() -> (u32, bool) {
 }
 
 #[cfg(test)]
+pub(crate) mod samples {
+    //! An encoder for tests: libjpeg-turbo's own.
+
+    use turbojpeg_sys as tj;
+
+    /// A JPEG of interleaved RGB pixels; `settings` are TurboJPEG parameters and their values.
+    pub(crate) fn encode(rgb: &[u8], width: usize, settings: &[(tj::TJPARAM, i32)]) -> Vec<u8> {
+        let height = rgb.len() / 3 / width;
+        let mut bytes = std::ptr::null_mut();
+        let mut length = 0;
+        // SAFETY: `rgb` holds width x height pixels; the library allocates the output, which is copied
+        // before it is freed.
+        unsafe {
+            let handle = tj::tj3Init(tj::TJINIT_TJINIT_COMPRESS as i32);
+            let mut status = 0;
+            for &(parameter, value) in settings {
+                status |= tj::tj3Set(handle, parameter as i32, value);
+            }
+            let (w, h) = (width as i32, height as i32);
+            let format = tj::TJPF_TJPF_RGB;
+            status |= tj::tj3Compress8(handle, rgb.as_ptr(), w, 0, h, format, &mut bytes, &mut length);
+            assert_eq!(status, 0, "the encoder refused");
+            let jpeg = std::slice::from_raw_parts(bytes, length as usize).to_vec();
+            tj::tj3Free(bytes.cast());
+            tj::tj3Destroy(handle);
+            jpeg
+        }
+    }
+
+    /// Quality 90, 4:2:0, further settings on top.
+    pub(crate) fn usual(rgb: &[u8], width: usize, more: &[(tj::TJPARAM, i32)]) -> Vec<u8> {
+        let mut settings = vec![(tj::TJPARAM_TJPARAM_QUALITY, 90), (tj::TJPARAM_TJPARAM_SUBSAMP, 2)];
+        settings.extend(more);
+        encode(rgb, width, &settings)
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -281,5 +319,30 @@ mod tests {
             assert_eq!(find_ff(&bytes), Some(at));
         }
         assert_eq!(find_ff(&[0; 70]), None);
+    }
+
+    #[test]
+    fn scan_bombs_are_refused_before_they_burn() -> Result<()> {
+        let progressive = [(turbojpeg_sys::TJPARAM_TJPARAM_PROGRESSIVE, 1)];
+        let bytes = samples::usual(&[90; 40 * 30 * 3], 40, &progressive);
+        let frame = header(&bytes)?;
+        // Many copies of the last scan, its header and its data.
+        let last = bytes.windows(2).rposition(|pair| pair == [0xff, 0xda]).unwrap_or_default();
+        let scan = &bytes[last..bytes.len() - 2];
+        let mut bomb = bytes[..last].to_vec();
+        (0..MAX_SCANS).for_each(|_| bomb.extend(scan));
+        bomb.extend([0xff, 0xd9]);
+        let mut jpeg = Jpeg::new()?;
+        let mut rgb = vec![0; 40 * 30 * 3];
+        let refusal = jpeg.decode(&bomb, &frame, &mut rgb).err().map(|error| error.fault().kind());
+        assert_eq!(refusal, Some("limit"));
+        // libjpeg-turbo's own count of the same scans is a second guard.
+        let refusal = jpeg.rows(&bomb, &frame, 3, &mut rgb).err().map(|error| error.fault().kind());
+        assert_eq!(refusal, Some("image"));
+        jpeg.decode(&bytes, &frame, &mut rgb)?;
+        // The larger the image, the fewer scans.
+        assert_eq!(scan_limit(&frame), MAX_SCANS);
+        assert_eq!(scan_limit(&Frame { width: 13_000, height: 13_000, ..frame }), 11);
+        Ok(())
     }
 }

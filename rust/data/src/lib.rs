@@ -1,7 +1,7 @@
 //! Shards on disk to batches of augmented views.
 //!
 //! ```text
-//! floor 3   scan, pack (the only writes)      slots, loader (threads, ordered delivery)
+//! floor 3   workers, scan, pack (the only writes)      slots, loader (threads, ordered delivery)
 //! floor 2   index   order   store   decode   augment
 //! floor 1   tar     jpeg png webp            ops/ (resize, colour, blur, ...)
 //! floor 0   error   limits   random

@@ -1,7 +1,6 @@
 //! Here: one stream of batches: its threads, ordered delivery, cancellation, panic containment, counters.
 //! Not here: pixels, formats, the order itself, the memory of batches (`slots.rs`), Python.
 
-use std::any::Any;
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process;
@@ -17,6 +16,7 @@ use crate::index::Index;
 use crate::order::{Order, Position};
 use crate::slots::{Claims, Filled, Memory, Ring, Row, lock};
 use crate::store::Store;
+use crate::workers;
 
 /// What a stream of batches is.
 pub struct Settings {
@@ -116,12 +116,7 @@ impl Loader {
             let step = start.step;
             return Err(Fault::Setting(format!("step {step} is not in an epoch of {steps} steps")).into());
         }
-        // Counts the cores of the affinity mask and of the container's quota.
-        let num_threads = match threads {
-            0 => thread::available_parallelism().map_or(1, usize::from),
-            threads => threads,
-        };
-        let counters = (0..num_threads).map(|_| Counters::default()).collect();
+        let counters = (0..workers::threads(threads)).map(|_| Counters::default()).collect();
         let store = Store::new(index.clone());
         let shared = Shared { ring: Ring::new(), index, store, views, seed: order.seed, counters };
         let loader = Self {
@@ -265,13 +260,7 @@ fn work(mut claims: Claims, mut fill: impl FnMut(&mut Row<'_>) -> Result<()>) {
 
 /// A panic as an error. What `step` has changed must not be used again after one.
 fn contained(step: impl FnOnce() -> Result<()>) -> Result<()> {
-    catch_unwind(AssertUnwindSafe(step)).unwrap_or_else(|panic| Err(bug(&*panic)))
-}
-
-fn bug(panic: &(dyn Any + Send)) -> Error {
-    let text = panic.downcast_ref::<&str>().copied();
-    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    Fault::Bug(format!("a worker panicked: {}", text.unwrap_or("no message"))).into()
+    catch_unwind(AssertUnwindSafe(step)).unwrap_or_else(|panic| Err(Error::from_panic(&*panic)))
 }
 
 /// One thread's part of the loader.
@@ -382,12 +371,5 @@ mod tests {
         assert!(thread.join().is_ok());
         assert_eq!((ids, labels), ([0, 8], [0, -1]));
         Ok(())
-    }
-
-    #[test]
-    fn a_panic_of_any_kind_has_words() {
-        assert!(bug(&"text").to_string().contains("text"));
-        assert!(bug(&String::from("string")).to_string().contains("string"));
-        assert!(matches!(bug(&7u8).fault(), Fault::Bug(text) if text.contains("no message")));
     }
 }

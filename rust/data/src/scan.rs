@@ -157,6 +157,3 @@ impl<'a> Indexing<'a> {
         self.builder.sample(&candidate.name, &sample).map_err(|error| self.plan.locate(at, error))
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -160,8 +160,12 @@ impl<R: FnMut(u64, &mut [u8]) -> Result<()>> Members<R> {
             .into());
         }
         let at = self.data(header.size)?;
-        let mut data = vec![0; header.size as usize];
+        let mut data = vec![0; (self.position - at) as usize];
         (self.read)(at, &mut data)?;
+        // Some readers go by the size, others read on to the end of the block: both must see the same.
+        if data.split_off(header.size as usize).iter().any(|&byte| byte != 0) {
+            return Err(Fault::TarField("extension header: text behind its end").into());
+        }
         pending.any |= header.kind != Kind::PaxGlobal;
         match header.kind {
             Kind::LongName => {

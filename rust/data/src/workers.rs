@@ -2,14 +2,13 @@
 //! cancellation, and panics turned into errors.
 //! Not here: what the tasks do, how many there should be.
 
-use std::any::Any;
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::error::{Fault, Result};
+use crate::error::{Error, Result};
 
 /// Called from the calling thread with (done, total), also while nothing moves; an error cancels.
 pub type Progress<'a> = &'a mut dyn FnMut(u64, u64) -> Result<()>;
@@ -162,22 +161,15 @@ fn deliver<T>(
         state.delivered += 1;
         drop(state);
         shared.room.notify_one();
-        sink(Some(result.map_err(|panic| Fault::Bug(words(&*panic)))?))?;
+        sink(Some(result.map_err(|panic| Error::from_panic(&*panic))?))?;
     }
     Ok(())
-}
-
-/// What a panic said.
-fn words(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("a worker panicked")
-        .to_owned()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Fault;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     #[test]

@@ -16,7 +16,7 @@ use barlow_data::pack::{self as packing, OnError, Options, Report};
 use barlow_data::scan;
 use barlow_data::store::Store;
 use barlow_data::tar;
-use numpy::{PyArray1, PyReadonlyArray1};
+use numpy::{AllowTypeChange, PyArray1, PyArrayLike1};
 use pyo3::exceptions::{PyIndexError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
@@ -180,10 +180,10 @@ impl Index {
         self.inner.digest().iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// The samples with these ids (uint32), in this order, with all classes.
-    fn subset(&self, py: Python<'_>, ids: PyReadonlyArray1<'_, u32>) -> PyResult<Self> {
-        let ids = ids.as_slice().map_err(|error| PyValueError::new_err(error.to_string()))?;
-        let subset = py.detach(|| self.inner.subset(ids)).map_err(|error| to_py(py, &error))?;
+    /// The samples with these ids (a sequence or an array of integers), in this order, with all classes.
+    fn subset(&self, py: Python<'_>, ids: PyArrayLike1<'_, i64, AllowTypeChange>) -> PyResult<Self> {
+        let ids = ids.as_array().iter().map(|&id| self.id(id)).collect::<PyResult<Vec<u32>>>()?;
+        let subset = py.detach(|| self.inner.subset(&ids)).map_err(|error| to_py(py, &error))?;
         Ok(Self::new(subset, self.source.clone(), 0))
     }
 
@@ -282,7 +282,7 @@ pub(crate) fn unpack<'py>(
 /// Which samples make which batch, for one rank.
 #[pyclass(frozen, module = "barlow._native")]
 pub(crate) struct Order {
-    inner: order::Order,
+    pub(crate) inner: order::Order,
 }
 
 #[pymethods]

@@ -3,6 +3,7 @@
 
 mod dataset;
 mod errors;
+mod loader;
 mod pixels;
 
 use pyo3::prelude::*;
@@ -14,6 +15,8 @@ mod _native {
     use crate::dataset::{Index, Order, index_path, members, pack, unpack};
     #[pymodule_export]
     use crate::errors::DataError;
+    #[pymodule_export]
+    use crate::loader::Loader;
     #[pymodule_export]
     use crate::pixels::{apply, check_view, decode_image, draw, peek};
 

@@ -8,7 +8,7 @@ use barlow_data::augment::{
 };
 use barlow_data::decode::{self, Decoder, Image};
 use numpy::{PyArray1, PyArray3, PyArrayMethods, PyReadonlyArray3, PyUntypedArrayMethods};
-use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 
@@ -79,8 +79,16 @@ pub(crate) fn apply<'py>(
     PyArray1::from_vec(py, out).reshape([3, size, size])
 }
 
-/// A view from `barlow.data.views`, validated.
+/// A view from `barlow.data.views`, validated: ValueError for a value that cannot work (also one that no
+/// integer of ours holds), TypeError for something else than a view.
 pub(crate) fn view_from_py(view: &Bound<'_, PyAny>) -> PyResult<View> {
+    read_view(view).map_err(|error| match error.is_instance_of::<PyOverflowError>(view.py()) {
+        true => PyValueError::new_err(format!("{view:?}: {error}")),
+        false => error,
+    })
+}
+
+fn read_view(view: &Bound<'_, PyAny>) -> PyResult<View> {
     if class_name(view)? != "View" {
         return Err(unknown("view", view));
     }

@@ -128,7 +128,8 @@ fn an_index_file_is_found_mapped_and_rooted() {
     }
     std::fs::write(folder.join("short.index"), b"BARLOWIX").unwrap();
     for (name, kind) in [("short", "index"), ("absent", "io")] {
-        let error = Index::open(&folder.join(name)).err().unwrap();
+        let error = Index::open(&folder.join(format!("{name}.index"))).err().unwrap();
+        assert_eq!(error.to_string(), Index::open(&folder.join(name)).err().unwrap().to_string());
         assert_eq!(error.fault().kind(), kind);
         assert!(error.place().shard.as_ref().unwrap().ends_with(&format!("{name}.index")));
     }

@@ -129,3 +129,79 @@ fn candidate(item: &Item, label: Option<u32>) -> Candidate {
     let Item { shard, offset, length, .. } = *item;
     Candidate { shard, name: item.name.clone(), offset, length, label }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn image(name: &str) -> Item {
+        Item { shard: 0, name: name.as_bytes().to_vec(), offset: 0, length: 1, label: None }
+    }
+
+    fn label(name: &str, text: &str) -> Item {
+        Item { label: Some(text.as_bytes().to_vec()), ..image(name) }
+    }
+
+    fn assigned(items: Vec<Item>, in_archives: bool) -> (Vec<Option<u32>>, Vec<String>) {
+        let Labelled { candidates, class_names, .. } = assign(items, in_archives).unwrap();
+        let names = class_names.into_iter().map(|name| String::from_utf8(name).unwrap()).collect();
+        (candidates.iter().map(|candidate| candidate.label).collect(), names)
+    }
+
+    fn refused(items: Vec<Item>) -> String {
+        assign(items, true).err().unwrap().to_string()
+    }
+
+    #[test]
+    fn a_stem_ends_at_the_first_dot_of_the_last_component() {
+        assert_eq!(stem(b"a.b/c.d/0001.left.jpg"), b"a.b/c.d/0001");
+        assert_eq!(stem(b"0001.cls"), b"0001");
+        assert_eq!(stem(b"a.b/none"), b"a.b/none");
+    }
+
+    #[test]
+    fn classes_are_sorted_first_components() {
+        let items = || vec![image("dog/1"), image("./cat/x/2"), image("Dog//3"), image("/cat/4")];
+        let expected =
+            (vec![Some(2), Some(1), Some(0), Some(1)], ["Dog", "cat", "dog"].map(String::from).to_vec());
+        assert_eq!(assigned(items(), true), expected);
+        assert_eq!(assigned(items(), false), expected);
+        assert_eq!(assigned(vec![image("1"), image("./2")], true), (vec![None, None], vec![]));
+    }
+
+    #[test]
+    fn a_single_top_folder_counts_in_folders_only() {
+        let items = || vec![image("top/b/1"), image("top/a/2")];
+        assert_eq!(assigned(items(), true).1, ["a", "b"]);
+        assert_eq!(assigned(items(), false).1, ["top"]);
+        assert_eq!(assigned(vec![image("top/a/1"), image("top/2")], true).1, ["top"]);
+    }
+
+    #[test]
+    fn numbers_are_their_own_classes() {
+        let items = vec![image("1.jpg"), label("1.cls", " 3\n"), label("2.cls", "0"), image("2.jpg")];
+        let (labels, names) = assigned(items, true);
+        assert_eq!(labels, [Some(3), Some(0)]);
+        assert_eq!(names, ["0", "1", "2", "3"]);
+        // The same stem in two shards is two samples.
+        let second = [image("1.jpg"), label("1.cls", "1")].map(|item| Item { shard: 1, ..item });
+        let items = [image("1.jpg"), label("1.cls", "0")].into_iter().chain(second).collect();
+        assert_eq!(assigned(items, true).0, [Some(0), Some(1)]);
+    }
+
+    #[test]
+    fn contradictions_are_refused() {
+        assert!(
+            refused(vec![image("a/1"), image("2")]).starts_with("2: inconsistent source: lies in no class")
+        );
+        assert!(refused(vec![image("1.jpg"), label("1.cls", "x")]).contains("\"x\" is no number"));
+        assert!(refused(vec![image("1.jpg"), label("1.cls", "+1")]).contains("is no number"));
+        assert!(refused(vec![image("1.jpg"), label("1.cls", "99999999999")]).contains("is no number"));
+        let apart = vec![image("1.jpg"), image("2.jpg"), label("1.cls", "0"), label("2.cls", "0")];
+        assert!(refused(apart).starts_with("1.jpg: inconsistent source: no .cls"));
+        assert!(
+            refused(vec![image("1.a.jpg"), image("1.b.jpg"), label("1.cls", "0")]).contains("a second image")
+        );
+        assert!(refused(vec![label("1.cls", "0")]).contains("a label without"));
+    }
+}

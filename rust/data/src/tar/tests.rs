@@ -121,6 +121,9 @@ fn conflicting_or_orphaned_extensions_are_refused() {
         assert!(refused(&archive).contains(message), "{message}");
     }
     assert!(refused(&part(b"g", b'g', b"12 path=two\n")).contains("global"));
+    let mut hidden = [part(b"x", b'x', b"12 path=two\n"), file.clone()].concat();
+    hidden[BLOCK + 12..BLOCK + 24].copy_from_slice(b"12 path=six\n");
+    assert!(refused(&hidden).contains("text behind its end"));
     assert!(refused(&part(b"folder/", b'0', b"x")).contains("name of a regular file"));
     assert!(refused(&part(b"", b'0', b"x")).contains("name of a regular file"));
 }

@@ -1,0 +1,215 @@
+"""Here: the border between Rust and Python, all of it; `barlow.data` is the only importer.
+
+Not here: anything that Rust does not define.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypedDict, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+_Path = str | os.PathLike[str]
+_Progress = Callable[[int, int], None]
+"""(done, total), from the calling thread, at most about 10 times a second and at the end."""
+
+class DataError(ValueError):
+    """Bad input with its address."""
+
+    kind: str
+    """io, archive, image, limit, index, checksum, empty or source."""
+    shard: str | None
+    """Path of the shard, archive, image or index."""
+    member: str | None
+    """Name inside the shard, control bytes escaped."""
+    offset: int | None
+    """Byte in the shard."""
+
+# Sources (rust/python/src/dataset.rs)
+
+@final
+class Index:
+    """The samples of a source: where each one lies, its label, size and checksum. Immutable."""
+
+    @staticmethod
+    def open(path: _Path) -> Index:
+        """Opens an index file, a folder with `barlow.index`, or a tar with `NAME.tar.index` beside it."""
+
+    @staticmethod
+    def scan(path: _Path, threads: int = 0, progress: _Progress | None = None) -> Index:
+        """Makes an index in memory: of a tar, a folder of tars, a folder of class folders or of images."""
+
+    def __len__(self) -> int: ...
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """[N], -1 where there is none; a fresh array at each access."""
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names by label."""
+
+    @property
+    def source(self) -> str:
+        """What was opened or scanned, as given."""
+
+    @property
+    def root(self) -> str:
+        """Folder that shard paths are relative to."""
+
+    @property
+    def num_shards(self) -> int:
+        """Archives, or single images of a folder."""
+
+    @property
+    def num_ignored(self) -> int:
+        """Files passed over by `scan` because they are no images."""
+
+    def name(self, i: int) -> str:
+        """Member name of sample `i`, surrogateescape."""
+
+    def shape(self, i: int) -> tuple[int, int]:
+        """(height, width) in pixels."""
+
+    def shard(self, i: int) -> str:
+        """Path of the shard that holds sample `i`."""
+
+    def read(self, i: int) -> bytes:
+        """The encoded bytes, checksum verified."""
+
+    def digest(self) -> str:
+        """sha256 of names, labels, lengths, checksums and class names; where shards lie does not matter."""
+
+    def subset(self, ids: Sequence[int] | NDArray[np.integer]) -> Index:
+        """The samples `ids`, in this order, numbered anew; IndexError for an unknown one."""
+
+    def write(self, path: _Path) -> str:
+        """Writes it durably to a file, or to FOLDER/barlow.index; returns the path."""
+
+@final
+class Order:
+    """Which samples make up which batch: a pure function of integers in O(1) memory."""
+
+    def __new__(
+        cls,
+        num_samples: int,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        shuffle: bool = True,
+        drop_last: bool = True,
+    ) -> Order: ...
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches of one epoch."""
+
+    def batch(self, epoch: int, step: int) -> NDArray[np.uint32]:
+        """This rank's ids, [rows]; empty past the end."""
+
+    def digest(self) -> str:
+        """16 hex digits, the same for every rank and world size."""
+
+ORDER_VERSION: int
+
+def index_path(source: _Path) -> str:
+    """Where the index of a source belongs: FOLDER/barlow.index, NAME.tar.index, or the index file itself."""
+
+def members(path: _Path) -> list[tuple[bytes, int, int]]:
+    """Regular members of a tar: (name, data offset, length in bytes)."""
+
+def pack(
+    source: _Path,
+    out: _Path,
+    *,
+    shard_bytes: int = 268435456,
+    min_shards: int = 1,
+    held_out: float = 0.0,
+    on_error: Literal["raise", "skip"] = "raise",
+    overwrite: bool = False,
+    threads: int = 0,
+    progress: _Progress | None = None,
+) -> dict[str, Any]:
+    """Decodes every image once and writes shards and their index; the output is absent or complete.
+
+    Returns images, held_out_images, shards, bytes, classes, ignored, skipped and seconds.
+    """
+
+def unpack(source: _Path, out: _Path, *, progress: _Progress | None = None) -> dict[str, Any]:
+    """Writes the original files back, byte for byte; returns images, bytes and seconds."""
+
+# Pixels (rust/python/src/pixels.rs)
+
+class Parameters(TypedDict):
+    """What was drawn for one view of one image."""
+
+    window: tuple[int, int, int, int]
+    """x, y, width, height in source pixels."""
+    resized: tuple[int, int]
+    """Width and height that the window is resized to."""
+    offset: tuple[int, int]
+    """x, y of the square of `size` pixels that is cut out of that."""
+    size: int
+    interpolation: Literal["bilinear", "bicubic"]
+    operations: list[tuple[str] | tuple[str, float]]
+    """In order: flip, brightness f, contrast f, saturation f, hue f (turns), grayscale, blur sigma_px,
+    solarize threshold."""
+
+def peek(data: bytes) -> tuple[str, int, int]:
+    """Format (jpeg, png, webp), height and width in pixels, from the header alone."""
+
+def decode(data: bytes) -> NDArray[np.uint8]:
+    """RGB pixels [H, W, 3] of a JPEG, PNG or WebP, as Pillow gives them; EXIF orientation is ignored."""
+
+def check_view(view: Any) -> None:
+    """ValueError or TypeError for a view of `barlow.data.views` that cannot work."""
+
+def draw(
+    view: Any, seed: int, epoch: int, sample: int, view_index: int, width: int, height: int
+) -> Parameters:
+    """The parameters of one view of one image of `width` x `height` pixels: a function of its arguments."""
+
+def apply(image: NDArray[np.uint8], parameters: Parameters) -> NDArray[np.uint8]:
+    """Image [H, W, 3], C-contiguous, to view [3, size, size]."""
+
+# Batches (rust/python/src/loader.rs)
+
+@final
+class Loader:
+    """A stream of batches from a position on, written into lent memory; `barlow.data.Loader` drives it."""
+
+    def __new__(
+        cls,
+        index: Index,
+        views: Sequence[Any],
+        order: Order,
+        *,
+        threads: int,
+        epoch: int,
+        step: int,
+        end_epoch: int | None,
+    ) -> Loader: ...
+    @property
+    def forked(self) -> bool:
+        """True in a process forked off from the one with the threads: only `close` may be called there."""
+
+    def wanted(self) -> tuple[int, int, int] | None:
+        """(epoch, step, rows) of the batch that memory is wanted for; None at the end of the stream."""
+
+    def lend(
+        self, views: Sequence[NDArray[np.uint8]], labels: NDArray[np.int64], ids: NDArray[np.int64]
+    ) -> None:
+        """Lends memory for it: [rows, 3, size, size] for each view and [rows], contiguous and writeable.
+
+        Nobody may touch it until `take` has returned this batch or `close` has returned.
+        """
+
+    def take(self) -> None:
+        """Waits for the oldest lent batch, which is the caller's again; DataError if it failed."""
+
+    def close(self) -> None:
+        """Ends the threads; all lent memory is the caller's again."""
+
+    def stats(self) -> dict[str, float]:
+        """See `barlow.data.Loader.stats`."""

@@ -1,0 +1,9 @@
+"""How good is a backbone: kNN and linear probe on held-out images, beside the network untrained.
+
+Here: what comes after training and needs labels (or says what can be said without). Not here: training
+the backbone, pictures of the result.
+"""
+
+from barlow.evaluate.protocol import evaluate, training_views
+
+__all__ = ["evaluate", "training_views"]

@@ -1,0 +1,149 @@
+"""Here: the linear probe on frozen features: a softmax regression trained by SGD.
+
+Not here: computing the features (features.py); what an epoch's augmented views are.
+
+Source of the protocol: the paper, appendix B.1, and the official evaluate.py: weights drawn from
+N(0, 0.01), biases 0, SGD with momentum 0.9 (no Nesterov), cosine learning rate stepped once per epoch,
+weight decay on weights and biases alike, batches of 256, last short batch kept.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from barlow.config import EvaluateConfig
+from barlow.evaluate import accuracy
+
+MOMENTUM = 0.9
+INIT_STD = 0.01
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a probe reached on the test features; accuracies in percent."""
+
+    top1: float
+    """After the last epoch: the number to report."""
+    top5: float | None
+    """After the last epoch; None for five classes or fewer, where it says nothing."""
+    best_top1: float
+    """The best epoch's, chosen on the test set: an upper bound, not a result."""
+    best_epoch: int
+    """Which epoch that was, counted from 1."""
+    train_loss: float
+    """Mean cross-entropy of the last epoch's steps."""
+
+
+def probe(
+    passes: Callable[[int], Tensor],
+    labels_N: Tensor,
+    test_MF: Tensor,
+    test_labels_M: Tensor,
+    *,
+    num_classes: int,
+    config: EvaluateConfig,
+    seed: int,
+    device: torch.device,
+    factors: Sequence[float] = (1.0,),
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Result]:
+    """Trains one probe for each of `factors` and measures them after every epoch.
+
+    `passes(epoch)` gives the float32 [N, F] features of the training images in epoch `epoch` (row i is
+    image i, label `labels_N[i]`); it is called once per epoch, in order. `factors` multiply the learning
+    rate: the probes start alike and see the same batches in one pass over the features. Everything
+    random is a function of `seed`. A probe whose loss is not finite ends with `top1` 0.
+    """
+    if config.linear_epochs < 1:
+        raise ValueError(f"evaluate.linear_epochs must be at least 1, not {config.linear_epochs}")
+    generator = torch.Generator().manual_seed(seed)
+    features_NF = passes(0)
+    shift_F, scale_F = (t.to(device) for t in _standardization(features_NF, config.linear_standardize))
+    test_MF, test_labels_M = (test_MF.to(device) - shift_F) * scale_F, test_labels_M.to(device)
+    first = _head(test_MF.shape[1], num_classes, generator)
+    heads = [copy.deepcopy(first).to(device) for _ in factors]
+    optimizer = torch.optim.SGD(
+        [
+            {"params": head.parameters(), "factor": factor}
+            for head, factor in zip(heads, factors, strict=True)
+        ],
+        momentum=MOMENTUM,
+        weight_decay=config.linear_weight_decay,
+    )
+    history = [_History() for _ in heads]
+    for epoch in range(config.linear_epochs):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(epoch, config) * group["factor"]
+        features_NF = passes(epoch) if epoch > 0 else features_NF
+        total_H = torch.zeros(len(heads), device=device)
+        for ids_B in torch.randperm(len(labels_N), generator=generator).split(config.linear_batch_size):
+            batch_BF = (features_NF[ids_B].to(device) - shift_F) * scale_F
+            total_H += _step(heads, optimizer, batch_BF, labels_N[ids_B].to(device)) * len(ids_B)
+        for head, so_far, loss in zip(heads, history, (total_H / len(labels_N)).tolist(), strict=True):
+            so_far.add(head, test_MF, test_labels_M, loss)
+        if progress is not None:
+            progress(epoch + 1, config.linear_epochs)
+    return [so_far.result(num_classes) for so_far in history]
+
+
+class _History:
+    """The accuracies of one head over the epochs."""
+
+    def __init__(self) -> None:
+        self.top1s: list[float] = []
+        self.top5 = 0.0
+        self.loss = 0.0
+
+    def add(self, head: nn.Linear, test_MF: Tensor, labels_M: Tensor, loss: float) -> None:
+        with torch.no_grad():
+            scores_MC = head(test_MF)
+        self.top1s.append(accuracy.percent(accuracy.hits(scores_MC, labels_M, 1)))
+        self.top5 = accuracy.percent(accuracy.hits(scores_MC, labels_M, 5))
+        self.loss = loss
+
+    def result(self, num_classes: int) -> Result:
+        best = max(range(len(self.top1s)), key=self.top1s.__getitem__)
+        top5 = self.top5 if num_classes > 5 else None
+        return Result(self.top1s[-1], top5, self.top1s[best], best + 1, self.loss)
+
+
+def _step(
+    heads: list[nn.Linear], optimizer: torch.optim.Optimizer, batch_BF: Tensor, labels_B: Tensor
+) -> Tensor:
+    """One step of every head; their losses [H] before it. The heads share nothing, so the sum's gradient
+    is each head's own."""
+    losses_H = torch.stack([functional.cross_entropy(head(batch_BF), labels_B) for head in heads])
+    optimizer.zero_grad()
+    losses_H.sum().backward()
+    optimizer.step()
+    return losses_H.detach()
+
+
+def learning_rate(epoch: int, config: EvaluateConfig) -> float:
+    """The rate of a whole epoch (counted from 0): half a cosine from `linear_lr` towards 0."""
+    return config.linear_lr * 0.5 * (1 + math.cos(math.pi * epoch / config.linear_epochs))
+
+
+def _head(num_features: int, num_classes: int, generator: torch.Generator) -> nn.Linear:
+    head = nn.Linear(num_features, num_classes)
+    with torch.no_grad():
+        head.weight.copy_(torch.randn(head.weight.shape, generator=generator) * INIT_STD)
+        head.bias.zero_()
+    return head
+
+
+def _standardization(features_NF: Tensor, wanted: bool) -> tuple[Tensor, Tensor]:
+    """Shift and factor of each feature; a feature that never changes gets the factor 0."""
+    if not wanted:
+        return torch.zeros(()), torch.ones(())
+    std_F, mean_F = torch.std_mean(features_NF.double(), dim=0, correction=0)
+    # A constant feature has rounding noise for its deviation; dividing by it would make a signal of it.
+    constant_F = std_F <= 1e-6 * mean_F.abs().clamp_min(1e-6)
+    return mean_F.float(), torch.where(constant_F, 0.0, 1.0 / std_F).float()

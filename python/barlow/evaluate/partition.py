@@ -1,0 +1,133 @@
+"""Here: which labelled images train the probes and which ones test them.
+
+Not here: reading images, computing anything from them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from barlow.data import Index, open_index
+
+SPLIT = 0.2
+"""Share of each class that tests, where the data come without a test part."""
+_TRAIN_FOLDER = "train"
+_TEST_FOLDERS = ("held-out", "val", "test")
+
+
+@dataclass(frozen=True)
+class Partition:
+    """Training and test images with labels in one numbering."""
+
+    train: Index
+    test: Index
+    train_labels_N: Tensor
+    """int64, numbered as in `class_names`."""
+    test_labels_M: Tensor
+    class_names: list[str]
+    how: str
+    """Where the two parts come from, in words."""
+
+
+def find(data: Path, held_out: Path | None = None) -> tuple[Path, Path | None]:
+    """The paths of the two parts: (training, test or None where DATA is to be split).
+
+    `held_out` wins; otherwise DATA may hold, or be, `train/` beside one of `held-out/`, `val/` and
+    `test/`. Those are parts only together: a data set may well have a class that is called "train".
+    """
+    if held_out is not None:
+        return data, held_out
+    around = data.parent if data.name == _TRAIN_FOLDER else data
+    if (around / _TRAIN_FOLDER).is_dir():
+        for name in _TEST_FOLDERS:
+            if (around / name).is_dir():
+                return around / _TRAIN_FOLDER, around / name
+    return data, None
+
+
+def load(data: Path, held_out: Path | None = None) -> Partition | Index:
+    """The labelled partition of DATA, or the plain index where its images have no labels.
+
+    `ValueError`: fewer than two classes, a class of the test images that has no training image, a test
+    part without labels, classes too small to split.
+    """
+    train_path, test_path = find(data, held_out)
+    train = open_index(train_path)
+    if not (np.asarray(train.labels) >= 0).any():
+        if test_path is not None and held_out is not None:
+            raise ValueError(f"{train_path} has no labels, so there is nothing to learn for {test_path}")
+        return train
+    train, note = _labelled(train)
+    if test_path is None:
+        return _split(train, note)
+    test, test_note = _labelled(open_index(test_path))
+    names = list(train.class_names)
+    labels_M = _renumber(test, names, str(train_path), str(test_path))
+    how = f"trained on {train_path}, tested on {test_path}{note}{test_note}"
+    return _checked(Partition(train, test, _labels(train), labels_M, names, how))
+
+
+def _labelled(index: Index) -> tuple[Index, str]:
+    ids = np.flatnonzero(np.asarray(index.labels) >= 0)
+    if len(ids) == 0:
+        raise ValueError(f"{index.source} has no labelled image")
+    if len(ids) == len(index):
+        return index, ""
+    return index.subset(
+        ids.astype(np.uint32)
+    ), f" ({len(index) - len(ids)} unlabelled images of {index.source} left out)"
+
+
+def _renumber(test: Index, names: list[str], train_path: str, test_path: str) -> Tensor:
+    """The test labels in the numbering of the training classes, matched by name."""
+    number_of = {name: number for number, name in enumerate(names)}
+    labels_M = _labels(test)
+    present = sorted({test.class_names[i] for i in labels_M.unique().tolist()})
+    unknown = [name for name in present if name not in number_of]
+    if unknown:
+        shown = ", ".join(unknown[:5]) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
+        raise ValueError(f"{test_path} has classes that {train_path} has not: {shown}")
+    table = torch.tensor([number_of.get(name, -1) for name in test.class_names])
+    return table[labels_M]
+
+
+def _split(index: Index, note: str) -> Partition:
+    """Takes a fixed fifth of every class, chosen by the names of the images alone.
+
+    The hash of a name decides, so neither the order of the index nor any seed changes the parts.
+    """
+    labels_N = _labels(index)
+    test_ids: list[int] = []
+    for label in labels_N.unique().tolist():
+        ids = (labels_N == label).nonzero()[:, 0].tolist()
+        ids.sort(key=lambda i: (hashlib.sha256(index.name(i).encode("utf-8", "surrogateescape")).digest(), i))
+        test_ids += ids[: min(len(ids) - 1, max(1, round(SPLIT * len(ids))))]
+    if not test_ids:
+        raise ValueError(
+            f"every class of {index.source} has a single image: give the test images with --held-out"
+        )
+    chosen = np.zeros(len(index), dtype=bool)
+    chosen[test_ids] = True
+    train, test = (index.subset(np.flatnonzero(part).astype(np.uint32)) for part in (~chosen, chosen))
+    chosen_by = f"{SPLIT:.0%} of each class, chosen by a hash of the names"
+    how = f"{index.source} has no test part: {chosen_by}, test{note}"
+    return _checked(Partition(train, test, _labels(train), _labels(test), list(index.class_names), how))
+
+
+def _labels(index: Index) -> Tensor:
+    return torch.from_numpy(np.array(index.labels, dtype=np.int64))
+
+
+def _checked(partition: Partition) -> Partition:
+    present = len(partition.train_labels_N.unique())
+    if present < 2:
+        raise ValueError(
+            f"{partition.train.source} has {present} class with images; a probe needs at least 2"
+        )
+    return partition

@@ -1,0 +1,239 @@
+"""Here: what the report shows of images and network: training views, cross-correlation, neighbours.
+
+Not here: HTML, charts, reading the run folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from barlow import durable
+from barlow.config import Config
+from barlow.data import Index, Loader, apply, decode, draw, views
+from barlow.data.device import to_float
+from barlow.evaluate import features, knn, training_views
+from barlow.model import Twins, build_model
+from barlow.model.weights import load_model
+from barlow.objectives import barlow_twins, cross_correlation, loss_floor
+from barlow.report import pictures
+
+NUM_SOURCES = 6
+NUM_QUERIES = 8
+NUM_NEIGHBOURS = 5
+BANK_IMAGES = 2000
+"""Images searched for neighbours: enough to find good ones, few enough for a CPU."""
+MATRIX_IMAGES = 512
+"""Images behind the cross-correlation matrix."""
+_SHOWN_PX = 224
+TIMES, DEGREES = "\u00d7", "\u00b0"
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One augmented view."""
+
+    uri: str
+    window: tuple[int, int, int, int]
+    """x, y, width, height of the crop in source pixels."""
+    steps: list[str]
+    """What was done to it, in order, in words."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One image and its two views."""
+
+    uri: str
+    width: int
+    height: int
+    caption: str
+    views: list[Shown]
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """The cross-correlation matrix of one batch."""
+
+    uri: str
+    num_images: int
+    num_dims: int
+    on_diagonal: float
+    off_diagonal_rms: float
+    loss: float
+    floor: float
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """One found image."""
+
+    uri: str
+    caption: str
+    similarity: float
+    hit: bool | None
+    """Whether it has the query's class; None without labels."""
+
+
+@dataclass(frozen=True)
+class Query:
+    """One image and what lies nearest to it, nearest first."""
+
+    uri: str
+    caption: str
+    found: list[Neighbour]
+
+
+def newest_model(run: Path, config: Config) -> Twins | None:
+    """The network of the newest valid checkpoint in evaluation mode, or None where there is none."""
+    checkpoint = durable.newest_valid(run / "checkpoints", "step-*")
+    if checkpoint is None:
+        return None
+    model = build_model(config.model, config.train.seed)
+    load_model(model, checkpoint / "model.safetensors")
+    return model.eval()
+
+
+def contact_sheet(index: Index, config: Config) -> list[Source]:
+    """Evenly spaced images with the two views that epoch 0 of the training draws for them."""
+    both = training_views(config.data)
+    sources = []
+    for i in spread(len(index), NUM_SOURCES):
+        image = decode(index.read(i))
+        height, width = image.shape[:2]
+        shown = []
+        for number, view in enumerate(both):
+            parameters = draw(view, config.train.seed, 0, i, number, width, height)
+            pixels_HW3 = np.ascontiguousarray(apply(image, parameters).transpose(1, 2, 0))
+            uri = pictures.data_uri(pixels_HW3, max_side=_SHOWN_PX)
+            shown.append(Shown(uri, parameters["window"], describe(parameters["operations"])))
+        uri = pictures.data_uri(image, max_side=_SHOWN_PX)
+        sources.append(Source(uri, width, height, label_of(index, i) or f"image {i}", shown))
+    return sources
+
+
+def cross_correlation_matrix(model: Twins, index: Index, config: Config) -> Matrix:
+    """The matrix of up to 512 evenly spaced images under the two training views, in evaluation mode."""
+    ids = spread(len(index), MATRIX_IMAGES)
+    z1s, z2s = [], []
+    with (
+        Loader(
+            _subset(index, ids),
+            views=training_views(config.data),
+            batch_size=min(64, len(ids)),
+            seed=config.train.seed,
+            threads=config.data.threads,
+            shuffle=False,
+            drop_last=False,
+        ) as loader,
+        torch.no_grad(),
+    ):
+        for batch in loader:
+            z1_BD, z2_BD = model(to_float(batch.views, config.data.mean, config.data.std))
+            z1s.append(z1_BD.float())
+            z2s.append(z2_BD.float())
+    return matrix_of(torch.cat(z1s), torch.cat(z2s), config)
+
+
+def matrix_of(z1_ND: Tensor, z2_ND: Tensor, config: Config) -> Matrix:
+    """The matrix of embeddings, its picture and the numbers that belong to it."""
+    eps, lambd = config.objective.eps, config.objective.lambd
+    c_DD = cross_correlation(z1_ND, z2_ND, eps=eps)
+    num_dims = len(c_DD)
+    on_D = c_DD.diagonal()
+    off = c_DD.double().square().sum() - on_D.double().square().sum()
+    return Matrix(
+        uri=pictures.matrix_uri(c_DD.numpy()),
+        num_images=len(z1_ND),
+        num_dims=num_dims,
+        on_diagonal=on_D.mean().item(),
+        off_diagonal_rms=(off / max(1, num_dims * (num_dims - 1))).clamp_min(0).sqrt().item(),
+        loss=barlow_twins(z1_ND, z2_ND, lambd, eps=eps).item(),
+        floor=loss_floor(len(z1_ND), num_dims, lambd),
+    )
+
+
+def nearest(model: Twins, train: Index, held_out: Index | None, config: Config) -> list[Query]:
+    """Evenly spaced query images, each with the five nearest of up to 2000 training images by cosine.
+
+    Queries are held-out images where there are any; otherwise training images, which do not find themselves.
+    """
+    bank = _subset(train, spread(len(train), BANK_IMAGES))
+    asked = held_out if held_out is not None else bank
+    query_ids = spread(len(asked), NUM_QUERIES)
+    queries = _subset(asked, query_ids)
+    bank_NF, queries_MF = _features(model, bank, config), _features(model, queries, config)
+    extra = int(held_out is None)
+    similarity_Mk, found_Mk = knn.neighbours(bank_NF, queries_MF, min(NUM_NEIGHBOURS + extra, len(bank)))
+    rows = []
+    for number, query_id in enumerate(query_ids):
+        own = label_of(queries, number)
+        found = [
+            _neighbour(bank, j, similarity, own)
+            for j, similarity in zip(found_Mk[number].tolist(), similarity_Mk[number].tolist(), strict=True)
+            if held_out is not None or j != query_id
+        ]
+        caption = own or f"image {query_id}"
+        rows.append(Query(_thumbnail(queries, number), caption, found[:NUM_NEIGHBOURS]))
+    return rows
+
+
+def spread(length: int, count: int) -> list[int]:
+    """`count` evenly spaced numbers below `length` (all of them where there are fewer)."""
+    count = min(length, count)
+    return [(2 * i + 1) * length // (2 * count) for i in range(count)]
+
+
+def label_of(index: Index, i: int) -> str | None:
+    """The class name of an image, or None."""
+    label = int(index.labels[i])
+    return index.class_names[label] if label >= 0 else None
+
+
+def _subset(index: Index, ids: list[int]) -> Index:
+    return index.subset(np.array(ids, dtype=np.uint32))
+
+
+def _neighbour(bank: Index, j: int, similarity: float, own: str | None) -> Neighbour:
+    name = label_of(bank, j)
+    hit = name == own if own is not None and name is not None else None
+    return Neighbour(_thumbnail(bank, j), name or f"image {j}", similarity, hit)
+
+
+def _thumbnail(index: Index, i: int) -> str:
+    return pictures.data_uri(decode(index.read(i)), max_side=112)
+
+
+def _features(model: Twins, index: Index, config: Config) -> Tensor:
+    (view,) = views.evaluation(size=config.data.image_size, resize=config.data.eval_resize)
+    return features.extract(
+        index,
+        view,
+        features.network(model.backbone, torch.float32),
+        data=config.data,
+        batch_size=min(64, config.evaluate.batch_size),
+        device=torch.device("cpu"),
+    )
+
+
+def describe(operations: Sequence[tuple[Any, ...]]) -> list[str]:
+    """The operations of drawn parameters in words, in the order in which they are applied."""
+    return [_words(name, *value) for name, *value in operations]
+
+
+def _words(name: str, value: float = 0.0) -> str:
+    if name in ("brightness", "contrast", "saturation"):
+        return f"{name} {TIMES}{value:.2f}"
+    if name == "hue":
+        return f"hue {360 * value:+.0f}{DEGREES}"
+    if name == "blur":
+        return f"blur, sigma {value:.2f} px"
+    if name == "solarize":
+        return f"solarize from {value:.0f}"
+    return name

@@ -1,0 +1,130 @@
+"""Here: the frame of the report: the document, its header, the settings, a section and a gap.
+
+Not here: what fills the sections (results.py, curves.py, exhibits.py), reading files.
+"""
+
+from __future__ import annotations
+
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from barlow.report import charts, record
+from barlow.report.record import Record
+
+_STYLE = Path(__file__).with_name("report.css")
+
+
+def page(title: str, sections: list[str]) -> str:
+    """The whole document. It loads nothing: style, pictures and charts are inside."""
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{_STYLE.read_text()}</style></head><body><main>"
+        + "\n".join(section for section in sections if section)
+        + "</main></body></html>\n"
+    )
+
+
+def header(rec: Record, *, synthetic: bool) -> str:
+    """Name, state and the facts that one asks for first."""
+    tags = []
+    total, done = rec.total_steps, rec.done_steps
+    if total is not None:
+        finished = done >= total
+        tags.append(
+            f'<span class="tag{"" if finished else " strong"}">'
+            f"{'finished' if finished else 'not finished'}: {done:,} of {total:,} steps</span>"
+        )
+    if synthetic:
+        tags.append('<span class="tag strong">synthetic data: drawn by a program, not photographs</span>')
+    facts = "".join(
+        f"<div{' class=wide' if wide else ''}><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>"
+        for name, value, wide in _facts(rec)
+    )
+    gaps = ""
+    if rec.missing:
+        items = "".join(f"<li>{escape(line)}</li>" for line in rec.missing)
+        gaps = f'<div class="missing"><strong>Left out of this report</strong><ul>{items}</ul></div>'
+    return (
+        f'<header><p class="soft">barlow report</p><h1>{escape(rec.folder.name)}</h1>'
+        f'<div>{"".join(tags)}</div><dl class="facts">{facts}</dl>{gaps}</header>'
+    )
+
+
+def _facts(rec: Record) -> list[tuple[str, str, bool]]:
+    facts: list[tuple[str, str, bool]] = []
+
+    def add(name: str, value: Any, wide: bool = False) -> None:
+        if value not in (None, "", {}):
+            facts.append((name, f"{value:,}" if isinstance(value, int) else str(value), wide))
+
+    add("preset", rec.run.get("preset"))
+    add("training images", rec.run.get("num_samples"))
+    if rec.config is not None:
+        model, optim, train = rec.config.model, rec.config.optim, rec.config.train
+        width = "" if model.width == 64 else f", width {model.width}"
+        add("backbone", f"{model.backbone}{width}, {model.stem} stem")
+        add("projector", "-".join(map(str, model.projector)))
+        add("view size", f"{rec.config.data.image_size} px")
+        add("batch", f"{optim.batch_size} images")
+        add("epochs", optim.epochs)
+        add("lambda", charts.number(rec.config.objective.lambd))
+        add("seed", f"{train.seed}")
+    add("processes", rec.run.get("world_size"))
+    add("device", rec.run.get("device"))
+    if rec.metrics:
+        add("last loss", _loss_and_floor(rec.metrics[-1]))
+        add("time trained", _duration(rec.metrics[-1].get("time_s")))
+    versions = rec.run.get("versions")
+    if isinstance(versions, dict):
+        add("versions", ", ".join(f"{name} {value}" for name, value in versions.items()), True)
+    add("data", rec.run.get("data"), True)
+    return facts
+
+
+def _loss_and_floor(line: dict[str, Any]) -> str | None:
+    loss, floor = line.get("loss"), line.get("loss_floor")
+    if not isinstance(loss, int | float):
+        return None
+    return charts.number(loss) + (
+        f" (floor {charts.number(floor)})" if isinstance(floor, int | float) else ""
+    )
+
+
+def _duration(seconds: Any) -> str | None:
+    if not isinstance(seconds, int | float):
+        return None
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def settings(rec: Record) -> str:
+    """Every field of the config, folded away."""
+    if rec.config is None:
+        return ""
+    rows = "".join(
+        f"<tr><td>{escape(name)}</td><td>{escape(value)}</td></tr>" for name, value in record.flat(rec.config)
+    )
+    return section(f'<details><summary>All settings</summary><table class="config">{rows}</table></details>')
+
+
+def absent(title: str, reason: str) -> str:
+    """A section that could not be drawn, and why."""
+    return section(f"<h2>{escape(title)}</h2>", missing(escape(reason)))
+
+
+def footer() -> str:
+    """What this file is."""
+    return "<footer>Written by barlow report. This file is complete: it loads nothing.</footer>"
+
+
+def section(*parts: str) -> str:
+    """One card of the page."""
+    return f"<section>{''.join(parts)}</section>"
+
+
+def missing(html: str) -> str:
+    """A visible gap and its reason."""
+    return f'<p class="missing">{html}</p>'

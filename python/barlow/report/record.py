@@ -1,0 +1,147 @@
+"""Here: reading a run folder into memory, taking what is there and naming what is not.
+
+Not here: images and networks (gallery.py), charts, HTML.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from barlow import config as configs
+from barlow.config import Config
+
+Json = dict[str, Any]
+
+
+@dataclass
+class Record:
+    """What a run folder says about its run; `None` and empty lists where it says nothing."""
+
+    folder: Path
+    config: Config | None = None
+    run: Json = field(default_factory=dict)
+    """run.json."""
+    metrics: list[Json] = field(default_factory=list)
+    """metrics.jsonl, one entry per step, ascending."""
+    evaluation: Json | None = None
+    """eval.json."""
+    missing: list[str] = field(default_factory=list)
+    """What the report has to do without, in words."""
+
+    @property
+    def total_steps(self) -> int | None:
+        """Optimizer steps of the whole run, or None where the data's size is not known."""
+        num_samples = self.run.get("num_samples")
+        if self.config is None or not isinstance(num_samples, int):
+            return None
+        per_epoch = num_samples // self.config.optim.batch_size
+        steps = per_epoch * self.config.optim.epochs
+        return min(steps, self.config.train.steps or steps)
+
+    @property
+    def done_steps(self) -> int:
+        """Steps behind the last line of metrics."""
+        return int(self.metrics[-1]["step"]) if self.metrics else 0
+
+    def series(self, key: str) -> list[tuple[float, float]]:
+        """(step, value) of one metric, where it was logged as a finite number."""
+        return [
+            (float(line["step"]), float(line[key]))
+            for line in self.metrics
+            if isinstance(line.get(key), int | float) and math.isfinite(line[key])
+        ]
+
+
+def read(folder: Path) -> Record:
+    """Reads a run folder. A folder that holds neither a config nor metrics is a `ValueError`."""
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not a run folder: there is no such folder")
+    record = Record(folder)
+    record.config = _config(folder / "config.json", record.missing)
+    record.run = _json(folder / "run.json", record.missing) or {}
+    record.metrics = _metrics(folder / "metrics.jsonl", record.missing)
+    if record.config is None and not record.metrics:
+        raise ValueError(f"{folder} is not a run folder: it has neither config.json nor metrics.jsonl")
+    if (folder / "eval.json").exists():
+        record.evaluation = _json(folder / "eval.json", record.missing)
+    else:
+        record.missing.append("eval.json: the run has not been evaluated (barlow eval RUN DATA)")
+    return record
+
+
+def is_synthetic(record: Record) -> bool:
+    """Whether the run or its data say that the images were drawn by a program.
+
+    run.json may say so (`"synthetic": true`); a data set says so in the README beside its images.
+    """
+    if record.run.get("synthetic"):
+        return True
+    data = record.run.get("data")
+    if not isinstance(data, str):
+        return False
+    for folder in (Path(data), Path(data).parent):
+        with contextlib.suppress(OSError, ValueError):
+            if "synthetic" in (folder / "README.md").read_text()[:2000].lower():
+                return True
+    return False
+
+
+def flat(config: Config) -> list[tuple[str, str]]:
+    """Every field of a config as (dotted name, value as text)."""
+    rows = []
+    for section in dataclasses.fields(config):
+        for name, value in dataclasses.asdict(getattr(config, section.name)).items():
+            text = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            rows.append((f"{section.name}.{name}", text))
+    return rows
+
+
+def _config(path: Path, missing: list[str]) -> Config | None:
+    try:
+        return configs.from_json(path.read_text())
+    except (OSError, ValueError) as error:
+        missing.append(f"config.json: {_reason(error)}")
+        return None
+
+
+def _json(path: Path, missing: list[str]) -> Json | None:
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        missing.append(f"{path.name}: {_reason(error)}")
+        return None
+    if not isinstance(content, dict):
+        missing.append(f"{path.name}: not a JSON object")
+        return None
+    return content
+
+
+def _metrics(path: Path, missing: list[str]) -> list[Json]:
+    """A resumed run repeats the steps after its checkpoint, and a killed one may end in half a line:
+    the last word about a step counts, a line that is not JSON is counted and left out."""
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, ValueError) as error:
+        missing.append(f"metrics.jsonl: {_reason(error)}")
+        return []
+    by_step: dict[int, Json] = {}
+    num_broken = 0
+    for line in lines:
+        try:
+            entry = json.loads(line)
+            by_step[int(entry["step"])] = entry
+        except (ValueError, KeyError, TypeError):
+            num_broken += 1
+    if num_broken:
+        missing.append(f"metrics.jsonl: {num_broken} unreadable line{'s' if num_broken > 1 else ''}")
+    return [by_step[step] for step in sorted(by_step)]
+
+
+def _reason(error: Exception) -> str:
+    return "not there" if isinstance(error, FileNotFoundError) else str(error)

@@ -1,0 +1,102 @@
+"""Here: the section that says how good the backbone is, from eval.json.
+
+Not here: evaluating.
+"""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+
+from barlow.report import charts
+from barlow.report.page import missing, section
+
+
+def section_of(evaluation: dict[str, Any] | None) -> str:
+    """The table of accuracies: trained, untrained, raw pixels and the gain."""
+    intro = "<h2>What the backbone learned</h2>"
+    if evaluation is None:
+        return section(intro, missing("This run has not been evaluated yet: run <code>barlow eval</code>."))
+    if evaluation.get("knn") is None:
+        reason = escape(str(evaluation.get("reason") or "no labels"))
+        return section(intro, missing(f"No accuracies: {reason}."), _label_free(evaluation))
+    columns = [
+        ("trained", evaluation),
+        ("untrained", evaluation.get("untrained")),
+        ("raw pixels", evaluation.get("raw_pixels")),
+    ]
+    columns = [(name, row) for name, row in columns if isinstance(row, dict)]
+    head = "".join(f"<th scope=col>{name}</th>" for name, _ in columns)
+    rows = "".join(
+        _result_row(name, probe, metric, columns)
+        for name, probe, metric in (
+            ("kNN top-1", "knn", "top1"),
+            ("linear top-1", "linear", "top1"),
+            ("linear top-5", "linear", "top5"),
+        )
+        if (evaluation.get(probe) or {}).get(metric) is not None
+    )
+    data = evaluation.get("data", {})
+    why = ""
+    if data.get("test_images"):
+        why = (
+            f'<p class="why">Percent of {data["test_images"]:,} test images of {data["num_classes"]} '
+            f"classes, from probes on the frozen features of {data['train_images']:,} labelled training "
+            "images. "
+            f"Always naming the commonest class would give {data['majority_class_percent']:g}. "
+            "The gain is over the same network before training.</p>"
+        )
+    table = (
+        f'<table class="results"><thead><tr><th scope=col>probe</th>{head}<th scope=col>gain</th></tr>'
+        f"</thead><tbody>{rows}</tbody></table>"
+    )
+    return section(intro, why, table, _label_free(evaluation), _protocol(evaluation))
+
+
+def _result_row(name: str, probe: str, metric: str, columns: list[tuple[str, Any]]) -> str:
+    cells, values = [], {}
+    for column, row in columns:
+        value = (row.get(probe) or {}).get(metric)
+        if value is None:
+            cells.append("<td>&ndash;</td>")
+            continue
+        values[column] = value
+        main = " main" if column == "trained" else ""
+        cells.append(
+            f'<td><span class="value{main}">{value:.2f}</span>'
+            f'<span class="bar" aria-hidden="true"><i class="{main.strip()}" style="width:{value:.1f}%">'
+            "</i></span></td>"
+        )
+    gain = "&ndash;"
+    if "trained" in values and "untrained" in values:
+        gain = f"{values['trained'] - values['untrained']:+.2f}".replace("-", "&minus;")
+    return f'<tr><th scope=row>{name}</th>{"".join(cells)}<td class="gain">{gain}</td></tr>'
+
+
+def _label_free(evaluation: dict[str, Any]) -> str:
+    free = evaluation.get("label_free")
+    if not isinstance(free, dict):
+        return ""
+    before = (evaluation.get("untrained") or {}).get("label_free") or {}
+
+    def both(key: str, unit: str = "") -> str:
+        now = f"{charts.number(free[key])}{unit}"
+        return now + (f" (untrained {charts.number(before[key])}{unit})" if key in before else "")
+
+    parts = []
+    if "effective_rank" in free:
+        parts.append(f"effective rank of the features {both('effective_rank')} of {free['num_features']}")
+    if "instance_retrieval_top1" in free:
+        parts.append(
+            f"one view of an image finds the other in {both('instance_retrieval_top1', ' %')} of the cases"
+        )
+    return f'<p class="why" style="margin-top:12px">Without labels: {"; ".join(parts)}.</p>' if parts else ""
+
+
+def _protocol(evaluation: dict[str, Any]) -> str:
+    notes = evaluation.get("protocol", {}).get("deviations") or []
+    split = evaluation.get("data", {}).get("partition")
+    baselines = (evaluation.get("protocol", {}).get("baselines") or {}).get("note")
+    lines = [line for line in (split, *notes, baselines and f"baselines: {baselines}") if line]
+    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
+    return f"<details><summary>Protocol</summary><ul class=notes>{items}</ul></details>" if items else ""

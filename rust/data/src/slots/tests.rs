@@ -1,0 +1,152 @@
+use super::*;
+use std::thread;
+
+const LONG: Duration = Duration::from_secs(20);
+
+/// A batch's memory for tests: two views of 3 and 2 bytes a row, poisoned.
+struct Owned(Vec<u8>, Vec<u8>, Vec<i64>, Vec<i64>);
+
+impl Owned {
+    fn new(rows: usize) -> Self {
+        Self(vec![0xAB; 3 * rows], vec![0xAB; 2 * rows], vec![-7; rows], vec![-7; rows])
+    }
+
+    fn lend(&mut self) -> Memory {
+        let rows = self.2.len();
+        let start = |bytes: &mut Vec<u8>| NonNull::new(bytes.as_mut_ptr()).unwrap_or(NonNull::dangling());
+        let words = |words: &mut Vec<i64>| NonNull::new(words.as_mut_ptr()).unwrap_or(NonNull::dangling());
+        let views = vec![(start(&mut self.0), 3), (start(&mut self.1), 2)];
+        // SAFETY: the vectors outlive the threads of each test and are read after `take` only.
+        unsafe { Memory::new(rows, views, words(&mut self.2), words(&mut self.3)) }
+    }
+}
+
+fn position(step: u64) -> Position {
+    Position { epoch: 0, step }
+}
+
+fn fill(row: &mut Row<'_>) {
+    let id = row.id() as u8;
+    row.view(0).fill(id);
+    row.view(1).fill(id + 1);
+    assert!(row.view(2).is_empty());
+    row.describe(id.is_multiple_of(2).then_some(u32::from(id) * 10));
+}
+
+fn with_workers<T>(num_workers: usize, ring: &Arc<Ring>, work: fn(Row<'_>), body: impl FnOnce() -> T) -> T {
+    thread::scope(|scope| {
+        for _ in 0..num_workers {
+            let mut claims = Claims::new(ring.clone());
+            scope.spawn(move || {
+                while let Some(row) = claims.claim() {
+                    work(row);
+                }
+            });
+        }
+        let result = body();
+        ring.stop();
+        result
+    })
+}
+
+#[test]
+fn batches_leave_in_order_with_every_row_written_once() -> Result<()> {
+    let sizes = [5usize, 0, 1, 7, 3, 0, 4];
+    let mut memory: Vec<Owned> = sizes.iter().map(|&rows| Owned::new(rows)).collect();
+    let ring = Ring::new();
+    let work = |mut row: Row<'_>| {
+        fill(&mut row);
+        row.finish(Ok(()));
+    };
+    with_workers(3, &ring, work, || -> Result<()> {
+        let mut first = 0u32;
+        for (step, owned) in memory.iter_mut().enumerate() {
+            let ids = (first..).take(sizes[step]).collect();
+            first += sizes[step] as u32;
+            ring.lend(position(step as u64), ids, owned.lend())?;
+        }
+        for (step, &rows) in sizes.iter().enumerate() {
+            let filled = Filled { position: position(step as u64), rows };
+            assert_eq!(ring.take(LONG)?, Some(filled));
+        }
+        assert_eq!(ring.occupancy(), (0, 0));
+        Ok(())
+    })?;
+    let mut id = 0u8;
+    for (owned, rows) in memory.iter().zip(sizes) {
+        for row in 0..rows {
+            assert_eq!(owned.0[3 * row..3 * row + 3], [id; 3]);
+            assert_eq!(owned.1[2 * row..2 * row + 2], [id + 1; 2]);
+            assert_eq!(owned.2[row], if id.is_multiple_of(2) { i64::from(id) * 10 } else { -1 });
+            assert_eq!(owned.3[row], i64::from(id));
+            id += 1;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn the_first_bad_row_speaks_for_its_batch_and_the_next_batch_is_whole() -> Result<()> {
+    let mut memory = [Owned::new(4), Owned::new(2)];
+    let ring = Ring::new();
+    let work = |mut row: Row<'_>| match row.id() {
+        1 => {
+            thread::sleep(Duration::from_millis(20)); // row 2 fails before row 1 does
+            row.finish(Err(Fault::UnknownFormat.into()));
+        }
+        2 => row.finish(Err(Fault::NotATar.into())),
+        3 => drop(row),
+        _ => {
+            fill(&mut row);
+            row.finish(Ok(()));
+        }
+    };
+    with_workers(2, &ring, work, || -> Result<()> {
+        ring.lend(position(0), vec![0, 1, 2, 3], memory[0].lend())?;
+        ring.lend(position(1), vec![4, 5], memory[1].lend())?;
+        let error = ring.take(LONG).err();
+        assert!(error.is_some_and(|error| matches!(error.fault(), Fault::UnknownFormat)));
+        assert_eq!(ring.take(LONG)?, Some(Filled { position: position(1), rows: 2 }));
+        Ok(())
+    })?;
+    assert_eq!(memory[1].3, [4, 5]);
+    Ok(())
+}
+
+#[test]
+fn a_lost_row_is_a_bug_with_words() -> Result<()> {
+    let mut memory = Owned::new(1);
+    let ring = Ring::new();
+    with_workers(
+        1,
+        &ring,
+        |row: Row<'_>| drop(row),
+        || -> Result<()> {
+            ring.lend(position(0), vec![0], memory.lend())?;
+            let error = ring.take(LONG).err();
+            assert!(error.is_some_and(|error| matches!(error.fault(), Fault::Bug(_))));
+            Ok(())
+        },
+    )
+}
+
+#[test]
+fn waiting_ends() -> Result<()> {
+    let mut memory = Owned::new(2);
+    let ring = Ring::new();
+    assert!(ring.take(LONG).is_err(), "nothing lent: an error, not a wait");
+    assert!(ring.lend(position(0), vec![0; 3], memory.lend()).is_err(), "two rows for three samples");
+    ring.lend(position(0), vec![0; 2], memory.lend())?;
+    let start = Instant::now();
+    assert_eq!(ring.take(Duration::from_millis(30))?, None);
+    assert!(start.elapsed() >= Duration::from_millis(30));
+    thread::scope(|scope| {
+        let taker = scope.spawn(|| ring.take(LONG).is_err());
+        thread::sleep(Duration::from_millis(20));
+        ring.stop();
+        assert!(taker.join().is_ok_and(|stopped| stopped));
+    });
+    assert!(start.elapsed() < LONG / 2);
+    assert!(Claims::new(ring.clone()).claim().is_none());
+    Ok(())
+}

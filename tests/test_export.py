@@ -1,0 +1,151 @@
+"""Exported weights in torchvision's hands and in ours: same features, refusals, a card whose code runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from PIL import Image
+from safetensors.torch import load_file
+from torch import nn
+
+import tiny_run
+from barlow import config as configs
+from barlow import durable
+from barlow.config import Config, ModelConfig
+from barlow.evaluate import evaluate
+from barlow.export import export
+from barlow.model import build_model, load_backbone, weights
+
+
+def make_run(folder: Path, model: ModelConfig) -> Path:
+    """A run folder with one checkpoint whose every parameter and statistic is unlike its default."""
+    config = dataclasses.replace(tiny_run.tiny_config(), model=model)
+    twins = build_model(model, 0)
+    generator = torch.Generator().manual_seed(1)
+    for name, tensor in twins.state_dict().items():
+        if tensor.is_floating_point():
+            noise = torch.rand(tensor.shape, generator=generator)
+            tensor += 0.1 * noise if "running_var" in name else 0.1 * (noise - 0.5)
+    durable.write_file(folder / "config.json", configs.to_json(config))
+    checkpoint = folder / "checkpoints" / "step-00000001"
+    durable.write_folder(checkpoint, {"model.safetensors": weights.encode(twins.state_dict())})
+    return folder
+
+
+def features_of(network: nn.Module, size: int = 32) -> torch.Tensor:
+    images = torch.rand(3, 3, size, size, generator=torch.Generator().manual_seed(2)) * 4 - 2
+    with torch.no_grad():
+        return network(images)
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "resnet34", "resnet50"])
+def test_torchvision_loads_it_strictly_and_gives_the_same_features(backbone: str, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", ModelConfig(backbone=backbone, projector=(8,)))  # pyright: ignore
+    written = export(run, tmp_path / "out", "torchvision")
+    network = getattr(torchvision.models, backbone)()
+    network.fc = nn.Identity()
+    network.load_state_dict(load_file(written.weights), strict=True)
+    expected = features_of(load_backbone(run)[0])
+    assert expected.std() > 1e-3
+    torch.testing.assert_close(features_of(network.eval()), expected, rtol=1e-6, atol=1e-6)
+    assert written.weights.name == f"{backbone}.safetensors"
+
+
+@pytest.mark.parametrize("backbone", ["resnet10", "resnet18"])
+def test_the_code_of_the_card_runs(backbone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = ModelConfig(backbone=backbone, stem="cifar", projector=(8,))  # pyright: ignore
+    run = make_run(tmp_path / "run", model)
+    monkeypatch.chdir(tmp_path)
+    for form, name in (("torchvision", "a.safetensors"), ("safetensors", "b.safetensors")):
+        written = export(run, tmp_path / name, form)  # pyright: ignore
+        blocks = re.findall(r"```python\n(.*?)```", written.card.read_text(), re.DOTALL)
+        names: dict = {}
+        for block in blocks:
+            exec(compile(block, "card", "exec"), names)
+        assert torch.equal(features_of(names["network"]), features_of(load_backbone(run)[0]))
+        picture = names["preprocess"](Image.new("RGB", (40, 30), (255, 0, 0)))
+        red = (1 - configs.IMAGENET_MEAN[0]) / configs.IMAGENET_STD[0]
+        assert picture.shape == (3, 16, 16)
+        assert picture[0, 0, 0].item() == pytest.approx(red, rel=1e-5)
+
+
+def test_our_own_format_describes_itself(tmp_path: Path) -> None:
+    model = ModelConfig(backbone="resnet10", stem="cifar", width=24, projector=(8,))
+    run = make_run(tmp_path / "run", model)
+    written = export(run, tmp_path / "somewhere" / "mine.safetensors", "safetensors")
+    assert written.card == tmp_path / "somewhere" / "mine.md"
+    backbone, found, config = load_backbone(written.weights)
+    assert found == model
+    assert config == configs.from_json((run / "config.json").read_text())
+    assert torch.equal(features_of(backbone), features_of(load_backbone(run)[0]))
+    assert not any("projector" in name for name in load_file(written.weights))
+
+
+def test_what_torchvision_cannot_hold_is_refused_with_a_way_out(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", ModelConfig(backbone="resnet18", width=32, projector=(8,)))
+    with pytest.raises(ValueError, match="--format safetensors"):
+        export(run, tmp_path / "out", "torchvision")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_with_other_features_does_not_survive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run(tmp_path / "run", ModelConfig(backbone="resnet18", projector=(8,)))
+    good = weights.encode
+
+    def damaged(tensors: dict, *described: object) -> bytes:
+        return good({**tensors, "bn1.running_mean": tensors["bn1.running_mean"] + 0.01})
+
+    monkeypatch.setattr(weights, "encode", damaged)
+    with pytest.raises(RuntimeError, match="other features"):
+        export(run, tmp_path / "out", "torchvision")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_the_check_and_the_card_use_the_runs_own_images(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from barlow.train import launch
+
+    pictures = tiny_run.write_pictures(tmp_path / "pictures" / "train", per_class=5)
+    config: Config = tiny_run.tiny_config(epochs=1)
+    run = tmp_path / "run"
+    launch(pictures, config, run, nproc=1, preset="tiny")
+    result = evaluate(run, pictures, baselines=False, quiet=True)
+    capsys.readouterr()
+    written = export(run, tmp_path / "out", "safetensors")
+    assert written.checked_on == f"8 images of {pictures}"
+    assert written.largest_difference == 0
+    card = written.card.read_text()
+    assert f"| this backbone | {result['knn']['top1']:.2f} | {result['linear']['top1']:.2f} |" in card
+    assert "15 images" in card
+    assert "preset: tiny" in card
+    assert str(tmp_path) not in card
+    told = capsys.readouterr().out
+    assert str(written.weights) in told
+    assert 'load_backbone("resnet10.safetensors")' in told
+
+
+def test_a_run_that_this_version_cannot_read_is_left_out(tmp_path: Path) -> None:
+    model = ModelConfig(backbone="resnet10", projector=(8,))
+    file = tmp_path / "old.safetensors"
+    raw = weights.encode(build_model(model, 0).backbone.state_dict(), model, tiny_run.tiny_config())
+    assert raw.count(b"trust_coefficient") == 1
+    file.write_bytes(raw.replace(b"trust_coefficient", b"trust_c0efficient"))
+    with pytest.warns(UserWarning, match="trust_c0efficient"):
+        _, found, config = load_backbone(file)
+    assert (found, config) == (model, None)
+
+
+def test_weights_without_a_run_are_checked_on_noise(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", ModelConfig(backbone="resnet10", projector=(8,)))
+    first = export(run, tmp_path / "first.safetensors", "safetensors")
+    second = export(first.weights, tmp_path / "second.safetensors", "torchvision")
+    assert "noise" in second.checked_on
+    assert load_file(first.weights).keys() == load_file(second.weights).keys()
+    with pytest.raises(ValueError, match="--format"):
+        export(run, tmp_path / "x", "onnx")  # pyright: ignore
