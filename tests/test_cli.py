@@ -268,6 +268,16 @@ def test_pack_verify_unpack_and_train_on_the_shards(images: Path, tmp_path: Path
     assert "48 images, 1 damaged" in result.out
 
 
+def test_verify_names_an_image_that_cannot_be_decoded(images: Path, tmp_path: Path, capfd: Capture) -> None:
+    data = Path(shutil.copytree(images, tmp_path / "data"))
+    spoiled = data / "a" / "004.jpg"
+    spoiled.write_bytes(spoiled.read_bytes()[:-200])
+    result = barlow_here(capfd, "verify", data)
+    assert result.code == 1
+    assert "a/004.jpg" in result.out.splitlines()[0]
+    assert result.out.splitlines()[1:] == ["48 images, 1 damaged"]
+
+
 def test_index_in_place_silences_the_note(images: Path, tmp_path: Path, capfd: Capture) -> None:
     data = Path(shutil.copytree(images, tmp_path / "data"))
     result = barlow_here(capfd, "verify", data)
