@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -189,8 +190,12 @@ def test_ranks_end_with_their_launcher(images: Path, tmp_path: Path) -> None:
     ranks = children(process.pid)
     assert len(ranks) == 2
     process.kill()
-    finish(process, timeout_s=60)  # its pipes close when the last rank is gone
-    assert not any(map(alive, ranks))
+    try:
+        finish(process, timeout_s=60)  # its pipes close when the last rank is gone
+        assert not any(map(alive, ranks))
+    finally:
+        for pid in filter(alive, ranks):
+            os.kill(pid, signal.SIGKILL)
 
 
 def test_terminating_the_launcher_ends_the_ranks(images: Path, tmp_path: Path) -> None:

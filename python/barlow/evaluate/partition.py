@@ -67,8 +67,6 @@ def load(data: Path, held_out: Path | None = None) -> Partition | Index:
     if test_path is None:
         return _split(train, note)
     test, test_note = _labelled(open_index(test_path))
-    if len(test) == 0:
-        raise ValueError(f"{test_path} has no labelled image")
     names = list(train.class_names)
     labels_M = _renumber(test, names, str(train_path), str(test_path))
     how = f"trained on {train_path}, tested on {test_path}{note}{test_note}"
@@ -77,6 +75,8 @@ def load(data: Path, held_out: Path | None = None) -> Partition | Index:
 
 def _labelled(index: Index) -> tuple[Index, str]:
     ids = np.flatnonzero(np.asarray(index.labels) >= 0)
+    if len(ids) == 0:
+        raise ValueError(f"{index.source} has no labelled image")
     if len(ids) == len(index):
         return index, ""
     return index.subset(
