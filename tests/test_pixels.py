@@ -135,7 +135,8 @@ def test_whole_views_of_real_images(shared_data: Path) -> None:
 
 def test_pixels_outside_the_window_have_no_influence() -> None:
     rng = random.Random(15)
-    parameters = random_parameters(rng, 60, 50, size=32) | {"window": (10, 12, 30, 25), "operations": []}
+    parameters: Any = random_parameters(rng, 60, 50, size=32)
+    parameters |= {"window": (10, 12, 30, 25), "operations": []}
     pixels = np.asarray(synthetic(60, 50, seed=16))
     altered = 255 - pixels
     altered[12:37, 10:40] = pixels[12:37, 10:40]
