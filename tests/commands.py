@@ -61,10 +61,9 @@ def finish(process: subprocess.Popen[str], timeout_s: float = 120) -> Result:
     """Waits for the end of a command."""
     try:
         out, err = process.communicate(timeout=timeout_s)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        out, err = process.communicate()
-        pytest.fail(f"no end after {timeout_s} s\n{out}\n{err}")
+    except subprocess.TimeoutExpired as late:
+        process.kill()  # its children may still hold the pipes, so nobody waits for their end
+        pytest.fail(f"no end after {timeout_s} s\n{late.stdout!r}\n{late.stderr!r}")
     return Result(process.returncode, out, err)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -189,8 +190,12 @@ def test_ranks_end_with_their_launcher(images: Path, tmp_path: Path) -> None:
     ranks = children(process.pid)
     assert len(ranks) == 2
     process.kill()
-    finish(process, timeout_s=60)  # its pipes close when the last rank is gone
-    assert not any(map(alive, ranks))
+    try:
+        finish(process, timeout_s=60)  # its pipes close when the last rank is gone
+        assert not any(map(alive, ranks))
+    finally:
+        for pid in filter(alive, ranks):
+            os.kill(pid, signal.SIGKILL)
 
 
 def test_terminating_the_launcher_ends_the_ranks(images: Path, tmp_path: Path) -> None:
@@ -261,6 +266,16 @@ def test_pack_verify_unpack_and_train_on_the_shards(images: Path, tmp_path: Path
     assert result.code == 1
     assert "shard-00002.tar" in result.out
     assert "48 images, 1 damaged" in result.out
+
+
+def test_verify_names_an_image_that_cannot_be_decoded(images: Path, tmp_path: Path, capfd: Capture) -> None:
+    data = Path(shutil.copytree(images, tmp_path / "data"))
+    spoiled = data / "a" / "004.jpg"
+    spoiled.write_bytes(spoiled.read_bytes()[:-200])
+    result = barlow_here(capfd, "verify", data)
+    assert result.code == 1
+    assert "a/004.jpg" in result.out.splitlines()[0]
+    assert result.out.splitlines()[1:] == ["48 images, 1 damaged"]
 
 
 def test_index_in_place_silences_the_note(images: Path, tmp_path: Path, capfd: Capture) -> None:

@@ -114,6 +114,12 @@ def test_one_and_two_processes_learn_the_same(unbroken: Path, unbroken_by_two: P
     for left, right in zip(one, two, strict=True):
         # Rounding grows from step to step: batch norm over 8 samples amplifies it.
         assert right == pytest.approx(left, rel=1e-5 if left["step"] == 1 else 2e-2), left["step"]
+    states = [
+        load_file(run / "checkpoints/step-00000003/model.safetensors") for run in (unbroken, unbroken_by_two)
+    ]
+    assert states[0].keys() == states[1].keys()
+    for name, tensor in states[0].items():  # running statistics too, which no loss shows
+        torch.testing.assert_close(states[1][name], tensor, rtol=1e-3, atol=1e-4, msg=name)
 
 
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(

@@ -99,11 +99,13 @@ def verify(source: Source, *, threads: int = 0) -> None:
 
     opened = open_index(source)
     with _bar("verifying") as progress:
-        errors = damaged(opened, threads=threads, progress=progress)
-    for error in errors:
-        print(_one_line(error))
-    print(f"{len(opened)} images, {len(errors)} damaged")
-    if errors:
+        found = damaged(opened, threads=threads, progress=progress)
+    for i, error in found:
+        # Decoding knows no place; and a name is whatever bytes the archive holds.
+        place = "" if error.shard else f"{ascii(opened.shard(i))[1:-1]}: {ascii(opened.name(i))[1:-1]}: "
+        print(f"{place}{_one_line(error)}")
+    print(f"{len(opened)} images, {len(found)} damaged")
+    if found:
         raise SystemExit(1)
 
 
