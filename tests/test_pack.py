@@ -139,6 +139,13 @@ def test_damaged_images_stop_the_packing_or_are_listed(tmp_path: Path) -> None:
     lines = (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == skipped
     assert contents(native.Index.open(tmp_path / "out")).keys() == files.keys() - bad.keys()
+    # The shards are as many as asked for, whatever had to be left out of them.
+    image = image_bytes(0)
+    files = {f"{n}.jpg": image if n not in (0, 2) else bytes(len(image)) for n in range(6)}
+    report = native.pack(
+        write_tar(tmp_path / "six.tar", files), tmp_path / "six", on_error="skip", min_shards=3
+    )
+    assert (report["images"], report["shards"]) == (4, 3)
     with pytest.raises(ValueError, match="ignore"):
         native.pack(tar, tmp_path / "other", on_error="ignore")  # pyright: ignore[reportArgumentType]
     refused(
