@@ -8,17 +8,21 @@ import shutil
 import signal
 import time
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+import processes
 from barlow.config import Config, from_json
+from barlow.data import open_index
+from barlow.distributed import World
 from barlow.model import build_model
 from barlow.model.precision import autocast_dtype
 from barlow.objectives import loss_floor
-from barlow.train.loop import Clock, Plan
+from barlow.train.loop import Clock, Plan, train
 from commands import TINY, barlow, barlow_here, finish, make_images, metrics, start, tensors
 
 Capture = pytest.CaptureFixture[str]
@@ -52,22 +56,42 @@ def assert_same(run: Path, reference: Path) -> None:
     assert tensors(run, 12) == tensors(reference, 12)
 
 
-def test_stopped_by_steps_and_continued_is_bit_equal(images: Path, unbroken: Path, tmp_path: Path) -> None:
+def events(run: Path) -> dict[str, list[tuple[int, float]]]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        accumulator = EventAccumulator(str(run / "tensorboard"))
+        accumulator.Reload()
+    return {
+        tag: [(e.step, e.value) for e in accumulator.Scalars(tag)] for tag in accumulator.Tags()["scalars"]
+    }
+
+
+def test_stopped_by_steps_and_continued_is_bit_equal(
+    images: Path, unbroken: Path, tmp_path: Path, capfd: Capture
+) -> None:
     """Step 5 is in the middle of an epoch and no step that logs or saves by itself."""
-    first = barlow("train", images, "--run", tmp_path / "run", *TINY, "--train.steps", 5)
+    run = tmp_path / "run"
+    first = barlow_here(capfd, "train", images, "--run", run, *TINY, "--train.steps", 5)
     assert first.code == 0, first.err
-    assert [line["step"] for line in metrics(tmp_path / "run")] == [1, 3, 5]
-    second = barlow(
-        "train", images, "--run", tmp_path / "run", "--train.steps", 0
+    assert [line["step"] for line in metrics(run)] == [1, 3, 5]
+    assert [step for step, _ in events(run)["loss"]] == [1, 3, 5]
+    second = barlow_here(
+        capfd, "train", images, "--run", run, "--train.steps", 0
     )  # the rest is the run's own
     assert second.code == 0, second.err
-    assert_same(tmp_path / "run", unbroken)
-    saved = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert saved == json.loads((unbroken / "config.json").read_text())
+    assert_same(run, unbroken)
+    assert (run / "config.json").read_text() == (unbroken / "config.json").read_text()
+    shown = events(run)
+    assert shown.keys() == metrics(unbroken)[0].keys() - {"step"} | {"images_per_s", "wait_share"}
+    lines = [json.loads(text) for text in (run / "metrics.jsonl").read_text().splitlines()]
+    for tag, points in shown.items():
+        assert points == [(line["step"], pytest.approx(line[tag])) for line in lines], tag
 
 
 def test_killed_after_a_checkpoint_and_continued_is_bit_equal(
-    images: Path, unbroken: Path, tmp_path: Path
+    images: Path, unbroken: Path, tmp_path: Path, capfd: Capture
 ) -> None:
     run = tmp_path / "run"
     process = start("train", images, "--run", run, *TINY)
@@ -79,20 +103,26 @@ def test_killed_after_a_checkpoint_and_continued_is_bit_equal(
     assert not (run / "checkpoints" / "step-00000012").exists()
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"step": 7, "los')  # as a crash of the machine may cut a line
-    result = barlow("train", images, "--run", run, *TINY)
+    result = barlow_here(capfd, "train", images, "--run", run, *TINY)
     assert result.code == 0, result.err
     assert "is not a whole line" in result.err
     assert_same(run, unbroken)
 
 
-def test_four_processes_stopped_and_continued_are_bit_equal(images: Path, tmp_path: Path) -> None:
+def train_here(world: World, images: Path, config: Config, run: Path) -> None:
+    train(open_index(images), config, run, world, threads=1)
+
+
+def test_four_processes_stopped_and_continued_are_bit_equal(
+    images: Path, unbroken: Path, tmp_path: Path
+) -> None:
     """Four, because the sum of two numbers is the same in any order."""
-    flags = (*TINY, "--train.log_every", 1, "--nproc", 4)
-    for run, steps in ((tmp_path / "unbroken", 6), (tmp_path / "run", 3), (tmp_path / "run", 6)):
-        result = barlow("train", images, "--run", run, *flags, "--train.steps", steps)
-        assert result.code == 0, result.err
+    config = from_json((unbroken / "config.json").read_text())
+    for name, steps in (("unbroken", 8), ("run", 4), ("run", 8)):
+        shorter = replace(config, train=replace(config.train, steps=steps, log_every=1))
+        processes.run(train_here, 4, images, shorter, tmp_path / name)
     assert metrics(tmp_path / "run") == metrics(tmp_path / "unbroken")
-    assert tensors(tmp_path / "run", 6) == tensors(tmp_path / "unbroken", 6)
+    assert tensors(tmp_path / "run", 8) == tensors(tmp_path / "unbroken", 8)
 
 
 def test_torchrun_is_nproc(images: Path, unbroken_by_two: Path, tmp_path: Path) -> None:
@@ -218,32 +248,6 @@ def test_metrics_mean_what_they_say(unbroken: Path) -> None:
     assert lines[1]["lr_weights"] == pytest.approx(peak * 2 / 3)
     assert lines[-1]["lr_weights"] == pytest.approx(peak * (cosine + 1e-3 * (1 - cosine)))
     assert lines[-1]["lr_biases"] == pytest.approx(lines[-1]["lr_weights"] / 10)
-
-
-def events(run: Path) -> dict[str, list[tuple[int, float]]]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-        accumulator = EventAccumulator(str(run / "tensorboard"))
-        accumulator.Reload()
-    return {
-        tag: [(e.step, e.value) for e in accumulator.Scalars(tag)] for tag in accumulator.Tags()["scalars"]
-    }
-
-
-def test_tensorboard_shows_the_same_also_after_resumption(
-    images: Path, unbroken: Path, tmp_path: Path, capfd: Capture
-) -> None:
-    run = tmp_path / "run"
-    for flags in ((*TINY, "--train.steps", 5), TINY):
-        result = barlow_here(capfd, "train", images, "--run", run, *flags)
-        assert result.code == 0, result.err
-    shown = events(run)
-    assert shown.keys() == metrics(unbroken)[0].keys() - {"step"} | {"images_per_s", "wait_share"}
-    for tag, points in shown.items():
-        lines = [json.loads(text) for text in (run / "metrics.jsonl").read_text().splitlines()]
-        assert points == [(line["step"], pytest.approx(line[tag])) for line in lines], tag
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_before_it_is_saved(
