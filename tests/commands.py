@@ -21,7 +21,8 @@ ROOT = Path(__file__).parents[1]
 TINY = (
     "--preset", "demo", "--model.width", "8", "--model.projector", "32", "32",
     "--optim.batch_size", "8", "--optim.epochs", "2", "--optim.warmup_epochs", "0.5",
-    "--train.log_every", "3", "--checkpoint.every_epochs", "0.5", "--checkpoint.keep", "9",
+    "--train.precision", "fp32", "--train.log_every", "3",
+    "--checkpoint.every_epochs", "0.5", "--checkpoint.keep", "9",
 )  # fmt: skip
 """48 images: 6 steps an epoch, 12 in all, a checkpoint every 3."""
 TIMES = ("images_per_s", "wait_share", "time_s")

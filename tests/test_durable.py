@@ -219,7 +219,7 @@ def write_with_little_room(directory: Path) -> None:
         lambda: durable.write_folder(directory / "step-1", FILES),
         lambda: durable.write_file(directory / "a.bin", FILES["a.bin"]),
     ):
-        with pytest.raises(OSError, match="File too large: .*a.bin"):
+        with pytest.raises(OSError, match=r"File too large: .*a.bin"):
             write()
 
 

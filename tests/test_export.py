@@ -69,7 +69,7 @@ def test_the_code_of_the_card_runs(backbone: str, tmp_path: Path, monkeypatch: p
             exec(compile(block, "card", "exec"), names)
         assert torch.equal(features_of(names["network"]), features_of(load_backbone(run)[0]))
         picture = names["preprocess"](Image.new("RGB", (40, 30), (255, 0, 0)))
-        red = (1 - configs.IMAGENET_MEAN[0]) / configs.IMAGENET_STD[0]
+        red = (1 - configs.CIFAR10_MEAN[0]) / configs.CIFAR10_STD[0]
         assert picture.shape == (3, 16, 16)
         assert picture[0, 0, 0].item() == pytest.approx(red, rel=1e-5)
 

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import threading
 import time
 from pathlib import Path
 
@@ -138,6 +139,13 @@ def test_damaged_images_stop_the_packing_or_are_listed(tmp_path: Path) -> None:
     lines = (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == skipped
     assert contents(native.Index.open(tmp_path / "out")).keys() == files.keys() - bad.keys()
+    # The shards are as many as asked for, whatever had to be left out of them.
+    image = image_bytes(0)
+    files = {f"{n}.jpg": image if n not in (0, 2) else bytes(len(image)) for n in range(6)}
+    report = native.pack(
+        write_tar(tmp_path / "six.tar", files), tmp_path / "six", on_error="skip", min_shards=3
+    )
+    assert (report["images"], report["shards"]) == (4, 3)
     with pytest.raises(ValueError, match="ignore"):
         native.pack(tar, tmp_path / "other", on_error="ignore")  # pyright: ignore[reportArgumentType]
     refused(
@@ -196,6 +204,38 @@ def test_an_exception_of_the_callback_stops_and_leaves_nothing(tmp_path: Path) -
     native.pack(folder, tmp_path / "out", progress=lambda done, total: seen.append((done, total)))
     assert seen[-1] == (120, 120)
     assert seen == sorted(seen)
+
+
+def test_a_signal_interrupts_and_other_threads_go_on(tmp_path: Path) -> None:
+    # Long enough that the signal comes in the middle.
+    image = image_bytes(0)
+    tar = write_tar(tmp_path / "x.tar", {f"{n}.jpg": image for n in range(30_000)})
+    turns = 0
+
+    def watch() -> None:
+        nonlocal turns
+        while not stopped.wait(0.001):
+            turns += 1
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    stopped = threading.Event()
+    watcher = threading.Thread(target=watch)
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        watcher.start()
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
+        with pytest.raises(KeyboardInterrupt):
+            native.pack(tar, tmp_path / "out", threads=1)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        stopped.set()
+        watcher.join()
+    # Had the signal waited for the end, there would be an output.
+    assert [path.name for path in tmp_path.iterdir()] == ["x.tar"]
+    assert turns > 20
 
 
 def test_a_killed_packing_leaves_no_output_and_can_be_repeated(tmp_path: Path) -> None:

@@ -81,11 +81,12 @@ def test_each_operation(name: str) -> None:
         np.testing.assert_array_equal(view(image, (name, *value)), expected, err_msg=f"{name} {value}")
 
 
-def test_hue_of_every_colour() -> None:
-    side = 4096
-    levels = np.arange(side * side, dtype=np.uint32).reshape(side, side)
-    image = Image.fromarray(np.stack([levels >> 16, levels >> 8, levels], -1).astype(np.uint8))
-    for shift in (0.1, -0.37):
+def test_hue_of_a_quarter_of_all_colours() -> None:
+    """The crate's own tests take every colour against a slow twin."""
+    side = 2048
+    for number, shift in enumerate((0.1, -0.37)):
+        levels = np.arange(side * side, dtype=np.uint32).reshape(side, side) * 4 + number
+        image = Image.fromarray(np.stack([levels >> 16, levels >> 8, levels], -1).astype(np.uint8))
         expected = np.asarray(REFERENCE["hue"](image, shift))
         np.testing.assert_array_equal(view(image, ("hue", shift), size=side), expected)
 
@@ -134,7 +135,8 @@ def test_whole_views_of_real_images(shared_data: Path) -> None:
 
 def test_pixels_outside_the_window_have_no_influence() -> None:
     rng = random.Random(15)
-    parameters = random_parameters(rng, 60, 50, size=32) | {"window": (10, 12, 30, 25), "operations": []}
+    parameters: Any = random_parameters(rng, 60, 50, size=32)
+    parameters |= {"window": (10, 12, 30, 25), "operations": []}
     pixels = np.asarray(synthetic(60, 50, seed=16))
     altered = 255 - pixels
     altered[12:37, 10:40] = pixels[12:37, 10:40]

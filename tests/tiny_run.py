@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from barlow import config
-from barlow.config import Config
+from barlow.config import Config, ModelConfig
 
 COLOURS = {"amber": (150, 130, 110), "blue": (110, 120, 150), "cyan": (110, 150, 140)}
 
@@ -33,13 +33,13 @@ def write_pictures(
     return folder
 
 
-def tiny_config(*, epochs: int = 3, width: int = 8, stem: str = "cifar") -> Config:
+def tiny_config(*, epochs: int = 3, width: int = 8) -> Config:
     """Seconds on one core: 16 px views, a ResNet-10 of this width, 24 dimensions."""
-    base = config.demo()
+    base = config.cifar10_cpu()
     return dataclasses.replace(
         base,
         data=dataclasses.replace(base.data, image_size=16, eval_resize=16, threads=1),
-        model=dataclasses.replace(base.model, width=width, stem=stem, projector=(32, 24)),
+        model=ModelConfig(backbone="resnet10", width=width, stem="cifar", projector=(32, 24)),
         optim=dataclasses.replace(base.optim, batch_size=12, epochs=epochs, warmup_epochs=1),
         train=dataclasses.replace(base.train, log_every=1),
         evaluate=dataclasses.replace(base.evaluate, knn_k=5, linear_epochs=6, linear_crops=2, batch_size=10),

@@ -109,7 +109,8 @@ class TrainConfig:
     seed: int = 0
     """Seed of the initialisation, the order and the augmentations."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Autocast of backbone and projector; auto is bf16 on a GPU that has it, else fp16, and fp32 on CPU."""
+    """Autocast of backbone and projector; auto is bf16 where the hardware has it (GPUs, CPUs with AMX),
+    else fp16 on a GPU and fp32 on a CPU."""
     steps: int = 0
     """Stop after so many optimizer steps in all; 0 runs every epoch. The schedule does not change."""
     log_every: int = 20

@@ -86,8 +86,8 @@ def load_torchvision(file: Path, model: ModelConfig) -> nn.Module:
     )
     if model.stem == "cifar":
         network.conv1 = nn.Conv2d(3, model.width, kernel_size=3, padding=1, bias=False)
-        network.maxpool = nn.Identity()
-    network.fc = nn.Identity()
+        network.add_module("maxpool", nn.Identity())
+    network.add_module("fc", nn.Identity())
     network.load_state_dict(load_file(file))
     return network.eval()
 

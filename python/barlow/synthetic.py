@@ -15,6 +15,7 @@ import argparse
 import math
 import os
 import shutil
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -352,13 +353,18 @@ def _triangle_wave(t: Array) -> Array:
     return np.abs(2 * (t - np.floor(t + 0.5)))
 
 
+def _say(done: int, total: int) -> None:
+    if done % 64 == 0 or done == total:
+        print(f"\rdrawing {done}/{total}", end="\n" if done == total else "", file=sys.stderr, flush=True)
+
+
 def main() -> None:
     """`python -m barlow.synthetic OUT`: writes the pictures and says so."""
     parser = argparse.ArgumentParser(description=f"Draws the data set '{NAME}' into a folder.")
     parser.add_argument("out", type=Path, help="the folder to make; kept as it is if it is there")
     parser.add_argument("--seed", type=int, default=0, help="every seed is another data set (default 0)")
     arguments = parser.parse_args()
-    write(arguments.out, seed=arguments.seed)
+    write(arguments.out, seed=arguments.seed, progress=_say if sys.stderr.isatty() else None)
     print(
         f"{arguments.out}: {SPLITS['train']} training and {SPLITS['held-out']} held-out pictures, synthetic"
     )

@@ -15,6 +15,7 @@ from barlow.config import DataConfig
 from barlow.data import Index, Loader
 from barlow.data.device import normalise
 from barlow.data.views import View
+from barlow.model.precision import autocast
 
 Forward = Callable[[Tensor], Tensor]
 """Normalised images float32 [B, 3, H, W] on the device -> features [B, F]."""
@@ -32,7 +33,7 @@ def network(backbone: nn.Module, dtype: torch.dtype) -> Forward:
     backbone.eval()
 
     def forward(images_B3HW: Tensor) -> Tensor:
-        with torch.autocast(images_B3HW.device.type, dtype, enabled=dtype != torch.float32):
+        with autocast(images_B3HW.device, dtype):
             return backbone(images_B3HW).float()
 
     return forward
@@ -134,12 +135,3 @@ def digest(module: nn.Module) -> str:
         hasher.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         hasher.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return hasher.hexdigest()
-
-
-def precision(name: str, device: torch.device) -> torch.dtype:
-    """The autocast type that `train.precision` stands for on this device."""
-    if name == "auto":
-        if device.type != "cuda":
-            return torch.float32
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]

@@ -23,6 +23,7 @@ from barlow.data import Index, views
 from barlow.evaluate import accuracy, console, deviations, features, knn, label_free, linear, partition
 from barlow.evaluate.partition import Partition
 from barlow.model import build_model
+from barlow.model.precision import autocast_dtype
 from barlow.model.weights import load_backbone
 
 BASELINE_FACTORS = (1.0, 0.1, 0.01)
@@ -65,7 +66,7 @@ def evaluate(
     _check(config.evaluate)
     parts = partition.load(data, None if held_out is None else Path(held_out))
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    dtype = features.precision(config.train.precision, where)
+    dtype = autocast_dtype(config.train.precision, where)
     talk = console.Console(quiet=quiet)
     job = _Job(parts, config, where, talk)
     backbone = backbone.to(where)

@@ -29,7 +29,7 @@ _PREFIX = "backbone."
 def encode(
     tensors: Mapping[str, Tensor], model: ModelConfig | None = None, run: Config | None = None
 ) -> bytes:
-    """The bytes of a safetensors file that says how to rebuild the network (`model`) and what made it (`run`).
+    """A safetensors file as bytes; it says how to rebuild the network (`model`) and what made it (`run`).
 
     Any device and memory layout; no two of the tensors may share memory.
     """
@@ -81,7 +81,7 @@ def load_model(model: nn.Module, path: Path | str) -> None:
 
 
 def load_backbone(path: Path | str) -> tuple[ResNet, ModelConfig, Config | None]:
-    """A trained backbone in evaluation mode, its configuration, and the run's if the file is of one or tells of it.
+    """A trained backbone in evaluation mode, its configuration, and the run's if the file knows it.
 
     `path` is a run folder (its newest valid checkpoint), a checkpoint folder, a checkpoint's
     `model.safetensors` or a file of backbone weights with torchvision's names. A file that says nothing about
@@ -148,7 +148,7 @@ def _run_config(file: Path) -> Config | None:
 
 
 def _described_run(file: Path) -> Config | None:
-    """The config in the file's metadata. Weights outlive versions: one that can't be read any more is no error."""
+    """The config in the file's metadata. Weights outlive versions: one that has aged is left out."""
     with safe_open(file, framework="pt") as opened:
         text = (opened.metadata() or {}).get(RUN_METADATA_KEY)
     try:

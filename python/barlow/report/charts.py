@@ -121,7 +121,7 @@ def _log_ticks(low: float, high: float) -> list[float]:
     if last - first > 6:
         stride = math.ceil((last - first) / 6)
         return [10.0**i for i in range(first, last + stride, stride)]
-    factors = (1, 2, 5) if last - first <= 2 else (1,)
+    factors = (1, 2, 5) if last - first <= 3 else (1,)
     ticks = [factor * 10.0**i for i in range(first, last + 1) for factor in factors]
     # The outermost ticks that still enclose the range, so that a chart never begins a decade too early.
     begin = max(i for i, tick in enumerate(ticks) if tick <= low * (1 + 1e-9))

@@ -47,8 +47,9 @@ def section_of(evaluation: dict[str, Any] | None) -> str:
             "The gain is over the same network before training.</p>"
         )
     table = (
-        f'<table class="results"><thead><tr><th scope=col>probe</th>{head}<th scope=col>gain</th></tr>'
-        f"</thead><tbody>{rows}</tbody></table>"
+        '<div class="scroll"><table class="results"><thead><tr><th scope=col>probe</th>'
+        f"{head}<th scope=col>gain</th></tr>"
+        f"</thead><tbody>{rows}</tbody></table></div>"
     )
     return section(intro, why, table, _label_free(evaluation), _protocol(evaluation))
 

@@ -66,8 +66,8 @@ def check(config: Config, index: Index, world_size: int, run: Path) -> None:
     """Raises `ValueError` for a config that cannot run on this data, or a folder that holds another run."""
     import torch
 
+    from barlow.model.precision import autocast_dtype
     from barlow.train.checkpoint import CHECKPOINTS, newest_step
-    from barlow.train.loop import autocast_dtype
 
     if len(index) == 0:
         raise ValueError(f"{index.source} holds no images")

@@ -24,6 +24,7 @@ from barlow.config import Config
 from barlow.data import Batch, Index, Loader, to_float, views
 from barlow.distributed import World, broadcast_value
 from barlow.model import Twins, build_model
+from barlow.model.precision import autocast, autocast_dtype
 from barlow.objectives import barlow_twins, cross_correlation, loss_floor
 from barlow.optim import LARS, learning_rate, parameter_groups, true_gradient_rates
 from barlow.train.checkpoint import CHECKPOINTS, find_checkpoint, load_checkpoint, read_state, save_checkpoint
@@ -157,9 +158,7 @@ class Learner:
         """
         config = self.config
         floats = to_float(views_u8, config.data.mean, config.data.std, device=self.device)
-        with torch.autocast(
-            self.device.type, self.autocast_dtype, enabled=self.autocast_dtype != torch.float32
-        ):
+        with autocast(self.device, self.autocast_dtype):
             z1_ND, z2_ND = self._model(floats)
         loss = barlow_twins(z1_ND, z2_ND, config.objective.lambd, eps=config.objective.eps)
         if check and not math.isfinite(loss.item()):
@@ -196,17 +195,6 @@ def _distributed(twins: Twins, device: torch.device) -> DistributedDataParallel:
         buffer.copy_(value)
     twins.zero_grad(set_to_none=True)
     return model
-
-
-def autocast_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """The dtype of autocast for `--train.precision`; float32 means none. `ValueError` for fp16 on a CPU."""
-    if precision == "auto":
-        if device.type == "cpu":
-            return torch.float32
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    if precision == "fp16" and device.type == "cpu":
-        raise ValueError("--train.precision fp16 needs a GPU; on a CPU there are fp32 and bf16")
-    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
 
 def _loader(index: Index, config: Config, world: World, threads: int) -> Loader:

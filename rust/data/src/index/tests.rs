@@ -51,7 +51,7 @@ fn what_goes_in_comes_out() {
     assert_eq!(index.name(1), b"dog/\xff.png");
     assert_eq!(index.name(2), b"loose.png");
     assert_eq!((index.shard_path(1), index.shard_bytes(1)), (PathBuf::from("/data/loose.png"), 10));
-    assert!(index.sample(3).is_err());
+    assert!(index.sample(3).is_err() && index.record(3).is_none());
     assert_eq!(index.name(3), b"");
     assert_eq!(index.shard_bytes(2), 0);
 }

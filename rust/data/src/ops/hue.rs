@@ -73,17 +73,7 @@ fn to_hsv(r: u8, g: u8, b: u8) -> (u8, u8, u8) {
     let sixths: f32 = start + sign * below;
     let turns = f64::from(sixths) / 6.0 + 1.0;
     let turns = if turns >= 1.0 { turns - 1.0 } else { turns } as f32;
-    (levels_below(turns), levels_below(saturation), high)
-}
-
-/// The whole levels in `part` of 255, as double precision finds them: the product's rounding error in
-/// single precision, which the second line computes exactly, may have reached the next level.
-#[inline(always)]
-fn levels_below(part: f32) -> u8 {
-    let product = part * 256.0 - part;
-    let error = (part * 256.0 - product) - part;
-    let level = whole_f32(product);
-    level.wrapping_sub(u8::from(f32::from(level) == product && error < 0.0))
+    (whole_f32(turns * 255.0), whole_f32(saturation * 255.0), high)
 }
 
 #[inline(always)]

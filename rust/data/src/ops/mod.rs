@@ -7,9 +7,11 @@
 
 pub(crate) mod blur;
 pub(crate) mod colour;
+pub(crate) mod filter;
 pub(crate) mod flip;
 pub(crate) mod hue;
 pub(crate) mod resize;
+pub(crate) mod transpose;
 
 /// Compiles a kernel twice, for any CPU and for AVX2, and picks at run time. The two give equal bytes:
 /// Rust neither reorders nor fuses floating-point operations.

@@ -1,20 +1,15 @@
 //! Here: part of an interleaved image to a planar square of another size, antialiased.
 //! Not here: the choice of the part.
 //!
-//! Bit for bit Pillow's resize: rows first, then columns, 22-bit fixed-point weights, 8 bits in between.
-//! The order matters: bicubic weights overshoot, and the overshoot is clipped after each pass.
+//! Bit for bit Pillow's resize: one pass along rows, one along columns, 22-bit fixed-point weights, 8 bits
+//! in between. Their order matters: bicubic weights overshoot, and each pass clips what does.
 
+use super::filter::{WEIGHT_BITS, Weights};
+use super::transpose::{LANES, from_columns, to_columns};
 use super::{kernel, planes};
 use crate::error::{Fault, Result};
 
-/// Filters of a resize; both widen when an image shrinks (antialiasing), as Pillow's do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Interpolation {
-    /// Triangle.
-    Bilinear,
-    /// Cubic with a = -0.5.
-    Bicubic,
-}
+pub use super::filter::Interpolation;
 
 /// A rectangle of whole pixels of a source image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,89 +53,8 @@ impl Cut {
     }
 }
 
-/// Fractional bits of a weight: 8 for the value and 2 for overshoot and sign are left of 32.
-const WEIGHT_BITS: u32 = 22;
-
 /// Pixels of a row that the column pass sums up in registers.
 const BLOCK: usize = 32;
-
-/// Rows that the row pass works on together.
-const LANES: usize = 16;
-
-/// Weights of one direction: each output pixel is a weighted sum of some neighbouring source pixels.
-#[derive(Debug, Default)]
-struct Weights {
-    /// First source pixel and number of them, for each output pixel.
-    spans: Vec<(usize, usize)>,
-    /// Fixed-point weights, `stride` places for each output pixel.
-    fixed: Vec<i32>,
-    stride: usize,
-    exact: Vec<f64>,
-}
-
-impl Weights {
-    /// For the `size` pixels from `offset` on of a side of `source` pixels made `resized` long. Pixels
-    /// beyond the ends of the side are left out, and the others weigh more.
-    fn set(&mut self, source: u32, resized: u32, offset: u32, size: u32, filter: Interpolation) {
-        let scale = f64::from(source) / f64::from(resized);
-        // A filter widens with the step between output pixels, but never narrows: antialiasing.
-        let stretch = scale.max(1.0);
-        let support = filter.support() * stretch;
-        self.stride = support.ceil() as usize * 2 + 1;
-        self.spans.clear();
-        self.fixed.clear();
-        for position in offset..offset + size {
-            let centre = (f64::from(position) + 0.5) * scale;
-            let first = (centre - support + 0.5).max(0.0) as u32;
-            let last = ((centre + support + 0.5) as u32).min(source);
-            self.exact.clear();
-            self.exact.extend(
-                (first..last).map(|pixel| filter.weight((f64::from(pixel) - centre + 0.5) * (1.0 / stretch))),
-            );
-            let sum: f64 = self.exact.iter().sum();
-            self.spans.push((first as usize, self.exact.len()));
-            self.fixed.extend(self.exact.iter().map(|&weight| {
-                let weight = if sum == 0.0 { weight } else { weight / sum };
-                (weight * f64::from(1 << WEIGHT_BITS) + 0.5_f64.copysign(weight)) as i32
-            }));
-            self.fixed.resize(self.spans.len() * self.stride, 0);
-        }
-    }
-
-    /// First source pixel and weights of each output pixel.
-    #[inline(always)]
-    fn iter(&self) -> impl Iterator<Item = (usize, &[i32])> {
-        let weights = self.fixed.chunks_exact(self.stride);
-        self.spans.iter().zip(weights).map(|(&(first, count), weights)| (first, &weights[..count]))
-    }
-
-    /// The source pixels that any output pixel looks at: first, and one past the last.
-    fn extent(&self) -> (usize, usize) {
-        let end = |span: Option<&(usize, usize)>| span.map_or(0, |&(first, count)| first + count);
-        (self.spans.first().map_or(0, |span| span.0), end(self.spans.last()))
-    }
-}
-
-impl Interpolation {
-    /// Distance in source pixels beyond which a pixel has no weight.
-    fn support(self) -> f64 {
-        match self {
-            Self::Bilinear => 1.0,
-            Self::Bicubic => 2.0,
-        }
-    }
-
-    /// Weight at a distance; in the order of operations of Pillow, so that the last bit agrees.
-    fn weight(self, distance: f64) -> f64 {
-        let x = distance.abs();
-        match self {
-            Self::Bilinear => (1.0 - x).max(0.0),
-            Self::Bicubic if x < 1.0 => (1.5 * x - 2.5) * x * x + 1.0,
-            Self::Bicubic if x < 2.0 => (((x - 5.0) * x + 8.0) * x - 4.0) * -0.5,
-            Self::Bicubic => 0.0,
-        }
-    }
-}
 
 /// The weights and buffers of a resize, reused from image to image.
 #[derive(Default)]
@@ -232,12 +146,14 @@ kernel! {
         squeezed: &mut Vec<u8>,
         target: &mut [u8],
     ) {
-        let size = weights.spans.len();
+        let size = weights.len();
         let height = target.len() / (3 * size);
         columns.resize(source.length * LANES, 0);
         squeezed.resize(3 * size * LANES, 0);
         for y in (0..height).step_by(LANES) {
-            to_columns(source, y, height, columns.as_chunks_mut().0);
+            // The last row stands in for those below it.
+            let row = |lane: usize| source.row((y + lane).min(height - 1));
+            to_columns(row, columns.as_chunks_mut().0);
             let pixels = columns.as_chunks::<{ 3 * LANES }>().0;
             let sums = squeezed.as_chunks_mut::<{ 3 * LANES }>().0;
             for (out, (first, weights)) in sums.iter_mut().zip(weights.iter()) {
@@ -264,88 +180,6 @@ fn weigh_pixels(pixels: &[[u8; 3 * LANES]], weights: &[i32], out: &mut [u8; 3 * 
     for (out, sum) in out.iter_mut().zip(sums) {
         *out = clip(sum);
     }
-}
-
-/// Bytes that are transposed together.
-const TILE: usize = 8;
-
-/// Transposes rows from `y` on: byte `i` of row `y + lane` to lane `lane` of column `i`. The last of
-/// `height` rows stands in for those below it.
-#[inline(always)]
-fn to_columns(source: Rows<'_>, y: usize, height: usize, columns: &mut [[u8; LANES]]) {
-    let row = |lane: usize| source.row((y + lane).min(height - 1));
-    for start in tiles(columns.len()) {
-        let columns = &mut columns[start..];
-        for lanes in (0..LANES).step_by(TILE) {
-            let mut words = [0; TILE];
-            for (lane, word) in words.iter_mut().enumerate() {
-                *word = load(&row(lanes + lane)[start..]);
-            }
-            for (column, word) in columns.iter_mut().zip(transpose(words)) {
-                store(&mut column[lanes..], word);
-            }
-        }
-    }
-}
-
-/// The reverse: `size` columns, each third one from `channel` on, to the rows that `rows` has space for.
-#[inline(always)]
-fn from_columns(columns: &[[u8; LANES]], channel: usize, size: usize, rows: &mut [u8]) {
-    for start in tiles(size) {
-        for lanes in (0..rows.len() / size).step_by(TILE) {
-            let mut words = [0; TILE];
-            for (x, word) in (start..size).zip(&mut words) {
-                *word = load(&columns[3 * x + channel][lanes..]);
-            }
-            for (row, word) in rows[lanes * size..].chunks_exact_mut(size).zip(transpose(words)) {
-                store(&mut row[start..], word);
-            }
-        }
-    }
-}
-
-/// Where tiles begin that cover `length`: the last one overlaps its neighbour rather than the end.
-#[inline(always)]
-fn tiles(length: usize) -> impl Iterator<Item = usize> {
-    (0..length).step_by(TILE).map(move |start| start.min(length.saturating_sub(TILE)))
-}
-
-/// The first eight bytes, or as many as there are.
-#[inline(always)]
-fn load(bytes: &[u8]) -> u64 {
-    if let Some(&word) = bytes.first_chunk() {
-        return u64::from_le_bytes(word);
-    }
-    bytes.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte))
-}
-
-#[inline(always)]
-fn store(bytes: &mut [u8], word: u64) {
-    if let Some(bytes) = bytes.first_chunk_mut() {
-        *bytes = word.to_le_bytes();
-    } else {
-        bytes.copy_from_slice(&word.to_le_bytes()[..bytes.len()]);
-    }
-}
-
-/// Transposes 8 x 8 bytes: halves, quarters and single bytes change places across the diagonal.
-#[inline(always)]
-fn transpose(mut words: [u64; TILE]) -> [u64; TILE] {
-    let mut exchange = |a: usize, b: usize, bits: u32, mask: u64| {
-        let swapped = ((words[a] >> bits) ^ words[b]) & mask;
-        words[a] ^= swapped << bits;
-        words[b] ^= swapped;
-    };
-    for a in [0, 1, 2, 3] {
-        exchange(a, a + 4, 32, 0x0000_0000_ffff_ffff);
-    }
-    for a in [0, 1, 4, 5] {
-        exchange(a, a + 2, 16, 0x0000_ffff_0000_ffff);
-    }
-    for a in [0, 2, 4, 6] {
-        exchange(a, a + 1, 8, 0x00ff_00ff_00ff_00ff);
-    }
-    words
 }
 
 kernel! {
@@ -378,5 +212,98 @@ kernel! {
                 *out = clip((1 << (WEIGHT_BITS - 1)) + weighted.sum::<i32>());
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::samples;
+
+    /// An interleaved image.
+    fn image(width: usize, height: usize) -> Vec<u8> {
+        let planes = samples::picture(width, height);
+        (0..planes.len()).map(|i| planes[i % 3 * width * height + i / 3]).collect()
+    }
+
+    /// One side's weights for output pixel `position`, straight from the definition: (source pixel, weight).
+    fn weights(source: u32, resized: u32, position: u32, filter: Interpolation) -> Vec<(u32, i64)> {
+        let scale = f64::from(source) / f64::from(resized);
+        let centre = (f64::from(position) + 0.5) * scale - 0.5;
+        let weigh = |x: u32| filter.weight((f64::from(x) - centre) / scale.max(1.0));
+        let sum: f64 = (0..source).map(weigh).sum();
+        let fixed = |x| (weigh(x) / sum * f64::from(1 << WEIGHT_BITS)).round() as i64;
+        (0..source).map(|x| (x, fixed(x))).collect()
+    }
+
+    fn level(weighted: impl Iterator<Item = i64>) -> i64 {
+        ((weighted.sum::<i64>() + (1 << (WEIGHT_BITS - 1))) >> WEIGHT_BITS).clamp(0, 255)
+    }
+
+    /// One value of the square, slowly.
+    fn slow(rgb: &[u8], width: usize, cut: &Cut, channel: usize, x: u32, y: u32) -> u8 {
+        let Window { x: left, y: top, width: across, height: down } = cut.window;
+        let value =
+            |x: u32, y: u32| i64::from(rgb[((top + y) as usize * width + (left + x) as usize) * 3 + channel]);
+        let columns = weights(across, cut.resized.0, cut.offset.0 + x, cut.interpolation);
+        let rows = weights(down, cut.resized.1, cut.offset.1 + y, cut.interpolation);
+        let out = if columns_first(cut) {
+            let column = |x| level(rows.iter().map(|&(y, w)| w * value(x, y)));
+            level(columns.iter().map(|&(x, w)| w * column(x)))
+        } else {
+            let row = |y| level(columns.iter().map(|&(x, w)| w * value(x, y)));
+            level(rows.iter().map(|&(y, w)| w * row(y)))
+        };
+        out as u8
+    }
+
+    #[test]
+    fn every_value_is_the_weighted_sum_of_its_definition() -> Result<()> {
+        let (width, height) = (41, 37);
+        let rgb = image(width, height);
+        let mut resize = Resize::default();
+        // Window, resized, offset, size: smaller, larger, either order of passes, parts, single pixels.
+        for (window, resized, offset, size) in [
+            ((0, 0, 41, 37), (13, 13), (0, 0), 13),
+            ((5, 3, 20, 33), (17, 17), (0, 0), 17),
+            ((5, 3, 33, 20), (17, 17), (0, 0), 17),
+            ((0, 0, 41, 37), (60, 54), (21, 10), 33),
+            ((0, 0, 41, 37), (11, 10), (2, 1), 8),
+            ((40, 36, 1, 1), (9, 9), (0, 0), 9),
+            ((3, 4, 2, 30), (5, 5), (0, 0), 5),
+            ((3, 4, 30, 1), (1, 1), (0, 0), 1),
+            ((3, 4, 16, 16), (16, 16), (0, 0), 16),
+        ] {
+            for interpolation in [Interpolation::Bilinear, Interpolation::Bicubic] {
+                let (x, y, across, down) = window;
+                let window = Window { x, y, width: across, height: down };
+                let cut = Cut { window, resized, offset, size, interpolation };
+                let mut picture = vec![0xab; 3 * (size * size) as usize];
+                resize.cut(&rgb, (width, height), &cut, &mut picture)?;
+                for (i, &found) in (0..).zip(&picture) {
+                    let (channel, y, x) = (i / (size * size), i / size % size, i % size);
+                    let expected = slow(&rgb, width, &cut, channel as usize, x, y);
+                    assert_eq!(found, expected, "{cut:?}: {channel}, {x}, {y}");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn both_compilations_of_the_passes_give_equal_bytes() {
+        let (rgb, size) = (image(29, 31), 12);
+        let mut weights = Weights::default();
+        weights.set(29, size, 0, size, Interpolation::Bicubic);
+        let source = Rows { bytes: &rgb, stride: 29 * 3, length: 29 * 3 };
+        let (mut columns, mut squeezed) = (Vec::new(), Vec::new());
+        let (mut wide, mut portable) = (vec![0; 3 * 31 * 12], vec![0; 3 * 31 * 12]);
+        narrow_rows(source, 0, &weights, &mut columns, &mut squeezed, &mut wide);
+        narrow_rows_portable(source, 0, &weights, &mut columns, &mut squeezed, &mut portable);
+        assert_eq!(wide, portable);
+        let (mut wide, mut portable) = (vec![0; 87 * 12], vec![0; 87 * 12]);
+        shorten_columns(source, 0, &weights, &mut wide);
+        shorten_columns_portable(source, 0, &weights, &mut portable);
+        assert_eq!(wide, portable);
     }
 }
