@@ -294,7 +294,8 @@ def test_the_papers_preset_starts(tmp_path: Path, capfd: Capture) -> None:
     """ResNet-50. Views of 96 px save time; the paper's projector alone has 604 MB of weights, hence 512."""
     data = make_images(tmp_path / "images", num_images=6, side_px=96)
     flags = ("--preset", "imagenet", "--optim.batch_size", "4", "--train.steps", "3", "--optim.epochs", "3",
-             "--model.projector", "512", "512", "512", "--data.image_size", "96")  # fmt: skip
+             "--model.projector", "512", "512", "512", "--data.image_size", "96",
+             "--checkpoint.every_epochs", "3")  # fmt: skip
     result = barlow_here(capfd, "train", data, "--run", tmp_path / "run", *flags)
     assert result.code == 0, result.err
     assert [line["step"] for line in metrics(tmp_path / "run")] == [1, 3]

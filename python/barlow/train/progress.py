@@ -47,8 +47,10 @@ class Display:
 
     def show(self, line: dict[str, Any]) -> None:
         """A line of metrics."""
+        rate = line["images_per_s"]
         numbers = (
-            f"loss {line['loss']:.1f} (floor {line['loss_floor']:.1f})  {line['images_per_s']:.0f} images/s  "
+            f"loss {line['loss']:.1f} (floor {line['loss_floor']:.1f})  "
+            f"{rate:.{0 if rate >= 10 else 1}f} images/s  "
             f"waiting for data {100 * line['wait_share']:.0f} %"
         )
         if self._console.is_terminal:
