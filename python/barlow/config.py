@@ -175,7 +175,7 @@ def cifar10() -> Config:
 
     Source: solo-learn's CIFAR-10 configuration for Barlow Twins (batch 256, projector 2048 x 3,
     LARC 0.3 per 256 images with trust coefficient 0.02, weight decay 1e-4, no blur); 92.1 % online linear
-    top-1 published. Its loss scale of 0.1 acts on biases alone: hence lr_biases = 0.03.
+    top-1 published. Its loss scale of 0.1 is in lr_biases; docs/recipes.md says what else it did.
     """
     return Config(
         data=DataConfig(
