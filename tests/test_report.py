@@ -18,8 +18,8 @@ from PIL import Image
 import tiny_run
 from barlow import report
 from barlow.config import Config
-from barlow.data import apply, decode, draw, open_index
-from barlow.evaluate import evaluate, training_views
+from barlow.data import apply, decode, draw, open_index, views
+from barlow.evaluate import evaluate
 from barlow.report import charts, curves, exhibits, gallery, page, pictures, record, results
 from barlow.report.charts import Line
 
@@ -166,7 +166,7 @@ def test_the_views_are_those_of_training(run: Path, document: Document) -> None:
     shown = [decoded(e["src"] or "") for e in document.all("img") if (e.get("alt") or "").startswith("view ")]
     for place, i in enumerate(gallery.spread(len(index), 6)):
         image = decode(index.read(i))
-        for number, view in enumerate(training_views(config.data)):
+        for number, view in enumerate(views.training(config.data)):
             parameters = draw(view, config.train.seed, 0, i, number, image.shape[1], image.shape[0])
             expected = apply(image, parameters).transpose(1, 2, 0)
             assert np.array_equal(shown[2 * place + number], expected)

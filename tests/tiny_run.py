@@ -41,6 +41,6 @@ def tiny_config(*, epochs: int = 3, width: int = 8) -> Config:
         data=dataclasses.replace(base.data, image_size=16, eval_resize=16, threads=1),
         model=ModelConfig(backbone="resnet10", width=width, stem="cifar", projector=(32, 24)),
         optim=dataclasses.replace(base.optim, batch_size=12, epochs=epochs, warmup_epochs=1),
-        train=dataclasses.replace(base.train, log_every=1),
+        train=dataclasses.replace(base.train, log_every=1, precision="fp32"),
         evaluate=dataclasses.replace(base.evaluate, knn_k=5, linear_epochs=6, linear_crops=2, batch_size=10),
     )

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from barlow.config import DataConfig
+
 Interpolation = Literal["bilinear", "bicubic"]
 Range = tuple[float, float]
 
@@ -120,6 +122,12 @@ def barlow_twins(size: int = 224, scale: Range = (0.08, 1.0), blur: bool = True)
         )
 
     return [view(blur_p=1.0, solarize_p=0.0), view(blur_p=0.1, solarize_p=0.2)]
+
+
+def training(data: DataConfig) -> list[View]:
+    """The two views that a run with these settings trains on."""
+    blur = data.augmentation == "barlow_twins"
+    return barlow_twins(data.image_size, scale=data.crop_scale, blur=blur)
 
 
 def linear_probe(size: int = 224) -> list[View]:

@@ -50,7 +50,7 @@ class Console:
     def table(self, result: dict[str, Any], path: Path) -> None:
         """The accuracies, what is missing and why, and where the whole result is."""
         if result["knn"] is not None:
-            table = Table(title="Top-1 on the test images, percent")
+            table = Table(title="Top-1, percent")
             for column in ("", "kNN", "linear"):
                 table.add_column(column, justify="right" if column else "left")
             for name, key in (("trained", None), ("untrained", "untrained"), ("raw pixels", "raw_pixels")):

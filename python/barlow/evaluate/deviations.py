@@ -46,6 +46,7 @@ def protocol(
         "baselines": None
         if baseline_factors is None
         else {
+            "untrained": "the weights and batch-norm statistics that the run began with",
             "learning_rate_factors": list(baseline_factors),
             "note": "the best of these rates on the test images counts, in the baselines' favour",
         },

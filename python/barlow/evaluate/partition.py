@@ -69,7 +69,7 @@ def load(data: Path, held_out: Path | None = None) -> Partition | Index:
     test, test_note = _labelled(open_index(test_path))
     names = list(train.class_names)
     labels_M = _renumber(test, names, str(train_path), str(test_path))
-    how = f"trained on {train_path}, tested on {test_path}{note}{test_note}"
+    how = f"the probes train on {train_path} and are tested on {test_path}{note}{test_note}"
     return _checked(Partition(train, test, _labels(train), labels_M, names, how))
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from barlow import durable
-from barlow.config import Config, DataConfig, EvaluateConfig
+from barlow.config import Config, EvaluateConfig
 from barlow.data import Index, views
 from barlow.evaluate import accuracy, console, deviations, features, knn, label_free, linear, partition
 from barlow.evaluate.partition import Partition
@@ -66,7 +66,7 @@ def evaluate(
     _check(config.evaluate)
     parts = partition.load(data, None if held_out is None else Path(held_out))
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    dtype = autocast_dtype(config.train.precision, where)
+    dtype = _precision(config.train.precision, where)
     talk = console.Console(quiet=quiet)
     job = _Job(parts, config, where, talk)
     backbone = backbone.to(where)
@@ -102,6 +102,11 @@ def evaluate(
 
 def _default_out(target: Path) -> Path:
     return target / "eval.json" if target.is_dir() else target.with_suffix(".eval.json")
+
+
+def _precision(name: str, device: torch.device) -> torch.dtype:
+    """The run's, except that a run in fp16 can be evaluated where there is no GPU."""
+    return autocast_dtype("auto" if name == "fp16" and device.type == "cpu" else name, device)
 
 
 def _check(config: EvaluateConfig) -> None:
@@ -230,7 +235,7 @@ class _Job:
             index = index.subset(
                 (np.arange(_RETRIEVAL_IMAGES) * len(index) // _RETRIEVAL_IMAGES).astype(np.uint32)
             )
-        first, second = training_views(self.config.data)
+        first, second = views.training(self.config.data)
         return label_free.instance_retrieval(
             self._extract(index, first, forward, f"{name}: first views"),
             self._extract(index, second, forward, f"{name}: second views"),
@@ -239,11 +244,11 @@ class _Job:
     def describe_data(self) -> Json:
         """Where the images come from and how many there are."""
         if not isinstance(self.parts, Partition):
-            return {"source": str(self.parts.source), "images": len(self.parts), "labelled": False}
+            return {"source": _absolute(self.parts), "images": len(self.parts), "labelled": False}
         counts_C = torch.bincount(self.parts.test_labels_M, minlength=len(self.parts.class_names))
         return {
-            "train": str(self.parts.train.source),
-            "test": str(self.parts.test.source),
+            "train": _absolute(self.parts.train),
+            "test": _absolute(self.parts.test),
             "partition": self.parts.how,
             "train_images": len(self.parts.train),
             "test_images": len(self.parts.test),
@@ -253,10 +258,9 @@ class _Job:
         }
 
 
-def training_views(data: DataConfig) -> list[views.View]:
-    """The two views that the run was trained on."""
-    blur = data.augmentation == "barlow_twins"
-    return views.barlow_twins(size=data.image_size, scale=data.crop_scale, blur=blur)
+def _absolute(index: Index) -> str:
+    # The report is written from another folder perhaps, and looks for the test images by this.
+    return str(Path(index.source).absolute())
 
 
 def _label_free(features_NF: Tensor) -> Json:

@@ -39,7 +39,7 @@ def contact_sheet(sources: list[Source], *, view_px: int) -> str:
             x, y, width, height = view.window
             words = [
                 f"crop {width:g} &times; {height:g} at {x:g}, {y:g}",
-                *(escape(step).replace(" ", "&nbsp;") for step in view.steps),
+                *(escape(step) for step in view.steps),
             ]
             cells.append(
                 f'<div><img src="{view.uri}" alt="view {number} of {escape(source.caption)}">'

@@ -18,7 +18,7 @@ from barlow import durable
 from barlow.config import Config
 from barlow.data import Index, Loader, apply, decode, draw, views
 from barlow.data.device import to_float
-from barlow.evaluate import features, knn, training_views
+from barlow.evaluate import features, knn
 from barlow.model import Twins, build_model
 from barlow.model.weights import load_model
 from barlow.objectives import barlow_twins, cross_correlation, loss_floor
@@ -91,18 +91,18 @@ class Query:
 
 
 def newest_model(run: Path, config: Config) -> Twins | None:
-    """The network of the newest valid checkpoint in evaluation mode, or None where there is none."""
+    """The network of the newest valid checkpoint in evaluation mode, on the GPU if there is one, or None."""
     checkpoint = durable.newest_valid(run / "checkpoints", "step-*")
     if checkpoint is None:
         return None
     model = build_model(config.model, config.train.seed)
     load_model(model, checkpoint / "model.safetensors")
-    return model.eval()
+    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
 
 def contact_sheet(index: Index, config: Config) -> list[Source]:
     """Evenly spaced images with the two views that epoch 0 of the training draws for them."""
-    both = training_views(config.data)
+    both = views.training(config.data)
     sources = []
     for i in spread(len(index), NUM_SOURCES):
         image = decode(index.read(i))
@@ -121,11 +121,11 @@ def contact_sheet(index: Index, config: Config) -> list[Source]:
 def cross_correlation_matrix(model: Twins, index: Index, config: Config) -> Matrix:
     """The matrix of up to 512 evenly spaced images under the two training views, in evaluation mode."""
     ids = spread(len(index), MATRIX_IMAGES)
-    z1s, z2s = [], []
+    device, z1s, z2s = _device(model), [], []
     with (
         Loader(
             _subset(index, ids),
-            views=training_views(config.data),
+            views=views.training(config.data),
             batch_size=min(64, len(ids)),
             seed=config.train.seed,
             threads=config.data.threads,
@@ -135,9 +135,9 @@ def cross_correlation_matrix(model: Twins, index: Index, config: Config) -> Matr
         torch.no_grad(),
     ):
         for batch in loader:
-            z1_BD, z2_BD = model(to_float(batch.views, config.data.mean, config.data.std))
-            z1s.append(z1_BD.float())
-            z2s.append(z2_BD.float())
+            z1_BD, z2_BD = model(to_float(batch.views, config.data.mean, config.data.std, device=device))
+            z1s.append(z1_BD.float().cpu())
+            z2s.append(z2_BD.float().cpu())
     return matrix_of(torch.cat(z1s), torch.cat(z2s), config)
 
 
@@ -210,6 +210,10 @@ def _thumbnail(index: Index, i: int) -> str:
     return pictures.data_uri(decode(index.read(i)), max_side=112)
 
 
+def _device(model: Twins) -> torch.device:
+    return next(model.parameters()).device
+
+
 def _features(model: Twins, index: Index, config: Config) -> Tensor:
     (view,) = views.evaluation(size=config.data.image_size, resize=config.data.eval_resize)
     return features.extract(
@@ -218,7 +222,7 @@ def _features(model: Twins, index: Index, config: Config) -> Tensor:
         features.network(model.backbone, torch.float32),
         data=config.data,
         batch_size=min(64, config.evaluate.batch_size),
-        device=torch.device("cpu"),
+        device=_device(model),
     )
 
 

@@ -200,11 +200,7 @@ def _distributed(twins: Twins, device: torch.device) -> DistributedDataParallel:
 def _loader(index: Index, config: Config, world: World, threads: int) -> Loader:
     return Loader(
         index,
-        views=views.barlow_twins(
-            config.data.image_size,
-            scale=config.data.crop_scale,
-            blur=config.data.augmentation == "barlow_twins",
-        ),
+        views=views.training(config.data),
         batch_size=config.optim.batch_size,
         seed=config.train.seed,
         rank=world.rank,
