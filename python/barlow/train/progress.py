@@ -21,6 +21,7 @@ class Display:
     def __init__(self, first_step: int, last_step: int, steps_per_epoch: int, *, quiet: bool = False) -> None:
         self._first, self._last, self._steps_per_epoch = first_step, last_step, steps_per_epoch
         self._console = Console(quiet=quiet, highlight=False, soft_wrap=True)
+        self._is_live = self._console.is_terminal and not quiet
         self._start_s = time.monotonic()
         self._numbers = Text("waiting for the first step", style="dim")
         self._bar = Progress(
@@ -42,7 +43,7 @@ class Display:
 
     def advance(self, step: int) -> None:
         """`step` optimizer steps are done."""
-        if self._console.is_terminal:
+        if self._is_live:
             self._bar.update(self._task, completed=step, epoch=self._epoch(step), eta=self._eta(step))
 
     def show(self, line: dict[str, Any]) -> None:
@@ -53,23 +54,21 @@ class Display:
             f"{rate:.{0 if rate >= 10 else 1}f} images/s  "
             f"waiting for data {100 * line['wait_share']:.0f} %"
         )
-        if self._console.is_terminal:
+        if self._is_live:
             self._numbers.plain = numbers
         else:
             step = line["step"]
-            self.say(
-                f"step {step}/{self._last}  {self._epoch(step)}  {numbers}  ETA {self._eta(step)}",
-            )
+            self.say(f"step {step}/{self._last}  {self._epoch(step)}  {numbers}  ETA {self._eta(step)}")
 
     def __enter__(self) -> Display:
-        if self._console.is_terminal:
+        if self._is_live:
             self._live.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._console.is_terminal:
+        if self._is_live:
             self._live.stop()
 
     def _epoch(self, step: int) -> str:
