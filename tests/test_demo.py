@@ -22,8 +22,9 @@ SMALL = (
 )
 
 
-def run_demo(folder: Path, data: Path, *flags: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "barlow.demo", "--data", str(data), "--run", "runs/demo", *flags]
+def run_demo(folder: Path, data: Path | None, *flags: str) -> subprocess.CompletedProcess[str]:
+    source = () if data is None else ("--data", str(data))
+    command = [sys.executable, "-m", "barlow.demo", *source, "--run", "runs/demo", *flags]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=280)
 
 
@@ -70,13 +71,16 @@ def test_leaves_numbers_weights_and_report(finished: tuple[Path, str]) -> None:
 def test_a_run_on_other_images_is_moved_aside_not_lost(finished: tuple[Path, str]) -> None:
     folder, _ = finished
     before = (folder / "runs" / "demo" / "config.json").read_bytes()
-    synthetic.write(folder / "other", seed=1, counts={"train": 64, "held-out": 32})
-    result = run_demo(folder, folder / "other", *SMALL)
+    # A drawn data set that is there is not drawn again: this is the demo without DATA, on fewer pictures.
+    pictures = folder / "runs" / "demo-data" / "synthetic-shapes"
+    synthetic.write(pictures, seed=1, counts={"train": 64, "held-out": 32})
+    result = run_demo(folder, None, *SMALL)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "runs/demo held another run; it is runs/demo-1 now" in result.stdout
     assert (folder / "runs" / "demo-1" / "config.json").read_bytes() == before
     data = json.loads((folder / "runs" / "demo" / "eval.json").read_text())["data"]
     assert (data["train_images"], data["test_images"]) == (64, 32)
+    assert "synthetic data" in (folder / "runs" / "demo" / "report.html").read_text()
 
 
 def test_stops_at_the_first_command_that_fails(tmp_path: Path) -> None:

@@ -37,6 +37,9 @@ def main(data: Path | None, run: Path, nproc: int = 2, train_flags: Sequence[str
     kept = run.with_name(f"{run.name}-data")
     source = _synthetic_pictures(kept / "synthetic-shapes") if data is None else data
     shards = _pack(source, kept / "shards")
+    if data is None:
+        # What the pictures are goes with the shards: the report says it too.
+        shutil.copy(source / "README.md", shards)
     num_images, digest = _describe(shards / "train")
     config = _scaled_to(num_images)
     _make_room(run, None if train_flags else config, digest)
