@@ -201,12 +201,18 @@ def cifar10() -> Config:
 
 
 def cifar10_cpu() -> Config:
-    """CIFAR-10 on two CPU cores in less than 30 minutes: a narrow ResNet-10."""
+    """CIFAR-10 on two CPU cores in less than 30 minutes: a narrow ResNet-10.
+
+    Chosen here: crops of at least a fifth of the picture and small batches learn more in few steps.
+    """
     base = cifar10()
     return replace(
         base,
+        data=replace(base.data, crop_scale=(0.2, 1.0)),
         model=ModelConfig(backbone="resnet10", stem="cifar", width=32, projector=(512, 512, 512)),
-        optim=replace(base.optim, epochs=8, warmup_epochs=0.5),
+        optim=replace(
+            base.optim, variant="lars", lr_weights=0.4, batch_size=128, epochs=6, warmup_epochs=0.5
+        ),
         checkpoint=CheckpointConfig(every_epochs=1),
         evaluate=replace(base.evaluate, linear_crops=2, linear_epochs=30),
     )
