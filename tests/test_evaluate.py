@@ -243,6 +243,10 @@ def test_unlabelled_images_still_get_the_numbers_that_need_no_labels(
     assert "no labels" in result["reason"]
     assert 1 <= result["label_free"]["effective_rank"] <= 18
     assert 0 <= result["label_free"]["instance_retrieval_top1"] <= 100
+    # A part held out that has no labels either, as `make demo DATA=` of a flat folder has it.
+    both = evaluate(run, pictures / "plain", held_out=pictures / "plain", baselines=False, quiet=True)
+    assert both["knn"] is None
+    assert both["label_free"] == result["label_free"]
 
 
 def test_every_deviation_from_the_official_protocol_is_told(evaluation: dict) -> None:

@@ -52,7 +52,7 @@ def find(data: Path, held_out: Path | None = None) -> tuple[Path, Path | None]:
 
 
 def load(data: Path, held_out: Path | None = None) -> Partition | Index:
-    """The labelled partition of DATA, or the plain index where its images have no labels.
+    """The labelled partition of DATA, or the plain index (of the test part) where no image has a label.
 
     `ValueError`: fewer than two classes, a class of the test images that has no training image, a test
     part without labels, classes too small to split.
@@ -60,9 +60,11 @@ def load(data: Path, held_out: Path | None = None) -> Partition | Index:
     train_path, test_path = find(data, held_out)
     train = open_index(train_path)
     if not (np.asarray(train.labels) >= 0).any():
-        if test_path is not None and held_out is not None:
+        # What needs no labels is still measured: on the images held out, if there are any.
+        test = train if test_path is None else open_index(test_path)
+        if (np.asarray(test.labels) >= 0).any():
             raise ValueError(f"{train_path} has no labels, so there is nothing to learn for {test_path}")
-        return train
+        return test
     train, note = _labelled(train)
     if test_path is None:
         return _split(train, note)
