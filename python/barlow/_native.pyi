@@ -170,8 +170,17 @@ def draw(
 ) -> Parameters:
     """The parameters of one view of one image of `width` x `height` pixels: a function of its arguments."""
 
-def apply(image: NDArray[np.uint8], parameters: Parameters) -> NDArray[np.uint8]:
-    """Image [H, W, 3], C-contiguous, to view [3, size, size]."""
+def apply(
+    image: NDArray[np.uint8], parameters: Parameters, simd: str | None = None
+) -> NDArray[np.uint8]:
+    """Image [H, W, 3], C-contiguous, to view [3, size, size].
+
+    `simd` is one of `simd()`, by default the fastest; all give equal pixels.
+    """
+
+def simd() -> list[str]:
+    """Instruction sets of this CPU that pixels can be computed on, slowest first: `portable` always, then
+    `avx2`, `avx512` (with VNNI and VBMI)."""
 
 # Batches (rust/python/src/loader.rs)
 

@@ -12,6 +12,7 @@ use crate::error::{Fault, Result};
 use crate::ops::blur::Blur;
 use crate::ops::resize::Resize;
 pub use crate::ops::resize::{Cut, Interpolation, Window};
+pub use crate::ops::simd::Simd;
 use crate::ops::{colour, flip, hue};
 use crate::random::Draws;
 
@@ -301,16 +302,27 @@ fn range(what: &str, (low, high): (f64, f64), bounds: RangeInclusive<f64>) -> Re
 }
 
 /// Makes views of images; one per thread, reused so that its buffers are.
-#[derive(Default)]
 pub struct Augmenter {
+    simd: Simd,
     resize: Resize,
     blur: Blur,
 }
 
+impl Default for Augmenter {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Augmenter {
-    /// Buffers grow with the first images.
+    /// On the fastest instructions that this CPU has. Buffers grow with the first images.
     pub fn new() -> Self {
-        Self::default()
+        Self::on(Simd::detect())
+    }
+
+    /// On given instructions; all of them give equal bytes.
+    pub fn on(simd: Simd) -> Self {
+        Self { simd, resize: Resize::new(simd), blur: Blur::new(simd) }
     }
 
     /// Writes one view into `out`: planar RGB, 3 x size x size bytes.
@@ -321,17 +333,20 @@ impl Augmenter {
             let found = out.len();
             return Err(Fault::Setting(format!("a view of size {size} does not fill {found} bytes")).into());
         }
-        self.resize.cut(&image.data, (image.width, image.height), cut, out)?;
-        for &operation in operations {
+        // A flip that comes first costs nothing: the resize writes its columns in reverse.
+        let mirrored = operations.first() == Some(&Applied::Flip);
+        self.resize.cut(&image.data, (image.width, image.height), cut, mirrored, out)?;
+        let simd = self.simd;
+        for &operation in &operations[usize::from(mirrored)..] {
             match operation {
                 Applied::Flip => flip::flip(out, size),
-                Applied::Brightness(factor) => colour::brightness(out, factor as f32),
-                Applied::Contrast(factor) => colour::contrast(out, factor as f32),
-                Applied::Saturation(factor) => colour::saturation(out, factor as f32),
-                Applied::Hue(shift) => hue::hue(out, hue::levels(shift)),
-                Applied::Grayscale => colour::grayscale(out),
+                Applied::Brightness(factor) => colour::brightness(simd, out, factor as f32),
+                Applied::Contrast(factor) => colour::contrast(simd, out, factor as f32),
+                Applied::Saturation(factor) => colour::saturation(simd, out, factor as f32),
+                Applied::Hue(shift) => hue::hue(simd, out, hue::levels(shift)),
+                Applied::Grayscale => colour::grayscale(simd, out),
                 Applied::Blur(sigma) => self.blur.blur(out, size, sigma),
-                Applied::Solarize(threshold) => colour::solarize(out, threshold),
+                Applied::Solarize(threshold) => colour::solarize(simd, out, threshold),
             }
         }
         Ok(())

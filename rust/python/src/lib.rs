@@ -18,7 +18,7 @@ mod _native {
     #[pymodule_export]
     use crate::loader::Loader;
     #[pymodule_export]
-    use crate::pixels::{apply, check_view, decode_image, draw, peek};
+    use crate::pixels::{apply, check_view, decode_image, draw, peek, simd};
 
     /// Format version of the order: another version gives other batches.
     #[pymodule_export]

@@ -4,7 +4,7 @@
 //! Views are the frozen dataclasses of `barlow.data.views`, told apart by the name of their class.
 
 use barlow_data::augment::{
-    Applied, Augmenter, Crop, Cut, Interpolation, Operation, Parameters, View, Window,
+    Applied, Augmenter, Crop, Cut, Interpolation, Operation, Parameters, Simd, View, Window,
 };
 use barlow_data::decode::{self, Decoder, Image};
 use numpy::{PyArray1, PyArray3, PyArrayMethods, PyReadonlyArray3, PyUntypedArrayMethods};
@@ -55,14 +55,30 @@ pub(crate) fn draw<'py>(
     parameters_to_py(py, &view.draw(seed, epoch, sample, view_index, width, height))
 }
 
-/// One view of an image: uint8 [height, width, 3] to uint8 [3, size, size].
+/// Names of the instruction sets that this CPU has kernels for, slowest first.
 #[pyfunction]
+pub(crate) fn simd() -> Vec<&'static str> {
+    Simd::available().into_iter().map(Simd::name).collect()
+}
+
+/// One view of an image: uint8 [height, width, 3] to uint8 [3, size, size]. `simd`: on these instructions
+/// (the fastest by default); all give equal pixels.
+#[pyfunction]
+#[pyo3(signature = (image, parameters, simd = None))]
 pub(crate) fn apply<'py>(
     py: Python<'py>,
     image: PyReadonlyArray3<'py, u8>,
     parameters: &Bound<'py, PyDict>,
+    simd: Option<&str>,
 ) -> PyResult<Bound<'py, PyArray3<u8>>> {
     let parameters = parameters_from_py(parameters)?;
+    let simd = match simd {
+        None => Simd::detect(),
+        Some(name) => Simd::available()
+            .into_iter()
+            .find(|simd| simd.name() == name)
+            .ok_or_else(|| PyValueError::new_err(format!("this CPU has {:?}, not {name:?}", self::simd())))?,
+    };
     let &[height, width, channels] = image.shape() else {
         return Err(PyTypeError::new_err("an image has three dimensions"));
     };
@@ -75,7 +91,8 @@ pub(crate) fn apply<'py>(
     let image = Image { width, height, data: pixels.to_vec() };
     let size = parameters.cut.size as usize;
     let mut out = vec![0; 3 * size * size];
-    py.detach(|| Augmenter::new().apply(&image, &parameters, &mut out)).map_err(|error| to_py(py, &error))?;
+    py.detach(|| Augmenter::on(simd).apply(&image, &parameters, &mut out))
+        .map_err(|error| to_py(py, &error))?;
     PyArray1::from_vec(py, out).reshape([3, size, size])
 }
 

@@ -4,7 +4,8 @@
 //! ImageEnhance blends the picture with a degenerate one (black, the mean grey, its own greyscale) in
 //! single precision and truncates: `degenerate + factor * (value - degenerate)`.
 
-use super::{kernel, planes, whole_f32};
+use super::simd::{Simd, kernel};
+use super::{planes, whole_f32};
 
 /// ITU-R 601 luma in 16-bit fixed point, rounded: Pillow's `convert("L")`.
 #[inline(always)]
@@ -20,26 +21,25 @@ fn blend(degenerate: u8, value: u8, factor: f32) -> u8 {
 }
 
 kernel! {
-    /// Blends every value with black.
-    pub(crate) fn brightness / brightness_portable(picture: &mut [u8], factor: f32) {
-        for value in picture {
-            *value = blend(0, *value, factor);
+    /// Blends every value with one grey: black for brightness, the mean for contrast.
+    fn blend_grey / blend_grey_by[V](picture: &mut [u8], grey: u8, factor: f32) {
+        let table = std::array::from_fn(|value| blend(grey, value as u8, factor));
+        if !V::map(picture, &table) {
+            for value in picture {
+                *value = blend(grey, *value, factor);
+            }
         }
     }
 }
 
-kernel! {
-    /// Blends every value with a grey, the mean one for `contrast`.
-    pub(crate) fn blend_grey / blend_grey_portable(picture: &mut [u8], grey: u8, factor: f32) {
-        for value in picture {
-            *value = blend(grey, *value, factor);
-        }
-    }
+/// Blends every value with black.
+pub(crate) fn brightness(simd: Simd, picture: &mut [u8], factor: f32) {
+    blend_grey(simd, picture, 0, factor);
 }
 
 kernel! {
     /// Adds up the luma of all pixels.
-    pub(crate) fn add_luma / add_luma_portable(picture: &[u8], sum: &mut u64) {
+    fn add_luma / add_luma_portable(picture: &[u8], sum: &mut u64) {
         let size = picture.len() / 3;
         let (red, rest) = picture.split_at(size);
         let (green, blue) = rest.split_at(size);
@@ -52,11 +52,11 @@ kernel! {
 }
 
 /// Blends every value with the picture's mean luma, rounded half up to a whole level.
-pub(crate) fn contrast(picture: &mut [u8], factor: f32) {
+pub(crate) fn contrast(simd: Simd, picture: &mut [u8], factor: f32) {
     let mut sum = 0;
-    add_luma(picture, &mut sum);
+    add_luma(simd, picture, &mut sum);
     let mean = sum as f64 / (picture.len() / 3) as f64;
-    blend_grey(picture, (mean + 0.5) as u8, factor);
+    blend_grey(simd, picture, (mean + 0.5) as u8, factor);
 }
 
 kernel! {
@@ -97,31 +97,30 @@ mod tests {
     use super::*;
     use crate::ops::samples;
 
-    type Kernel = fn(&mut [u8]);
+    type Kernel = fn(Simd, &mut [u8]);
 
     #[test]
-    fn both_compilations_of_each_kernel_give_equal_bytes() {
-        let pairs: [(Kernel, Kernel); 6] = [
-            (|p| brightness(p, 1.37), |p| brightness_portable(p, 1.37)),
-            (|p| blend_grey(p, 97, 0.61), |p| blend_grey_portable(p, 97, 0.61)),
-            (|p| saturation(p, 1.2), |p| saturation_portable(p, 1.2)),
-            (grayscale, grayscale_portable),
-            (|p| solarize(p, 128), |p| solarize_portable(p, 128)),
-            (|p| p[0] = luma_sum(p, add_luma) as u8, |p| p[0] = luma_sum(p, add_luma_portable) as u8),
+    fn all_instruction_sets_give_equal_bytes() {
+        let kernels: [Kernel; 6] = [
+            |simd, p| brightness(simd, p, 1.37),
+            |simd, p| blend_grey(simd, p, 97, 0.61),
+            |simd, p| contrast(simd, p, 0.6),
+            |simd, p| saturation(simd, p, 1.2),
+            grayscale,
+            |simd, p| solarize(simd, p, 128),
         ];
-        for (i, (wide, portable)) in pairs.into_iter().enumerate() {
-            let mut one = samples::picture(37, 29);
-            let mut two = one.clone();
-            wide(&mut one);
-            portable(&mut two);
-            assert_eq!(one, two, "kernel {i}");
+        for (i, kernel) in kernels.into_iter().enumerate() {
+            let expected = with(Simd::PORTABLE, kernel);
+            for simd in Simd::available() {
+                assert_eq!(with(simd, kernel), expected, "kernel {i}, {}", simd.name());
+            }
         }
     }
 
-    fn luma_sum(picture: &[u8], add: fn(&[u8], &mut u64)) -> u64 {
-        let mut sum = 0;
-        add(picture, &mut sum);
-        sum
+    fn with(simd: Simd, kernel: Kernel) -> Vec<u8> {
+        let mut picture = samples::picture(37, 29);
+        kernel(simd, &mut picture);
+        picture
     }
 
     /// By hand: luma of (255, 0, 0) is 76.2, of (0, 255, 0) 149.7, of (0, 0, 255) 29.07.
@@ -137,17 +136,17 @@ mod tests {
     fn contrast_turns_about_the_rounded_mean() {
         // Lumas 10 and 13: mean 11.5, rounded 12; factor 0 leaves only the mean.
         let mut picture = [10, 13, 10, 13, 10, 13];
-        contrast(&mut picture, 0.0);
+        contrast(Simd::detect(), &mut picture, 0.0);
         assert_eq!(picture, [12; 6]);
         let mut picture = [10, 13, 10, 13, 10, 13];
-        contrast(&mut picture, 2.0);
+        contrast(Simd::detect(), &mut picture, 2.0);
         assert_eq!(picture, [8, 14, 8, 14, 8, 14]);
     }
 
     #[test]
     fn solarize_inverts_from_the_threshold_on() {
         let mut picture = [0, 127, 128, 255, 1, 200];
-        solarize(&mut picture, 128);
+        solarize(Simd::detect(), &mut picture, 128);
         assert_eq!(picture, [0, 127, 127, 0, 1, 55]);
     }
 

@@ -3,6 +3,8 @@
 //!
 //! The arithmetic is Pillow's, in double precision and in the same order, so that the last bit agrees.
 
+use super::simd::{Packed, Simd, WEIGHT_BITS};
+
 /// Filters of a resize; both widen when an image shrinks (antialiasing), as Pillow's do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Interpolation {
@@ -33,46 +35,69 @@ impl Interpolation {
     }
 }
 
-/// Fractional bits of a weight: 8 for the value and 2 for overshoot and sign are left of 32.
-pub(crate) const WEIGHT_BITS: u32 = 22;
-
 /// Weights of one direction: each output pixel is a weighted sum of some neighbouring source pixels.
+///
+/// Source pixels are taken four at a time, counted from the first that any output pixel looks at; weights
+/// of 0 fill the fours up.
 #[derive(Debug, Default)]
 pub(crate) struct Weights {
-    /// First source pixel and number of them, for each output pixel.
+    /// First four and number of fours, for each output pixel.
     spans: Vec<(usize, usize)>,
-    /// Fixed-point weights, `stride` places for each output pixel.
-    fixed: Vec<i32>,
+    /// `stride` packed fours for each output pixel.
+    packed: Vec<Packed>,
     stride: usize,
+    extent: (usize, usize),
     exact: Vec<f64>,
 }
 
+/// What a side of an image becomes: `source` pixels are resized to `resized`, of which those from `offset`
+/// on are wanted, last first if `mirrored`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Side {
+    pub(crate) source: u32,
+    pub(crate) resized: u32,
+    pub(crate) offset: u32,
+    pub(crate) mirrored: bool,
+}
+
 impl Weights {
-    /// For the `size` pixels from `offset` on of a side of `source` pixels made `resized` long. Pixels
-    /// beyond the ends of the side are left out, and the others weigh more.
-    pub(crate) fn set(&mut self, source: u32, resized: u32, offset: u32, size: u32, filter: Interpolation) {
-        let scale = f64::from(source) / f64::from(resized);
+    /// For `size` pixels of a side, in the form that the instruction set takes. Pixels beyond the ends of the side
+    /// are left out, and the others weigh more.
+    pub(crate) fn set(&mut self, side: Side, size: u32, filter: Interpolation, simd: Simd) {
+        let scale = f64::from(side.source) / f64::from(side.resized);
         // A filter widens with the step between output pixels, but never narrows: antialiasing.
         let stretch = scale.max(1.0);
         let support = filter.support() * stretch;
-        self.stride = support.ceil() as usize * 2 + 1;
-        self.spans.clear();
-        self.fixed.clear();
-        for position in offset..offset + size {
+        let span = |position: u32| {
             let centre = (f64::from(position) + 0.5) * scale;
             let first = (centre - support + 0.5).max(0.0) as u32;
-            let last = ((centre + support + 0.5) as u32).min(source);
+            (centre, first, ((centre + support + 0.5) as u32).min(side.source))
+        };
+        let (start, end) = (side.offset, side.offset + size);
+        let (_, left, _) = span(start);
+        let (_, _, right) = span(end - 1);
+        self.extent = (left as usize, right as usize);
+        // Three more than the filter's width: it may begin with the last pixel of a four.
+        self.stride = (support.ceil() as usize * 2 + 1 + 3).div_ceil(4);
+        self.spans.clear();
+        self.packed.clear();
+        for i in 0..size {
+            let (centre, first, last) = span(if side.mirrored { end - 1 - i } else { start + i });
             self.exact.clear();
             self.exact.extend(
                 (first..last).map(|pixel| filter.weight((f64::from(pixel) - centre + 0.5) * (1.0 / stretch))),
             );
             let sum: f64 = self.exact.iter().sum();
-            self.spans.push((first as usize, self.exact.len()));
-            self.fixed.extend(self.exact.iter().map(|&weight| {
+            let lead = (first - left) as usize % 4;
+            let fours = (lead + self.exact.len()).div_ceil(4);
+            self.spans.push(((first - left) as usize / 4, fours));
+            let fixed = |place: usize| {
+                let weight = place.checked_sub(lead).and_then(|k| self.exact.get(k)).copied().unwrap_or(0.0);
                 let weight = if sum == 0.0 { weight } else { weight / sum };
                 (weight * f64::from(1 << WEIGHT_BITS) + 0.5_f64.copysign(weight)) as i32
-            }));
-            self.fixed.resize(self.spans.len() * self.stride, 0);
+            };
+            self.packed.extend((0..fours).map(|four| simd.pack([0, 1, 2, 3].map(|k| fixed(4 * four + k)))));
+            self.packed.resize(self.spans.len() * self.stride, Packed::default());
         }
     }
 
@@ -81,16 +106,15 @@ impl Weights {
         self.spans.len()
     }
 
-    /// First source pixel and weights of each output pixel.
+    /// First four and packed weights of output pixel `i`.
     #[inline(always)]
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (usize, &[i32])> {
-        let weights = self.fixed.chunks_exact(self.stride);
-        self.spans.iter().zip(weights).map(|(&(first, count), weights)| (first, &weights[..count]))
+    pub(crate) fn of(&self, i: usize) -> (usize, &[Packed]) {
+        let (first, count) = self.spans[i];
+        (first, &self.packed[i * self.stride..][..count])
     }
 
     /// The source pixels that any output pixel looks at: first, and one past the last.
     pub(crate) fn extent(&self) -> (usize, usize) {
-        let end = |span: Option<&(usize, usize)>| span.map_or(0, |&(first, count)| first + count);
-        (self.spans.first().map_or(0, |span| span.0), end(self.spans.last()))
+        self.extent
     }
 }

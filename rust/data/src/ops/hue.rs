@@ -2,13 +2,19 @@
 //! whole number of levels modulo 256, and back.
 //! Not here: drawing of the shift.
 //!
-//! Pillow computes partly in single, partly in double precision, and truncates or rounds at each step;
-//! the same is done here, without branches, in blocks that the compiler vectorises.
+//! Pillow's way back mixes single and double precision, but always comes to the exact quotient, rounded;
+//! so does its saturation, truncated. Only the hue depends on how it is computed: in single precision.
+//! The test over all colours holds this to Pillow's own steps. Loops are cut where the width of values
+//! changes, so that compilers vectorise each at its own width.
 
-use super::{kernel, planes, whole_f32, whole_f64};
+use super::planes;
+use super::simd::kernel;
 
-/// Pixels treated together: enough to fill vectors, few enough to stay in registers and L1.
+/// Pixels treated together: enough to fill vectors, few enough to stay in L1.
 const BLOCK: usize = 64;
+
+/// One value of each pixel of a block.
+type Values<T> = [T; BLOCK];
 
 /// Levels to add for a shift in [-0.5, 0.5] turns: truncated towards zero, as torchvision does.
 pub(crate) fn levels(shift: f64) -> u8 {
@@ -39,85 +45,141 @@ kernel! {
 }
 
 #[inline(always)]
-fn turn(red: &mut [u8; BLOCK], green: &mut [u8; BLOCK], blue: &mut [u8; BLOCK], levels: u8) {
-    let mut hues = [0u8; BLOCK];
-    let mut saturations = [0u8; BLOCK];
-    let mut values = [0u8; BLOCK];
+fn turn(red: &mut Values<u8>, green: &mut Values<u8>, blue: &mut Values<u8>, levels: u8) {
+    let mut hue = [0; BLOCK];
+    let mut saturation = [0; BLOCK];
+    let mut high = [0; BLOCK];
+    to_hsv((&*red, &*green, &*blue), &mut hue, &mut saturation, &mut high);
+    hue.iter_mut().for_each(|hue| *hue = hue.wrapping_add(levels));
+    to_rgb((&hue, &saturation, &high), red, green, blue);
+}
+
+/// Hue, saturation and value. The hue is the position of the middle channel between the other two; which
+/// channels these are chooses where that position lies on the circle.
+#[inline(always)]
+fn to_hsv(
+    (red, green, blue): (&Values<u8>, &Values<u8>, &Values<u8>),
+    hue: &mut Values<u8>,
+    saturation: &mut Values<u8>,
+    high: &mut Values<u8>,
+) {
+    let mut range = [0u8; BLOCK];
+    let mut below = [0u8; BLOCK];
+    // In sixths of a turn: hue = start + 1 - 2 * falls * below / range, shifted by one to stay positive.
+    let mut start = [0u8; BLOCK];
+    let mut falls = [0u8; BLOCK];
     for i in 0..BLOCK {
-        (hues[i], saturations[i], values[i]) = to_hsv(red[i], green[i], blue[i]);
+        let (r, g, b) = (red[i], green[i], blue[i]);
+        let (most, least) = (r.max(g).max(b), r.min(g).min(b));
+        let middle = r.max(g).min(r.min(g).max(b));
+        high[i] = most;
+        range[i] = most - least;
+        below[i] = most - middle;
+        // (start + 1, falls) by order of channels: rgb (2, 1), rbg (0, 0), grb (2, 0), gbr (4, 1),
+        // bgr (4, 0), brg (6, 1).
+        let (from, down) = if r == most {
+            if b == least { (2, 1) } else { (0, 0) }
+        } else if g == most {
+            if b == least { (2, 0) } else { (4, 1) }
+        } else if r == least {
+            (4, 0)
+        } else {
+            (6, 1)
+        };
+        start[i] = from;
+        falls[i] = down;
+    }
+    let mut turned = [0i32; BLOCK];
+    let mut purity = [0i32; BLOCK];
+    for i in 0..BLOCK {
+        // Greys have saturation 0, and any hue then gives the same colour back.
+        let part = f32::from(below[i]) / f32::from(range[i].max(1));
+        let sign = 1.0 - 2.0 * f32::from(falls[i]);
+        let sixths = f32::from(start[i]) - 1.0 + sign * part;
+        let turns = sixths / 6.0;
+        let turns = if sixths < 0.0 { turns + 1.0 } else { turns };
+        let share = f32::from(range[i]) / f32::from(high[i].max(1));
+        // SAFETY: both lie within [0, 255]: no quotient here exceeds 1, and none is NaN.
+        (turned[i], purity[i]) =
+            unsafe { ((turns * 255.0).to_int_unchecked(), (share * 255.0).to_int_unchecked()) };
     }
     for i in 0..BLOCK {
-        (red[i], green[i], blue[i]) = to_rgb(hues[i].wrapping_add(levels), saturations[i], values[i]);
+        hue[i] = turned[i] as u8;
+        saturation[i] = purity[i] as u8;
     }
 }
 
-/// Pillow's hue is the position of the middle channel between the other two, in single precision; the
-/// channel order chooses where that position lies on the circle.
+/// The reverse. With s = S / 255 and f = N / 255 the position in the sector, the channels are v,
+/// v (1 - s), and v (1 - s f) in odd or v (1 - s (1 - f)) in even sectors: exact quotients, rounded to
+/// the nearest level. No tie exists, since 255 is odd.
 #[inline(always)]
-fn to_hsv(r: u8, g: u8, b: u8) -> (u8, u8, u8) {
-    let high = r.max(g).max(b);
-    let low = r.min(g).min(b);
-    let middle = r.max(g).min(r.min(g).max(b));
-    // Greys have saturation 0, and any hue then gives the same colour back.
-    let below = f32::from(high - middle) / f32::from((high - low).max(1));
-    let saturation = f32::from(high - low) / f32::from(high.max(1));
-    let (start, sign) = if r == high {
-        if b == low { (1.0, -1.0) } else { (-1.0, 1.0) }
-    } else if g == high {
-        if b == low { (1.0, 1.0) } else { (3.0, -1.0) }
-    } else if r == low {
-        (3.0, 1.0)
-    } else {
-        (5.0, -1.0)
-    };
-    let sixths: f32 = start + sign * below;
-    let turns = f64::from(sixths) / 6.0 + 1.0;
-    let turns = if turns >= 1.0 { turns - 1.0 } else { turns } as f32;
-    (whole_f32(turns * 255.0), whole_f32(saturation * 255.0), high)
+fn to_rgb(
+    (hue, saturation, value): (&Values<u8>, &Values<u8>, &Values<u8>),
+    red: &mut Values<u8>,
+    green: &mut Values<u8>,
+    blue: &mut Values<u8>,
+) {
+    let mut sector = [0u8; BLOCK];
+    let mut kept = [0u16; BLOCK];
+    let mut low = [0u8; BLOCK];
+    for i in 0..BLOCK {
+        let sixths = u16::from(hue[i]) * 6;
+        // (sixths + 1) * 257 >> 16 is sixths / 255 for all that can occur.
+        let whole = (((u32::from(sixths) + 1) * 257) >> 16) as u16;
+        let within = sixths - whole * 255;
+        let s = u16::from(saturation[i]);
+        let distance = if whole % 2 == 1 { within } else { 255 - within };
+        sector[i] = whole as u8;
+        kept[i] = 65025 - s * distance;
+        let product = u16::from(value[i]) * (255 - s) + 128;
+        low[i] = ((product + (product >> 8)) >> 8) as u8;
+    }
+    let mut middle = [0u8; BLOCK];
+    for i in 0..BLOCK {
+        middle[i] = rounded_by_65025(u32::from(value[i]) * u32::from(kept[i])) as u8;
+    }
+    for i in 0..BLOCK {
+        let (v, m, l) = (value[i], middle[i], low[i]);
+        let s = sector[i];
+        let outer = s == 0 || s == 5 || s == 6;
+        red[i] = if s == 1 || s == 4 {
+            m
+        } else if outer {
+            v
+        } else {
+            l
+        };
+        green[i] = if s == 1 || s == 2 {
+            v
+        } else if s == 0 || s == 3 || s == 6 {
+            m
+        } else {
+            l
+        };
+        blue[i] = if s == 3 || s == 4 {
+            v
+        } else if s == 2 || s == 5 {
+            m
+        } else {
+            l
+        };
+    }
 }
 
+/// `product` / 65025 (255 squared), rounded, for products up to 255 * 65025: whole numbers that single
+/// precision holds, and the product with its reciprocal never crosses a whole number (tested for all).
 #[inline(always)]
-fn to_rgb(hue: u8, saturation: u8, value: u8) -> (u8, u8, u8) {
-    let sixths = u16::from(hue) * 6;
-    let sector = (sixths / 255) as u8;
-    let within = f32::from((sixths % 255) as u8) / 255.0;
-    let saturation = f32::from(saturation) / 255.0;
-    let lowest = whole_f32(f32::from(value) * (1.0 - saturation) + 0.5);
-    // The middle channel falls in odd sectors and rises in even ones; Pillow multiplies in single
-    // precision for the one and in double for the other.
-    let falling = f64::from(saturation * within);
-    let rising = f64::from(saturation) * (1.0 - f64::from(within));
-    let lost = if sector % 2 == 1 { falling } else { rising };
-    let middle = whole_f64(f64::from(value) * (1.0 - lost) + 0.5);
-    let (v, m, l) = (value, middle, lowest);
-    let red = if sector == 2 || sector == 3 {
-        l
-    } else if sector == 1 || sector == 4 {
-        m
-    } else {
-        v
-    };
-    let green = if sector == 1 || sector == 2 {
-        v
-    } else if sector == 0 || sector == 3 || sector == 6 {
-        m
-    } else {
-        l
-    };
-    let blue = if sector == 3 || sector == 4 {
-        v
-    } else if sector == 2 || sector == 5 {
-        m
-    } else {
-        l
-    };
-    (red, green, blue)
+fn rounded_by_65025(product: u32) -> i32 {
+    let quotient = (product + 32512) as f32 * (1.0 / 65025.0);
+    // SAFETY: positive, at most 256.
+    unsafe { quotient.to_int_unchecked() }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::ops::samples;
+    use crate::ops::simd::Simd;
 
     /// colorsys with Pillow's precisions, written for reading.
     fn reference([r, g, b]: [u8; 3], levels: u8) -> [u8; 3] {
@@ -160,13 +222,14 @@ mod tests {
     fn every_colour_turns_as_in_plain_double_precision() {
         // All 2^24 colours; the shift changes with them, so that every hue meets every sector.
         let mut picture = vec![0u8; 3 << 8];
+        let simd = Simd::detect();
         for r in 0..=255u8 {
             for g in 0..=255u8 {
                 let levels = r.wrapping_mul(31).wrapping_add(g.wrapping_mul(57));
                 picture[..256].fill(r);
                 picture[256..512].fill(g);
                 picture[512..].iter_mut().zip(0..=255).for_each(|(b, level)| *b = level);
-                hue(&mut picture, levels);
+                hue(simd, &mut picture, levels);
                 for b in 0..=255u8 {
                     let turned = [0, 256, 512].map(|plane| picture[plane + usize::from(b)]);
                     assert_eq!(turned, reference([r, g, b], levels), "{:?} + {levels}", [r, g, b]);
@@ -176,13 +239,31 @@ mod tests {
     }
 
     #[test]
-    fn both_compilations_give_equal_bytes_for_any_number_of_pixels() {
+    fn all_instruction_sets_give_equal_bytes_for_any_number_of_pixels() {
         for pixels in [1, 63, 64, 65, 1000] {
-            let mut one = samples::picture(pixels, 1);
-            let mut two = one.clone();
-            hue(&mut one, 23);
-            hue_portable(&mut two, 23);
-            assert_eq!(one, two);
+            let picture = samples::picture(pixels, 1);
+            let turned = Simd::available().into_iter().map(|simd| {
+                let mut picture = picture.clone();
+                hue(simd, &mut picture, 23);
+                picture
+            });
+            let turned: Vec<_> = turned.collect();
+            assert!(turned.windows(2).all(|pair| pair[0] == pair[1]), "{pixels}");
+        }
+    }
+
+    /// Every value that a quotient is taken of, by plain division.
+    #[test]
+    fn quotients_are_exact() {
+        for product in 0..=255 * 65025u32 {
+            assert_eq!(
+                rounded_by_65025(product),
+                ((2 * product + 65025) / 130_050).cast_signed(),
+                "{product}"
+            );
+        }
+        for hue in 0..256u32 {
+            assert_eq!(((hue * 6 + 1) * 257) >> 16, hue * 6 / 255);
         }
     }
 

@@ -11,33 +11,7 @@ pub(crate) mod filter;
 pub(crate) mod flip;
 pub(crate) mod hue;
 pub(crate) mod resize;
-pub(crate) mod transpose;
-
-/// Compiles a kernel twice, for any CPU and for AVX2, and picks at run time. The two give equal bytes:
-/// Rust neither reorders nor fuses floating-point operations.
-///
-/// `kernel! { pub(crate) fn name / portable(arguments) { body } }` makes `name`, which picks, and `portable`.
-macro_rules! kernel {
-    ($(#[$doc:meta])* $visibility:vis fn $name:ident / $portable:ident($($arg:ident: $kind:ty),* $(,)?) $body:block) => {
-        $(#[$doc])*
-        $visibility fn $name($($arg: $kind),*) {
-            #[cfg(target_arch = "x86_64")]
-            if std::is_x86_feature_detected!("avx2") {
-                #[target_feature(enable = "avx2")]
-                fn wide($($arg: $kind),*) {
-                    $portable($($arg),*);
-                }
-                // SAFETY: the CPU has AVX2, as was just asked.
-                return unsafe { wide($($arg),*) };
-            }
-            $portable($($arg),*);
-        }
-
-        #[inline(always)]
-        fn $portable($($arg: $kind),*) $body
-    };
-}
-pub(crate) use kernel;
+pub(crate) mod simd;
 
 /// The three planes of a planar picture.
 #[inline(always)]
@@ -60,15 +34,6 @@ pub(crate) fn whole_f32(value: f32) -> u8 {
     (unsafe { clipped.to_int_unchecked::<i32>() }) as u8
 }
 
-/// As [`whole_f32`], in double precision.
-#[inline(always)]
-pub(crate) fn whole_f64(value: f64) -> u8 {
-    let positive = if value > 0.0 { value } else { 0.0 };
-    let clipped = if positive < 255.0 { positive } else { 255.0 };
-    // SAFETY: not NaN (each comparison would have failed) and within the range of i32.
-    (unsafe { clipped.to_int_unchecked::<i32>() }) as u8
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -79,7 +44,6 @@ mod tests {
         let steps = (-100..30_000).map(|i| i as f32 * 0.01);
         for value in edges.into_iter().chain(steps) {
             assert_eq!(whole_f32(value), value as u8, "{value}");
-            assert_eq!(whole_f64(f64::from(value)), value as u8, "{value}");
         }
     }
 }

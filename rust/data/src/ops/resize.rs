@@ -4,9 +4,11 @@
 //! Bit for bit Pillow's resize: one pass along rows, one along columns, 22-bit fixed-point weights, 8 bits
 //! in between. Their order matters: bicubic weights overshoot, and each pass clips what does.
 
-use super::filter::{WEIGHT_BITS, Weights};
-use super::transpose::{LANES, from_columns, to_columns};
-use super::{kernel, planes};
+mod passes;
+
+use self::passes::{Rows, Strips, Target, narrow, shorten, stack};
+use super::filter::{Side, Weights};
+use super::simd::{LANES, Quads, Simd};
 use crate::error::{Fault, Result};
 
 pub use super::filter::Interpolation;
@@ -53,27 +55,30 @@ impl Cut {
     }
 }
 
-/// Pixels of a row that the column pass sums up in registers.
-const BLOCK: usize = 32;
-
 /// The weights and buffers of a resize, reused from image to image.
-#[derive(Default)]
 pub(crate) struct Resize {
+    simd: Simd,
     across: Weights,
     down: Weights,
-    between: Vec<u8>,
-    columns: Vec<u8>,
-    squeezed: Vec<u8>,
+    columns: Vec<Quads>,
+    fours: Vec<Quads>,
+    shortened: Vec<u8>,
 }
 
 impl Resize {
-    /// Writes the square into `picture`, planar. Pixels outside the window have no influence, as if the
-    /// window were an image of its own.
+    pub(crate) fn new(simd: Simd) -> Self {
+        let (across, down) = (Weights::default(), Weights::default());
+        Self { simd, across, down, columns: Vec::new(), fours: Vec::new(), shortened: Vec::new() }
+    }
+
+    /// Writes the square into `picture`, planar; left and right change places if `mirrored`. Pixels outside
+    /// the window have no influence, as if the window were an image of its own.
     pub(crate) fn cut(
         &mut self,
         rgb: &[u8],
         (width, height): (usize, usize),
         cut: &Cut,
+        mirrored: bool,
         picture: &mut [u8],
     ) -> Result<()> {
         let size = cut.size as usize;
@@ -81,27 +86,45 @@ impl Resize {
             return Err(Fault::Setting(format!("{cut:?} does not fit an image of {width}x{height}")).into());
         }
         let Cut { window, resized, offset, interpolation, .. } = *cut;
-        self.across.set(window.width, resized.0, offset.0, cut.size, interpolation);
-        self.down.set(window.height, resized.1, offset.1, cut.size, interpolation);
+        let across = Side { source: window.width, resized: resized.0, offset: offset.0, mirrored };
+        let down = Side { source: window.height, resized: resized.1, offset: offset.1, mirrored: false };
+        self.across.set(across, cut.size, interpolation, self.simd);
+        self.down.set(down, cut.size, interpolation, self.simd);
         let (left, right) = self.across.extent();
         let (top, bottom) = self.down.extent();
         let corner = ((window.y as usize + top) * width + window.x as usize + left) * 3;
-        let source = Rows { bytes: &rgb[corner..], stride: width * 3, length: (right - left) * 3 };
+        let source = Rows {
+            bytes: &rgb[corner..],
+            stride: width * 3,
+            length: (right - left) * 3,
+            count: bottom - top,
+        };
         if columns_first(cut) {
-            self.between.resize(size * source.length, 0);
-            shorten_columns(source, top, &self.down, &mut self.between);
-            let between = Rows { bytes: &self.between, stride: source.length, length: source.length };
-            narrow_rows(between, left, &self.across, &mut self.columns, &mut self.squeezed, picture);
+            self.columns_then_rows(source, picture);
         } else {
-            self.between.resize(3 * (bottom - top) * size, 0);
-            let target = &mut self.between;
-            narrow_rows(source, left, &self.across, &mut self.columns, &mut self.squeezed, target);
-            for (plane, target) in planes(&mut self.between).into_iter().zip(planes(picture)) {
-                let plane = Rows { bytes: plane, stride: size, length: size };
-                shorten_columns(plane, top, &self.down, target);
-            }
+            self.rows_then_columns(source, picture);
         }
         Ok(())
+    }
+
+    fn rows_then_columns(&mut self, source: Rows<'_>, picture: &mut [u8]) {
+        let size = self.across.len();
+        let strips = Strips { count: 3, length: size, apart: size * size };
+        self.fours.resize(source.count.div_ceil(LANES) * (LANES / 4) * strips.blocks(), Quads::ZERO);
+        narrow(self.simd, source, &self.across, &mut self.columns, Target::Fours(&mut self.fours));
+        shorten(self.simd, &self.fours, strips, &self.down, picture);
+    }
+
+    fn columns_then_rows(&mut self, source: Rows<'_>, picture: &mut [u8]) {
+        let size = self.down.len();
+        let strips = Strips { count: 1, length: source.length, apart: 0 };
+        self.fours.resize(source.count.div_ceil(4) * strips.blocks(), Quads::ZERO);
+        stack(self.simd, source, &mut self.fours);
+        self.shortened.resize(size * source.length, 0);
+        shorten(self.simd, &self.fours, strips, &self.down, &mut self.shortened);
+        let (bytes, length) = (&*self.shortened, source.length);
+        let source = Rows { bytes, stride: length, length, count: size };
+        narrow(self.simd, source, &self.across, &mut self.columns, Target::Planes(picture));
     }
 }
 
@@ -113,112 +136,11 @@ fn columns_first(cut: &Cut) -> bool {
     down > 0 && 2 * lost(cut.window.width, cut.resized.0) < down
 }
 
-/// Rows of `length` bytes, `stride` bytes apart.
-#[derive(Clone, Copy)]
-struct Rows<'a> {
-    bytes: &'a [u8],
-    stride: usize,
-    length: usize,
-}
-
-impl<'a> Rows<'a> {
-    #[inline(always)]
-    fn row(self, y: usize) -> &'a [u8] {
-        &self.bytes[y * self.stride..][..self.length]
-    }
-}
-
-#[inline(always)]
-fn clip(sum: i32) -> u8 {
-    (sum >> WEIGHT_BITS).clamp(0, 255) as u8
-}
-
-kernel! {
-    /// Every interleaved row, whose first pixel is source column `left`, to the planar, narrower `target`.
-    ///
-    /// Neighbouring pixels of a row have different weights, but the rows share theirs: some rows are
-    /// transposed, so that what a weight is multiplied with lies side by side.
-    fn narrow_rows / narrow_rows_portable(
-        source: Rows<'_>,
-        left: usize,
-        weights: &Weights,
-        columns: &mut Vec<u8>,
-        squeezed: &mut Vec<u8>,
-        target: &mut [u8],
-    ) {
-        let size = weights.len();
-        let height = target.len() / (3 * size);
-        columns.resize(source.length * LANES, 0);
-        squeezed.resize(3 * size * LANES, 0);
-        for y in (0..height).step_by(LANES) {
-            // The last row stands in for those below it.
-            let row = |lane: usize| source.row((y + lane).min(height - 1));
-            to_columns(row, columns.as_chunks_mut().0);
-            let pixels = columns.as_chunks::<{ 3 * LANES }>().0;
-            let sums = squeezed.as_chunks_mut::<{ 3 * LANES }>().0;
-            for (out, (first, weights)) in sums.iter_mut().zip(weights.iter()) {
-                weigh_pixels(&pixels[first - left..][..weights.len()], weights, out);
-            }
-            let rows = LANES.min(height - y);
-            for (channel, plane) in planes(target).into_iter().enumerate() {
-                let columns = squeezed.as_chunks().0;
-                from_columns(columns, channel, size, &mut plane[y * size..(y + rows) * size]);
-            }
-        }
-    }
-}
-
-/// One output pixel of all three channels in all lanes.
-#[inline(always)]
-fn weigh_pixels(pixels: &[[u8; 3 * LANES]], weights: &[i32], out: &mut [u8; 3 * LANES]) {
-    let mut sums = [1i32 << (WEIGHT_BITS - 1); 3 * LANES];
-    for (values, &weight) in pixels.iter().zip(weights) {
-        for (sum, &value) in sums.iter_mut().zip(values) {
-            *sum += i32::from(value) * weight;
-        }
-    }
-    for (out, sum) in out.iter_mut().zip(sums) {
-        *out = clip(sum);
-    }
-}
-
-kernel! {
-    /// Rows of bytes, the first of them source row `top`, to the fewer rows of `target`.
-    fn shorten_columns / shorten_columns_portable(
-        source: Rows<'_>,
-        top: usize,
-        weights: &Weights,
-        target: &mut [u8],
-    ) {
-        for (out, (first, weights)) in target.chunks_exact_mut(source.length).zip(weights.iter()) {
-            let mut blocks = out.chunks_exact_mut(BLOCK);
-            for (i, out) in blocks.by_ref().enumerate() {
-                let mut sums = [1i32 << (WEIGHT_BITS - 1); BLOCK];
-                for (y, &weight) in (first - top..).zip(weights) {
-                    let values = &source.row(y)[i * BLOCK..][..BLOCK];
-                    for (sum, &value) in sums.iter_mut().zip(values) {
-                        *sum += i32::from(value) * weight;
-                    }
-                }
-                for (out, sum) in out.iter_mut().zip(sums) {
-                    *out = clip(sum);
-                }
-            }
-            let rest = blocks.into_remainder();
-            let start = source.length - rest.len();
-            for (x, out) in (start..).zip(rest) {
-                let rows = (first - top..).zip(weights);
-                let weighted = rows.map(|(y, &weight)| i32::from(source.row(y)[x]) * weight);
-                *out = clip((1 << (WEIGHT_BITS - 1)) + weighted.sum::<i32>());
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::ops::samples;
+    use crate::ops::simd::WEIGHT_BITS;
 
     /// An interleaved image.
     fn image(width: usize, height: usize) -> Vec<u8> {
@@ -261,7 +183,6 @@ mod tests {
     fn every_value_is_the_weighted_sum_of_its_definition() -> Result<()> {
         let (width, height) = (41, 37);
         let rgb = image(width, height);
-        let mut resize = Resize::default();
         // Window, resized, offset, size: smaller, larger, either order of passes, parts, single pixels.
         for (window, resized, offset, size) in [
             ((0, 0, 41, 37), (13, 13), (0, 0), 13),
@@ -278,32 +199,22 @@ mod tests {
                 let (x, y, across, down) = window;
                 let window = Window { x, y, width: across, height: down };
                 let cut = Cut { window, resized, offset, size, interpolation };
-                let mut picture = vec![0xab; 3 * (size * size) as usize];
-                resize.cut(&rgb, (width, height), &cut, &mut picture)?;
-                for (i, &found) in (0..).zip(&picture) {
-                    let (channel, y, x) = (i / (size * size), i / size % size, i % size);
-                    let expected = slow(&rgb, width, &cut, channel as usize, x, y);
-                    assert_eq!(found, expected, "{cut:?}: {channel}, {x}, {y}");
+                for simd in Simd::available() {
+                    let mut resize = Resize::new(simd);
+                    let mut picture = vec![0xab; 3 * (size * size) as usize];
+                    resize.cut(&rgb, (width, height), &cut, false, &mut picture)?;
+                    for (i, &found) in (0..).zip(&picture) {
+                        let (channel, y, x) = (i / (size * size), i / size % size, i % size);
+                        let expected = slow(&rgb, width, &cut, channel as usize, x, y);
+                        assert_eq!(found, expected, "{}, {cut:?}: {channel}, {x}, {y}", simd.name());
+                    }
+                    let mut mirrored = vec![0xab; picture.len()];
+                    resize.cut(&rgb, (width, height), &cut, true, &mut mirrored)?;
+                    mirrored.chunks_exact_mut(size as usize).for_each(<[u8]>::reverse);
+                    assert_eq!(mirrored, picture, "{}, {cut:?}", simd.name());
                 }
             }
         }
         Ok(())
-    }
-
-    #[test]
-    fn both_compilations_of_the_passes_give_equal_bytes() {
-        let (rgb, size) = (image(29, 31), 12);
-        let mut weights = Weights::default();
-        weights.set(29, size, 0, size, Interpolation::Bicubic);
-        let source = Rows { bytes: &rgb, stride: 29 * 3, length: 29 * 3 };
-        let (mut columns, mut squeezed) = (Vec::new(), Vec::new());
-        let (mut wide, mut portable) = (vec![0; 3 * 31 * 12], vec![0; 3 * 31 * 12]);
-        narrow_rows(source, 0, &weights, &mut columns, &mut squeezed, &mut wide);
-        narrow_rows_portable(source, 0, &weights, &mut columns, &mut squeezed, &mut portable);
-        assert_eq!(wide, portable);
-        let (mut wide, mut portable) = (vec![0; 87 * 12], vec![0; 87 * 12]);
-        shorten_columns(source, 0, &weights, &mut wide);
-        shorten_columns_portable(source, 0, &weights, &mut portable);
-        assert_eq!(wide, portable);
     }
 }
