@@ -10,6 +10,7 @@ import math
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,9 @@ import torch
 from numpy.typing import NDArray
 from torchvision import transforms
 
-from barlow.config import DataConfig
+from barlow.config import DataConfig, from_json
 from barlow.data import draw, views
+from commands import TINY, barlow, make_images
 
 NUM_DRAWS = 100_000
 NUM_THEIRS = 25_000  # windows of torchvision, where our 100,000 are compared with fewer of its
@@ -188,8 +190,7 @@ def test_operations_are_independent_of_one_another_and_between_views() -> None:
     assert len(columns) == 3 * 5 + 6 - 1  # solarize only in one view, blur always in another
     now = np.array(list(columns.values()))
     both = np.concatenate([now[:, :-1], now[:, 1:]])
-    correlation = np.corrcoef(both)
-    np.fill_diagonal(correlation, 0)
+    correlation = np.corrcoef(both) - np.eye(len(both))
     assert np.abs(correlation).max() < 5.5 / math.sqrt(now.shape[1])
 
 
@@ -215,6 +216,21 @@ def test_a_run_trains_on_the_named_views_or_on_those_written_out() -> None:
     assert views.training(small) == views.barlow_twins(32, (0.2, 1.0), blur=False)
     written = DataConfig(image_size=48, augmentation=views.describe(views.moco_v2(48)))
     assert views.training(written) == views.moco_v2(48)
+
+
+def test_the_command_line_takes_views_as_text(tmp_path: Path) -> None:
+    images, run = make_images(tmp_path / "images"), tmp_path / "run"
+    text = views.describe(views.moco_v2(48))
+    settings = ("--run", run, *TINY, "--train.steps", 1, "--data.augmentation")
+    refused = barlow("train", images, *settings, text.replace("blur", "blurr"))
+    assert refused.code == 2
+    (error,) = [line for line in refused.err.splitlines() if line.startswith("barlow: error: ")]
+    assert error.startswith("barlow: error: --data.augmentation ")
+    assert error.endswith("expected flip, jitter, grey, blur or solarize, not 'blurr'")
+    assert not run.exists()
+    accepted = barlow("train", images, *settings, text)
+    assert accepted.code == 0, accepted.err
+    assert views.training(from_json((run / "config.json").read_text()).data) == views.moco_v2(48)
 
 
 @pytest.mark.parametrize(
