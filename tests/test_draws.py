@@ -17,6 +17,7 @@ from torchvision.transforms.functional import InterpolationMode
 from barlow.data import apply, draw, views
 
 NUM_DRAWS = 20_000
+NUM_JITTERS = 100_000
 
 
 def ks_distance(a: ArrayLike, b: ArrayLike) -> float:
@@ -30,12 +31,16 @@ def ks_distance(a: ArrayLike, b: ArrayLike) -> float:
     )
 
 
-# Two samples of this size from one distribution are farther apart once in a million times.
-FAR = math.sqrt(-math.log(1e-6 / 2) / 2) * math.sqrt(2 / NUM_DRAWS)
+def far(num: int) -> float:
+    """Two samples of this size from one distribution are farther apart once in a million times."""
+    return math.sqrt(-math.log(1e-6 / 2) / 2) * math.sqrt(2 / num)
 
 
-def drawn(view: views.View, width: int = 500, height: int = 375) -> list[Any]:
-    return [draw(view, 3, 0, sample, 0, width, height) for sample in range(NUM_DRAWS)]
+FAR = far(NUM_DRAWS)
+
+
+def drawn(view: views.View, width: int = 500, height: int = 375, num: int = NUM_DRAWS) -> list[Any]:
+    return [draw(view, 3, 0, sample, 0, width, height) for sample in range(num)]
 
 
 @pytest.mark.parametrize("shape", [(500, 375), (12, 9), (375, 500), (640, 130)])
@@ -76,19 +81,23 @@ def test_jitter_factors_and_their_order_are_torchvision_s() -> None:
     spread = {"brightness": 0.4, "contrast": 1.3, "saturation": 0.2, "hue": 0.1}
     ours = [
         dict(p["operations"])
-        for p in drawn(views.View(views.RandomResizedCrop(32), [views.ColorJitter(**spread)]))
+        for p in drawn(
+            views.View(views.RandomResizedCrop(32), [views.ColorJitter(**spread)]), num=NUM_JITTERS
+        )
     ]
     jitter = transforms.ColorJitter(**spread)
     torch.manual_seed(0)
     ranges: Any = (jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue)
-    theirs: Any = [transforms.ColorJitter.get_params(*ranges) for _ in range(NUM_DRAWS)]
+    theirs: Any = [transforms.ColorJitter.get_params(*ranges) for _ in range(NUM_JITTERS)]
     for number, name in enumerate(spread):
-        assert ks_distance([factors[name] for factors in ours], [t[number + 1] for t in theirs]) < FAR, name
+        assert ks_distance([factors[name] for factors in ours], [t[number + 1] for t in theirs]) < far(
+            NUM_JITTERS
+        ), name
     # All 24 orders: chi-square with 23 degrees of freedom; 74 is the 1 - 3e-7 quantile.
     orders = dict.fromkeys(itertools.permutations(spread), 0)
     for factors in ours:
         orders[tuple(factors)] += 1
-    expected = NUM_DRAWS / 24
+    expected = NUM_JITTERS / 24
     assert sum((count - expected) ** 2 / expected for count in orders.values()) < 74
 
 

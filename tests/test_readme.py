@@ -13,7 +13,7 @@ from barlow import synthetic
 from barlow.config import PRESETS
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("README.md", "docs/recipes.md", ".github/CONTRIBUTING.md", "benches/RESULTS.md")
+PAGES = ("README.md", "docs/recipes.md", "docs/views.md", ".github/CONTRIBUTING.md", "benches/RESULTS.md")
 
 
 def page(name: str) -> str:
@@ -31,9 +31,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.mark.parametrize("number", range(page("README.md").count("```python")))
-def test_a_python_block_of_the_readme_runs(number: int, folder: Path) -> None:
-    block = re.findall(r"```python\n(.*?)```", page("README.md"), re.DOTALL)[number]
+BLOCKS = [
+    pytest.param(block, id=f"{name}-{number}")
+    for name in PAGES
+    for number, block in enumerate(re.findall(r"```python\n(.*?)```", page(name), re.DOTALL))
+]
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_a_python_block_runs(block: str, folder: Path) -> None:
     result = subprocess.run([sys.executable, "-c", block], cwd=folder, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     promised = re.findall(r"print\(.*\)  # (\{.*\})", block)
@@ -68,5 +74,7 @@ def test_subcommands_have_help(name: str) -> None:
 def test_flags_of_the_readme_are_fields() -> None:
     from barlow.config import Config
 
-    for section, field in re.findall(r"--(\w+)\.([\w-]+)", page("README.md") + page("docs/recipes.md")):
+    for section, field in re.findall(
+        r"--(\w+)\.([\w-]+)", page("README.md") + page("docs/recipes.md") + page("docs/views.md")
+    ):
         assert hasattr(getattr(Config(), section), field.replace("-", "_")), f"--{section}.{field}"

@@ -28,10 +28,11 @@ class DataConfig:
 
     image_size: int = 224
     """Side of a view in pixels."""
-    augmentation: Literal["barlow_twins", "barlow_twins_small"] = "barlow_twins"
-    """The two views: the paper's, or the same without blur for images of about 32 pixels."""
+    augmentation: str = "barlow_twins"
+    """The two views: barlow_twins is the paper's, barlow_twins_small the same without blur for images of
+    about 32 pixels; anything else is read as the text of two views (docs/views.md)."""
     crop_scale: tuple[float, float] = (0.08, 1.0)
-    """Range of a crop's area, as a fraction of the image."""
+    """Range of a crop's area, as a fraction of the image; views given as text have their own."""
     mean: tuple[float, float, float] = IMAGENET_MEAN
     """Mean of each channel (of [0, 1]) subtracted before the network."""
     std: tuple[float, float, float] = IMAGENET_STD

@@ -66,12 +66,14 @@ def check(config: Config, index: Index, world_size: int, run: Path) -> None:
     """Raises `ValueError` for a config that cannot run on this data, or a folder that holds another run."""
     import torch
 
+    from barlow.data import views
     from barlow.model.precision import autocast_dtype
     from barlow.train.checkpoint import CHECKPOINTS, newest_step
 
     if len(index) == 0:
         raise ValueError(f"{index.source} holds no images")
     validate(config, num_samples=len(index), world_size=world_size)
+    views.training(config.data)
     autocast_dtype(config.train.precision, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     if run.exists() and not run.is_dir():
         raise ValueError(f"--run {run} is a file")

@@ -1,6 +1,7 @@
-"""Here: what a view is (a crop, then operations in order, each with its probability) and the named recipes.
+"""Here: what a view is (a crop, then operations in order, each with its probability) and how it is written.
 
-Not here: drawing parameters and changing pixels; both happen in Rust, from these descriptions.
+Not here: reading what is written (`text.py`), the methods' recipes (`recipes.py`), drawing parameters and
+changing pixels; both happen in Rust, from these descriptions.
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from barlow.config import DataConfig
-
 Interpolation = Literal["bilinear", "bicubic"]
 Range = tuple[float, float]
+
+USUAL_RATIO: Range = (3 / 4, 4 / 3)
+"""Width / height of everybody's random crop; left unsaid where a view is written."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class RandomResizedCrop:
     """Side of the result in pixels."""
     scale: Range = (0.08, 1.0)
     """Area of the window, as a fraction of the image, uniform."""
-    ratio: Range = (3 / 4, 4 / 3)
+    ratio: Range = USUAL_RATIO
     """Width / height of the window, log-uniform."""
     interpolation: Interpolation = "bicubic"
     """Filter of the resize."""
@@ -97,44 +99,45 @@ class View:
     crop: Crop
     operations: Sequence[Operation] = ()
 
+    def __post_init__(self) -> None:
+        # A list compares unequal to a tuple and has no hash; a view is its contents.
+        object.__setattr__(self, "operations", tuple(self.operations))
+
+    def __str__(self) -> str:
+        steps = [words(self.crop), *(f"{words(step)} p {number(step.p)}" for step in self.operations)]
+        return " | ".join(steps)
+
     @property
     def size(self) -> int:
         """Side of the view in pixels."""
         return self.crop.size
 
 
-def barlow_twins(size: int = 224, scale: Range = (0.08, 1.0), blur: bool = True) -> list[View]:
-    """The paper's two views (section 2.1 and appendix A; those of BYOL, table 6).
-
-    `blur=False` leaves the blur out, as recipes for images of about 32 pixels do.
-    """
-
-    def view(blur_p: float, solarize_p: float) -> View:
-        return View(
-            RandomResizedCrop(size, scale, ratio=(3 / 4, 4 / 3), interpolation="bicubic"),
-            (
-                Flip(p=0.5),
-                ColorJitter(brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, p=0.8),
-                Grayscale(p=0.2),
-                GaussianBlur(sigma=(0.1, 2.0), p=blur_p if blur else 0.0),
-                Solarize(threshold=128, p=solarize_p),
-            ),
-        )
-
-    return [view(blur_p=1.0, solarize_p=0.0), view(blur_p=0.1, solarize_p=0.2)]
-
-
-def training(data: DataConfig) -> list[View]:
-    """The two views that a run with these settings trains on."""
-    blur = data.augmentation == "barlow_twins"
-    return barlow_twins(data.image_size, scale=data.crop_scale, blur=blur)
+def words(step: Crop | Operation) -> str:
+    """A crop or an operation as it is written, without its probability: "blur 0.1..2"."""
+    match step:
+        case RandomResizedCrop(size, scale, ratio, interpolation):
+            unusual = "" if ratio == USUAL_RATIO else f"ratio {_values(ratio)} "
+            return f"crop {size} area {_values(scale)} {unusual}{interpolation}"
+        case ResizeCenterCrop(resize, size, interpolation):
+            return f"resize {resize} centre {size} {interpolation}"
+        case Flip():
+            return "flip"
+        case ColorJitter():
+            changes = {name: getattr(step, name) for name in ("brightness", "contrast", "saturation", "hue")}
+            return " ".join(["jitter", *(f"{name} {_values(x)}" for name, x in changes.items() if x != 0)])
+        case Grayscale():
+            return "grey"
+        case GaussianBlur(sigma):
+            return f"blur {_values(sigma)}"
+        case Solarize(threshold):
+            return f"solarize {threshold}"
 
 
-def linear_probe(size: int = 224) -> list[View]:
-    """The one view on which the official linear classifier trains: crop and flip."""
-    return [View(RandomResizedCrop(size, interpolation="bilinear"), (Flip(p=0.5),))]
+def _values(value: float | Range) -> str:
+    return "..".join(map(number, value)) if isinstance(value, tuple) else number(value)
 
 
-def evaluation(size: int = 224, resize: int = 256) -> list[View]:
-    """The one view of evaluation: the same pixels every time."""
-    return [View(ResizeCenterCrop(resize, size, interpolation="bilinear"))]
+def number(value: float) -> str:
+    """The shortest text that reads back as the same number, without a final ".0"."""
+    return repr(float(value)).removesuffix(".0")
