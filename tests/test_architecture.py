@@ -44,18 +44,19 @@ CRATE_FLOORS = (
     ("error", "limits", "random"),
     ("tar", "jpeg", "png", "webp", "ops"),
     ("decode", "index", "order", "store", "augment"),
-    ("workers", "scan", "pack", "slots", "loader"),
+    ("workers", "scan", "pack", "blocks", "meter", "slots", "loader"),
 )
-BINDING_FLOORS = (("errors",), ("dataset", "pixels"), ("loader",))
+BINDING_FLOORS = (("errors",), ("dataset", "pixels", "memory"), ("loader",))
 
 UNSAFE_ALLOWED = {
     CRATE + "jpeg.rs": "calls libjpeg-turbo",
     CRATE + "index.rs": "maps the index file into memory",
     CRATE + "slots.rs": "writes into memory that Python lent",
     CRATE + "slots/": "the tests of slots.rs lend memory",
-    CRATE + "loader.rs": "passes on the lender's promise",
+    CRATE + "loader/": "the tests lend memory",
     CRATE + "ops/": "SIMD kernels",
     BINDING + "loader.rs": "lends arrays to the ring",
+    BINDING + "memory.rs": "makes arrays over blocks",
 }
 
 FORBIDDEN_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "yaml"}

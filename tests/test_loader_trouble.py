@@ -126,7 +126,7 @@ def test_memory_that_does_not_fit_is_refused(folder: Path) -> None:
     with pytest.raises(TypeError):
         stream.lend([view, view.astype(np.int8)], rows, rows.copy())  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="no memory was lent"):
-        stream.take()
+        stream.take(1.0)
     batches.close()
 
 

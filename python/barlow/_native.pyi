@@ -185,6 +185,34 @@ def simd() -> list[str]:
 # Batches (rust/python/src/loader.rs)
 
 @final
+class Pool:
+    """Makes arrays whose memory is used again once nothing refers to it any more."""
+
+    def __new__(cls, keep: int) -> Pool:
+        """Keeps the memory of at most `keep` arrays that are not in use."""
+
+    def take(self, shape: tuple[int, int, int, int]) -> NDArray[np.uint8]:
+        """An array that nobody else sees, its content undefined. Slices, tensors and capsules made from it
+        keep its memory as it does."""
+
+@final
+class Meter:
+    """What the threads of a loader have done, from stream to stream."""
+
+    def __new__(cls, threads: int) -> Meter:
+        """For so many worker threads; 0: one for each core that this process may run on."""
+
+    def ask(self) -> None:
+        """The consumer asks for a batch."""
+
+    def answer(self) -> None:
+        """The consumer has its batch."""
+
+    def stats(self) -> dict[str, Any]:
+        """images, replaced, threads, threads_s, idle_s, consumer_s, waited_s, and for each stage a dictionary
+        of busy_s, count, bytes, p50_s and p99_s; see `barlow.data.Stats`."""
+
+@final
 class Loader:
     """A stream of batches from a position on, written into lent memory; `barlow.data.Loader` drives it."""
 
@@ -193,12 +221,16 @@ class Loader:
         index: Index,
         views: Sequence[Any],
         order: Order,
+        meter: Meter,
         *,
-        threads: int,
         epoch: int,
         step: int,
         end_epoch: int | None,
-    ) -> Loader: ...
+        replace: tuple[int, int] | None,
+    ) -> Loader:
+        """`meter` decides the number of threads. `replace`: None, or how many samples may be replaced in an
+        epoch, and how many of the first epoch's have been already."""
+
     @property
     def forked(self) -> bool:
         """True in a process forked off from the one with the threads: only `close` may be called there."""
@@ -211,14 +243,22 @@ class Loader:
     ) -> None:
         """Lends memory for it: [rows, 3, size, size] for each view and [rows], contiguous and writeable.
 
-        Nobody may touch it until `take` has returned this batch or `close` has returned.
+        Nobody else may touch it until `take` has returned this batch.
         """
 
-    def take(self) -> None:
-        """Waits for the oldest lent batch, which is the caller's again; DataError if it failed."""
+    def take(self, timeout_s: float) -> tuple[int, list[tuple[int, DataError]]] | None:
+        """Waits for the oldest lent batch, which is the caller's again; DataError if it failed.
 
-    def close(self) -> None:
-        """Ends the threads; all lent memory is the caller's again."""
+        None when it is not finished in time; otherwise how many rows hold another sample than the order says,
+        and position and error of each damaged sample that was met.
+        """
 
-    def stats(self) -> dict[str, float]:
-        """See `barlow.data.Loader.stats`."""
+    def doing(self) -> list[tuple[int, str, int, float]]:
+        """Of each worker thread its number, activity (off, idle, read, decode, augment), sample and seconds."""
+
+    def occupancy(self) -> tuple[int, int]:
+        """Batches in flight, and how many of them are finished."""
+
+    def close(self, patience_s: float) -> int:
+        """Ends the threads; returns how many still hang in a read after `patience_s`. What was lent to those
+        stays referred to until they end."""

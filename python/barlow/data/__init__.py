@@ -13,6 +13,7 @@ from barlow.data import views
 from barlow.data.device import normalise, to_float
 from barlow.data.loader import Batch, Loader
 from barlow.data.source import Source, index_source, open_index
+from barlow.data.stats import StageStats, Stats
 from barlow.data.views import View
 
 __all__ = [
@@ -22,6 +23,8 @@ __all__ = [
     "Loader",
     "Order",
     "Source",
+    "StageStats",
+    "Stats",
     "View",
     "apply",
     "decode",

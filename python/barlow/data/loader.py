@@ -5,34 +5,48 @@ Not here: order, decoding, augmentation, threads (Rust); normalisation (`device.
 
 from __future__ import annotations
 
+import logging
+import math
+import warnings
 import weakref
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from barlow import _native
+from barlow._native import DataError
 from barlow.data.source import Source, open_index
+from barlow.data.stats import Stats, stats_of
 from barlow.data.views import View
 
-_STATS = (
-    "images", "bytes", "read_s", "decode_s", "augment_s", "waited_s", "threads", "lent", "finished",
-)  # fmt: skip
+_CLOSE_S = 1.0
+"""How long `close` waits for threads; an image takes milliseconds, a read from a dead disk for ever."""
+_ERROR_S = 0.1
+"""The same after an exception, Ctrl-C among them: it is to be heard at once."""
+_GIVE_UP = 10
+"""After how many reports of a stall it is an error."""
+
+_log = logging.getLogger("barlow.data")
 
 
 @dataclass(frozen=True)
 class Batch:
-    """This rank's part of one global batch, N samples. The memory is the receiver's, for good."""
+    """This rank's part of one global batch, N samples.
+
+    The memory is the receiver's for as long as anything of it is referred to: a view, a slice, an array.
+    """
 
     views: list[Tensor]
     """uint8 [N, 3, H, W] for each view, RGB, pinned if asked for."""
     labels: Tensor
     """int64 [N]; -1 where there is none."""
     ids: Tensor
-    """int64 [N]: positions in the index."""
+    """int64 [N]: positions in the index, of what is in the row (also where it replaces another sample)."""
     epoch: int
     step: int
 
@@ -42,6 +56,7 @@ class Loader:
 
     One pass of `for batch in loader` is the rest of the current epoch; the next pass is the next epoch,
     which has been prepared meanwhile. What a batch holds is a function of `seed`, its epoch and its step.
+    It takes the place of a `DataLoader` (no workers: its threads need no GIL) and of a `StatefulDataLoader`.
 
     - `source`: see `barlow.data.open_index`. `views`: what is cut from each image (decoded once).
     - `batch_size`: of the global batch; this `rank` of `world_size` gets its slice of it.
@@ -49,9 +64,17 @@ class Loader:
       differ by one between ranks.
     - `epochs`: the stream ends after so many epochs in all; None: never.
     - `threads`: 0 is every core that this process may run on.
-    - `prefetch`: batches in flight. Memory: (`prefetch` + the batches you hold) * (`batch_size` /
+    - `prefetch`: batches in flight. Memory: (`prefetch` + 1 + the batches you hold) * (`batch_size` /
       `world_size`) * sum over views of 3 * size**2 bytes, and for each thread one decoded image (3 bytes
       a pixel), its file and the scratch of one augmentation.
+    - `pin_memory`: batches in page-locked memory of torch's caching allocator, which uses it again only
+      after the copies to a GPU that were started from it.
+    - `on_error`: "raise", or "replace": another sample, drawn by (`seed`, epoch, damaged sample) alone,
+      stands in for one whose bytes are damaged, under its own id and label. At most `max_replaced` (a
+      share, rounded up) of the samples that this process takes in an epoch; more are an error. What is
+      no sample's fault is an error always: a disk that fails, a shard that was changed since it was indexed.
+    - `stall_after`: seconds without a batch after which a `RuntimeWarning` says what each thread is at;
+      after ten such reports it is a `TimeoutError`.
 
     `ValueError` names a bad argument; `DataError` (a `ValueError`) has the address of bad data. A batch
     that fails raises when it is its turn and the position stays: iterating again tries it again,
@@ -73,14 +96,21 @@ class Loader:
         epochs: int | None = None,
         prefetch: int = 3,
         pin_memory: bool = False,
+        on_error: Literal["raise", "replace"] = "raise",
+        max_replaced: float = 0.01,
+        stall_after: float = 60.0,
     ) -> None:
         _whole("seed", seed, 0, 2**64 - 1)
-        self._threads = _whole("threads", threads, 0, 4096)
+        _whole("threads", threads, 0, 4096)
         self._prefetch = _whole("prefetch", prefetch, 1, 4096)
         self._end_epoch = None if epochs is None else _whole("epochs", epochs, 1, 2**32 - 1)
         _whole("batch_size", batch_size, 1, 2**32 - 1)
         _whole("world_size", world_size, 1, 2**32 - 1)
         _whole("rank", rank, 0, world_size - 1)
+        if on_error not in ("raise", "replace"):
+            raise ValueError(f'on_error must be "raise" or "replace", not {on_error!r}')
+        _number("max_replaced", max_replaced, 0, 1)
+        self._stall_after = _number("stall_after", stall_after, 1e-3, 1e6)
         if not views:
             raise ValueError("views must hold at least one view")
         for view in views:
@@ -98,12 +128,16 @@ class Loader:
             shuffle=shuffle,
             drop_last=drop_last,
         )
-        self._pin_memory = pin_memory
+        own_samples = min(len(self.index), len(self) * batch_size) / world_size
+        self._max_replaced = math.ceil(max_replaced * own_samples) if on_error == "replace" else None
+        self._replaced = (0, 0)
+        self._damaged: dict[int, DataError] = {}
+        self._pool = None if pin_memory else _native.Pool((prefetch + 1) * len(views))
+        self._meter = _native.Meter(threads)
         self._epoch, self._step = 0, 0
         self._stream: _native.Loader | None = None
         self._finalizer: weakref.finalize | None = None
         self._lent: deque[Batch] = deque()
-        self._past: dict[str, float] = dict.fromkeys(_STATS, 0)
         self._closed = False
 
     def __len__(self) -> int:
@@ -128,25 +162,31 @@ class Loader:
             raise ValueError(f"state must have the keys epoch and step, not {sorted(state)}")
         epoch = _whole("state['epoch']", state["epoch"], 0, 2**32 - 1)
         step = _whole("state['step']", state["step"], 0, len(self) - 1)
-        self._stop()
+        self._stop(_CLOSE_S)
         self._epoch, self._step = epoch, step
+        self._replaced = (epoch, 0)
 
-    def stats(self) -> dict[str, float]:
-        """What has been done since construction.
+    @property
+    def damaged(self) -> list[tuple[int, DataError]]:
+        """Position and error of each damaged sample met so far (`on_error="replace"`), in that order."""
+        return list(self._damaged.items())
 
-        `images` delivered, `bytes` read; `read_s`, `decode_s`, `augment_s`: seconds of work summed over
-        threads; `waited_s`: seconds this process waited for batches. Of now: `threads`, batches `lent`
-        to them, and how many of these are `finished`.
-        """
+    def stats(self) -> Stats:
+        """What has been done since construction, by stage; `print(loader.stats())` says what limits."""
         stream = self._stream
-        if stream is None or stream.forked:
-            return dict(self._past)
-        return {name: value + self._past[name] for name, value in stream.stats().items()}
+        running = stream is not None and not stream.forked
+        lent, finished = stream.occupancy() if stream is not None and running else (0, 0)
+        image_bytes = sum(3 * view.size**2 for view in self.views)
+        raw = self._meter.stats()
+        return stats_of(raw, lent=lent, finished=finished, running=running, image_bytes=image_bytes)
 
     def close(self) -> None:
-        """Ends the threads, within the time of one image. Idempotent; iterating afterwards is an error."""
+        """Ends the threads, within the time of one image. Idempotent; iterating afterwards is an error.
+
+        A thread whose read hangs is left behind after a second, and ends with its read.
+        """
         self._closed = True
-        self._stop()
+        self._stop(_CLOSE_S)
 
     def __enter__(self) -> Loader:
         return self
@@ -163,14 +203,16 @@ class Loader:
                 "this process was forked off after the loader had started; make a new one here"
             )
         try:
+            self._meter.ask()
             self._lend(stream)
-            stream.take()
+            self._take(stream)
             batch = self._lent.popleft()
             self._lend(stream)
+            self._meter.answer()
         except BaseException:
             # Whatever it was (Ctrl-C between two lines included), the position has not moved, and a
             # new stream from there has no half-known state.
-            self._stop()
+            self._stop(_ERROR_S)
             raise
         last = batch.step + 1 == len(self)
         self._epoch, self._step = (batch.epoch + 1, 0) if last else (batch.epoch, batch.step + 1)
@@ -179,40 +221,87 @@ class Loader:
     def _start(self) -> _native.Loader:
         if self._closed:
             raise ValueError("the loader is closed")
+        before = self._replaced[1] if self._replaced[0] == self._epoch else 0
         stream = _native.Loader(
             self.index,
             self.views,
             self._order,
-            threads=self._threads,
+            self._meter,
             epoch=self._epoch,
             step=self._step,
             end_epoch=self._end_epoch,
+            replace=None if self._max_replaced is None else (self._max_replaced, before),
         )
         # Also at interpreter exit, while the lent memory is still there.
-        self._finalizer = weakref.finalize(self, stream.close)
+        self._finalizer = weakref.finalize(self, stream.close, _CLOSE_S)
         self._stream = stream
         return stream
 
     def _lend(self, stream: _native.Loader) -> None:
-        """Lends fresh memory until `prefetch` batches are in flight."""
-        pin = self._pin_memory
+        """Lends memory until `prefetch` batches are in flight."""
+        pin = self._pool is None
         while len(self._lent) < self._prefetch and (wanted := stream.wanted()) is not None:
             epoch, step, rows = wanted
-            shapes = [(rows, 3, view.size, view.size) for view in self.views]
-            views = [torch.empty(shape, dtype=torch.uint8, pin_memory=pin) for shape in shapes]
+            views = [self._empty((rows, 3, view.size, view.size)) for view in self.views]
             labels, ids = (torch.empty(rows, dtype=torch.int64, pin_memory=pin) for _ in range(2))
             stream.lend([view.numpy() for view in views], labels.numpy(), ids.numpy())
             self._lent.append(Batch(views, labels, ids, epoch, step))
 
-    def _stop(self) -> None:
-        if self._finalizer is not None:
-            self._finalizer()
-            self._past = {**self.stats(), "threads": 0, "lent": 0, "finished": 0}
+    def _empty(self, shape: tuple[int, int, int, int]) -> Tensor:
+        if self._pool is None:
+            # Torch knows which copies to a GPU are under way, and its allocator keeps pinned memory.
+            return torch.empty(shape, dtype=torch.uint8, pin_memory=True)
+        return torch.from_numpy(self._pool.take(shape))
+
+    def _take(self, stream: _native.Loader) -> None:
+        """Waits for the oldest lent batch."""
+        for reports in range(1, _GIVE_UP + 1):
+            taken = stream.take(self._stall_after)
+            if taken is not None:
+                self._note(*taken)
+                return
+            stalled = self._stalled(stream, reports * self._stall_after)
+            if reports == _GIVE_UP:
+                raise TimeoutError(stalled)
+            warnings.warn(stalled, RuntimeWarning, stacklevel=4)
+
+    def _note(self, replaced: int, damaged: Sequence[tuple[int, DataError]]) -> None:
+        """Keeps count of the samples that were replaced in the batch just taken."""
+        epoch = self._lent[0].epoch
+        before = self._replaced[1] if self._replaced[0] == epoch else 0
+        self._replaced = (epoch, before + replaced)
+        for sample, error in damaged:
+            if self._damaged.setdefault(sample, error) is error:
+                _log.warning("sample %d is damaged and was replaced: %s", sample, error)
+
+    def _stalled(self, stream: _native.Loader, waited_s: float) -> str:
+        batch = self._lent[0]
+        threads = []
+        for number, activity, sample, since_s in stream.doing():
+            name = ascii(self.index.name(sample))[1:-1]
+            place = f" {ascii(self.index.shard(sample))[1:-1]}: {name}" if activity != "idle" else ""
+            threads.append(f"barlow-{number}: {activity}{place} for {since_s:.1f} s")
+        where = f"epoch {batch.epoch}, step {batch.step}"
+        return f"no batch for {waited_s:g} s ({where}); threads: " + "; ".join(threads)
+
+    def _stop(self, patience_s: float) -> None:
+        stream, finalizer = self._stream, self._finalizer
         self._stream, self._finalizer = None, None
         self._lent.clear()
+        if stream is not None and finalizer is not None:
+            left = stream.close(patience_s)
+            finalizer.detach()
+            if left:
+                _log.warning("%d loader threads hang in a read; they end with it", left)
 
 
 def _whole(name: str, value: int, least: int, most: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
         raise ValueError(f"{name} must be a whole number from {least} to {most}, not {value!r}")
+    return value
+
+
+def _number(name: str, value: float, least: float, most: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= most:
+        raise ValueError(f"{name} must be a number from {least:g} to {most:g}, not {value!r}")
     return value

@@ -81,6 +81,15 @@ pub enum Fault {
         reason: String,
     },
 
+    /// A damaged sample that could not be replaced: the others that were drawn are damaged too.
+    #[error("{fault}; {tries} samples drawn to replace it are damaged too")]
+    Irreplaceable {
+        /// What is wrong with the sample itself.
+        fault: Box<Fault>,
+        /// How many others were tried.
+        tries: usize,
+    },
+
     // Limits (see `limits.rs` for the reason of each).
     /// A number in the input is beyond its bound.
     #[error("{what} is {found}, the limit is {limit}")]
@@ -156,6 +165,7 @@ impl Fault {
             | Self::TarTruncated { .. }
             | Self::TarType(_) => "archive",
             Self::UnknownFormat | Self::Damaged { .. } | Self::Unsupported { .. } => "image",
+            Self::Irreplaceable { fault, .. } => fault.kind(),
             Self::Limit { .. } => "limit",
             Self::NotAnIndex
             | Self::IndexVersion { .. }
@@ -171,12 +181,35 @@ impl Fault {
     }
 }
 
+impl Fault {
+    /// Whether the bytes of one sample are at fault, so that another can stand in for it. The machine, an
+    /// index that is out of date and our own bugs are not: they would fail in other places tomorrow.
+    pub fn is_damage(&self) -> bool {
+        matches!(
+            self,
+            Self::UnknownFormat
+                | Self::Damaged { .. }
+                | Self::Unsupported { .. }
+                | Self::Limit { .. }
+                | Self::Checksum { .. }
+        )
+    }
+}
+
 impl Error {
     /// A panic, caught at the edge of a thread, as an error with its message.
     pub(crate) fn from_panic(panic: &(dyn Any + Send)) -> Self {
         let text = panic.downcast_ref::<&str>().copied();
         let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
         Fault::Bug(text.unwrap_or("a worker panicked").to_owned()).into()
+    }
+
+    /// Makes something else of what went wrong; where it did stays.
+    #[must_use]
+    pub(crate) fn map(mut self, change: impl FnOnce(Fault) -> Fault) -> Self {
+        let fault = std::mem::replace(&mut self.0.0, Fault::Cancelled);
+        self.0.0 = change(fault);
+        self
     }
 
     /// What went wrong.

@@ -1,7 +1,7 @@
 //! Shards on disk to batches of augmented views.
 //!
 //! ```text
-//! floor 3   workers, scan, pack (the only writes)      slots, loader (threads, ordered delivery)
+//! floor 3   workers, scan, pack (the only writes)   blocks, meter, slots, loader (threads, ordered delivery)
 //! floor 2   index   order   store   decode   augment
 //! floor 1   tar     jpeg png webp            ops/ (resize, colour, blur, ...)
 //! floor 0   error   limits   random
@@ -11,12 +11,14 @@
 //! integers. Imports go down a floor only.
 
 pub mod augment;
+pub mod blocks;
 pub mod decode;
 pub mod error;
 pub mod index;
 pub mod jpeg;
 pub mod limits;
 pub mod loader;
+pub mod meter;
 mod ops;
 pub mod order;
 pub mod pack;

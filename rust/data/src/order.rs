@@ -8,7 +8,7 @@
 
 use crate::error::{Fault, Result};
 use crate::limits::MAX_SAMPLES;
-use crate::random;
+use crate::random::{self, Draws};
 
 /// Changes whenever the same settings would give other ids; part of [`Order::digest`].
 pub const VERSION: u32 = 1;
@@ -19,6 +19,9 @@ const ROUNDS: u32 = 10;
 /// Second counter word of the rounds. Draws for views put the view number in its upper half, so view
 /// 65535 does not exist.
 const PURPOSE: u32 = 0xffff_0000;
+
+/// The stream of view 65535 that stand-ins come from: far from the rounds above.
+const STAND_INS: u16 = 0xffff;
 
 /// The next batch to deliver: the whole state of the data side.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -104,6 +107,17 @@ impl Order {
         let cut =
             |rank: u32| start + (u128::from(rank) * u128::from(length) / u128::from(self.world_size)) as u64;
         (cut(self.rank)..cut(self.rank + 1)).map(|at| self.id(position.epoch, at)).collect()
+    }
+
+    /// The samples that may stand in for a damaged one in an epoch, first choice first: each drawn
+    /// uniformly from all others, as a function of (seed, epoch, id) alone. Endless, but empty where there
+    /// are no others.
+    pub fn stand_ins(&self, epoch: u32, id: u32) -> impl Iterator<Item = u32> + use<> {
+        let mut draws = Draws::new(self.seed, epoch, id, (PURPOSE >> 16) as u16, STAND_INS);
+        let others = u32::try_from(self.num_samples - 1).unwrap_or(u32::MAX);
+        std::iter::repeat_with(move || draws.below(others))
+            .map(move |other| other + u32::from(other >= id))
+            .take(if others == 0 { 0 } else { usize::MAX })
     }
 
     /// The sample at a place of an epoch.
@@ -277,6 +291,31 @@ mod tests {
         assert_eq!(dropped.batch(Position { epoch: 1, step: 10 }), []);
         let plain = Order { shuffle: false, ..kept };
         assert_eq!(epoch_of(&plain, 1), (0..1003).collect::<Vec<u32>>());
+    }
+
+    #[test]
+    fn stand_ins_are_uniform_over_the_others() {
+        let ids = |order: &Order, epoch, id| order.stand_ins(epoch, id).take(9).collect::<Vec<u32>>();
+        let five = order(5, 1, 0, 1);
+        let mut counts = [0u32; 5];
+        (0..20_000).for_each(|epoch| counts[five.stand_ins(epoch, 2).next().unwrap() as usize] += 1);
+        assert_eq!(counts[2], 0);
+        // Chi-square with 3 degrees of freedom: 21.1 is the 0.9999 quantile.
+        let chi = |&count: &u32| (f64::from(count) - 5000.0).powi(2) / 5000.0;
+        assert!([0, 1, 3, 4].iter().map(|&id| chi(&counts[id])).sum::<f64>() < 21.1, "{counts:?}");
+        let many = order(1000, 8, 0, 1);
+        assert_eq!(
+            ids(&many, 1, 3),
+            ids(&order(1000, 64, 3, 4), 1, 3),
+            "the batch and the world don't matter"
+        );
+        assert_ne!(ids(&many, 1, 3), ids(&many, 2, 3));
+        assert_ne!(ids(&many, 1, 3), ids(&many, 1, 4));
+        assert_ne!(ids(&many, 1, 3), ids(&Order { seed: 8, ..many.clone() }, 1, 3));
+        assert_eq!(ids(&order(2, 1, 0, 1), 0, 0), [1; 9]);
+        assert_eq!(ids(&order(1, 1, 0, 1), 0, 0), []);
+        let most = order(MAX_SAMPLES, 8, 0, 1);
+        assert!(most.stand_ins(0, u32::MAX).take(1000).all(|id| id < u32::MAX));
     }
 
     #[test]

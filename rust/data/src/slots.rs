@@ -6,6 +6,7 @@
 //! is sound because a row is claimed exactly once (one atomic counter) and no one reads a batch before
 //! its last row has been finished (another).
 
+use std::any::Any;
 use std::collections::VecDeque;
 use std::ptr::NonNull;
 use std::slice;
@@ -16,6 +17,9 @@ use std::time::{Duration, Instant};
 use crate::error::{Error, Fault, Result};
 use crate::order::Position;
 
+/// What keeps lent memory alive for as long as it is not dropped.
+pub type Keep = Box<dyn Any + Send + Sync>;
+
 /// Memory for one batch of `rows` samples that belongs to somebody else.
 pub struct Memory {
     rows: usize,
@@ -23,6 +27,8 @@ pub struct Memory {
     views: Vec<(NonNull<u8>, usize)>,
     labels: NonNull<i64>,
     ids: NonNull<i64>,
+    /// Given back with the finished batch; until then whoever may still write has a share in it.
+    keep: Mutex<Option<Keep>>,
 }
 
 // SAFETY: the pointers are to plain integers that `Memory::new`'s caller promises to leave alone, and
@@ -36,16 +42,18 @@ impl Memory {
     /// label and one id for each sample.
     ///
     /// # Safety
-    /// From now until the batch has been taken, or the loader it was lent to has been closed: `views[v]`
-    /// is valid for writing `rows` times its row length, `labels` and `ids` (aligned) for `rows` words,
-    /// these ranges do not overlap one another or any other lent memory, and nobody else touches them.
+    /// From now until `keep` is dropped or comes back with the batch: `views[v]` is valid for writing
+    /// `rows` times its row length, `labels` and `ids` (aligned) for `rows` words, these ranges do not
+    /// overlap one another or any other lent memory, and nobody else touches them. A ring that is stopped
+    /// drops `keep` when the last thread that may write has let go of its row, however late.
     pub unsafe fn new(
         rows: usize,
         views: Vec<(NonNull<u8>, usize)>,
         labels: NonNull<i64>,
         ids: NonNull<i64>,
+        keep: Keep,
     ) -> Self {
-        Self { rows, views, labels, ids }
+        Self { rows, views, labels, ids, keep: Mutex::new(Some(keep)) }
     }
 
     /// Whether its views have rows of these many bytes.
@@ -65,6 +73,7 @@ struct Slot {
     missing: AtomicUsize,
     /// The error of the first row (not of the first moment) that failed: the same for every schedule.
     fault: Mutex<Option<(usize, Error)>>,
+    replaced: Mutex<Vec<Replaced>>,
 }
 
 /// Batches in flight, in order.
@@ -78,12 +87,25 @@ pub struct Ring {
 }
 
 /// A finished batch whose memory is the caller's again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Filled {
     /// Which batch it is.
     pub position: Position,
     /// Samples in it.
     pub rows: usize,
+    /// The rows that hold another sample than the order says, in order.
+    pub replaced: Vec<Replaced>,
+    /// What kept its memory alive.
+    pub keep: Option<Keep>,
+}
+
+/// A row that holds another sample.
+#[derive(Debug)]
+pub struct Replaced {
+    /// Which row of the batch.
+    pub row: usize,
+    /// The sample that belonged here and those that were tried before the one that came, each with what
+    /// is wrong with it.
+    pub damaged: Vec<(u32, Error)>,
 }
 
 impl Ring {
@@ -105,7 +127,8 @@ impl Ring {
         }
         let missing = AtomicUsize::new(ids.len());
         let unclaimed = AtomicUsize::new(0);
-        let slot = Slot { position, ids, memory, unclaimed, missing, fault: Mutex::new(None) };
+        let (fault, replaced) = (Mutex::default(), Mutex::default());
+        let slot = Slot { position, ids, memory, unclaimed, missing, fault, replaced };
         let mut slots = lock(&self.slots);
         if self.stopped.load(Ordering::Relaxed) {
             return Err(closed());
@@ -132,10 +155,9 @@ impl Ring {
             };
             // Acquire: the last row's `finish` releases what all workers wrote.
             if oldest.missing.load(Ordering::Acquire) == 0 {
-                let (position, rows) = (oldest.position, oldest.ids.len());
-                let fault = lock(&oldest.fault).take();
-                slots.pop_front();
-                return fault.map_or(Ok(Some(Filled { position, rows })), |(_, error)| Err(error));
+                let finished = slots.pop_front();
+                drop(slots);
+                return finished.map(|slot| slot.filled()).transpose();
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -152,13 +174,22 @@ impl Ring {
         (slots.len(), finished)
     }
 
-    /// Lets every worker go after the row it is on, and every `take` return.
+    /// Whether `stop` was called.
+    pub fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Relaxed)
+    }
+
+    /// Lets every worker go after the row it is on, and every `take` return; batches in flight are lost.
     pub fn stop(&self) {
         // Under the lock, so that nobody who has just seen `false` goes to sleep after the wake-up.
-        let _slots = lock(&self.slots);
+        let mut slots = lock(&self.slots);
         self.stopped.store(true, Ordering::Relaxed);
+        // Not dropped under the lock: what keeps memory alive is the caller's, and may be anything.
+        let lost = std::mem::take(&mut *slots);
+        drop(slots);
         self.work.notify_all();
         self.done.notify_all();
+        drop(lost);
     }
 
     /// The oldest batch with a row to claim; waits for one. `None` once the ring is stopped.
@@ -174,6 +205,19 @@ impl Ring {
             }
             slots = self.work.wait(slots).unwrap_or_else(PoisonError::into_inner);
         }
+    }
+}
+
+impl Slot {
+    /// What comes of a batch whose rows are all finished.
+    fn filled(&self) -> Result<Filled> {
+        if let Some((_, error)) = lock(&self.fault).take() {
+            return Err(error);
+        }
+        let mut replaced = std::mem::take(&mut *lock(&self.replaced));
+        replaced.sort_unstable_by_key(|replaced| replaced.row);
+        let keep = lock(&self.memory.keep).take();
+        Ok(Filled { position: self.position, rows: self.ids.len(), replaced, keep })
     }
 }
 
@@ -242,14 +286,18 @@ impl Row<'_> {
         unsafe { slice::from_raw_parts_mut(first.as_ptr().add(self.index * length), length) }
     }
 
-    /// Writes the sample's label (-1 for none) and id.
-    pub fn describe(&mut self, label: Option<u32>) {
-        let id = i64::from(self.id());
+    /// Says that this row holds another sample than it should, and why.
+    pub fn replaced(&mut self, damaged: Vec<(u32, Error)>) {
+        lock(&self.slot.replaced).push(Replaced { row: self.index, damaged });
+    }
+
+    /// Writes the id of the sample that is in it and its label (-1 for none).
+    pub fn describe(&mut self, id: u32, label: Option<u32>) {
         let memory = &self.slot.memory;
         // SAFETY: `index < rows`, aligned words that only this `Row` writes, as in `view`.
         unsafe {
             memory.labels.as_ptr().add(self.index).write(label.map_or(-1, i64::from));
-            memory.ids.as_ptr().add(self.index).write(id);
+            memory.ids.as_ptr().add(self.index).write(id.into());
         }
     }
 

@@ -4,6 +4,7 @@
 mod dataset;
 mod errors;
 mod loader;
+mod memory;
 mod pixels;
 
 use pyo3::prelude::*;
@@ -16,7 +17,9 @@ mod _native {
     #[pymodule_export]
     use crate::errors::DataError;
     #[pymodule_export]
-    use crate::loader::Loader;
+    use crate::loader::{Loader, Meter};
+    #[pymodule_export]
+    use crate::memory::Pool;
     #[pymodule_export]
     use crate::pixels::{apply, check_view, decode_image, draw, peek, simd};
 

@@ -1,15 +1,16 @@
 //! Here: one native stream of batches for `barlow.data.Loader`: lent arrays in, filled arrays out,
-//! waiting without the GIL and with signals.
+//! waiting without the GIL and with signals; what is counted meanwhile.
 //! Not here: how many batches are in flight and what a pass is (Python), any work (`barlow-data`).
 
-use std::collections::VecDeque;
 use std::ptr::NonNull;
-use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use barlow_data::loader::{self, Settings};
+use barlow_data::loader::{self, Damage, Settings};
+use barlow_data::meter::{self, STAGES};
 use barlow_data::order::Position;
-use barlow_data::slots::Memory;
+use barlow_data::slots::{Memory, Replaced};
+use barlow_data::workers;
 use numpy::{
     Element, PyArray, PyArray1, PyArray4, PyArrayMethods, PyUntypedArray, PyUntypedArrayMethods, ndarray,
 };
@@ -24,40 +25,95 @@ use crate::pixels::view_from_py;
 /// How long a wait lasts before Python may see a signal: Ctrl-C answers within a quarter of a second.
 const SLICE: Duration = Duration::from_millis(50);
 
+/// A thread's number, activity, sample and seconds.
+type Doing = (usize, &'static str, u32, f64);
+
+/// How many rows were replaced, and the damaged samples met with their errors.
+type Taken<'py> = (usize, Vec<(u32, Bound<'py, PyAny>)>);
+
+/// What the threads of a loader have done, from stream to stream.
+#[pyclass(frozen, module = "barlow._native")]
+pub(crate) struct Meter {
+    inner: Arc<meter::Meter>,
+}
+
+#[pymethods]
+impl Meter {
+    /// For so many worker threads; 0 is one for each core that this process may run on.
+    #[new]
+    fn new(threads: usize) -> Self {
+        Self { inner: Arc::new(meter::Meter::new(workers::threads(threads))) }
+    }
+
+    /// The consumer asks for a batch.
+    fn ask(&self) {
+        self.inner.ask();
+    }
+
+    /// The consumer has its batch.
+    fn answer(&self) {
+        self.inner.answer();
+    }
+
+    /// Totals, and for each stage a dictionary: see `barlow.data.Stats`.
+    fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let stats = self.inner.stats();
+        let dict = PyDict::new(py);
+        dict.set_item("images", stats.images)?;
+        dict.set_item("replaced", stats.replaced)?;
+        dict.set_item("threads", stats.threads)?;
+        dict.set_item("threads_s", stats.threads_s)?;
+        dict.set_item("idle_s", stats.idle_s)?;
+        dict.set_item("consumer_s", stats.consumer_s)?;
+        dict.set_item("waited_s", stats.waited_s)?;
+        for (activity, stage) in STAGES.iter().zip(&stats.stages) {
+            let of_stage = PyDict::new(py);
+            of_stage.set_item("busy_s", stage.busy_s)?;
+            of_stage.set_item("count", stage.count)?;
+            of_stage.set_item("bytes", stage.bytes)?;
+            of_stage.set_item("p50_s", stage.p50_s)?;
+            of_stage.set_item("p99_s", stage.p99_s)?;
+            dict.set_item(activity.name(), of_stage)?;
+        }
+        Ok(dict)
+    }
+}
+
 /// A stream of batches from a position on, written into memory that Python lends.
 #[pyclass(frozen, module = "barlow._native")]
 pub(crate) struct Loader {
     inner: loader::Loader,
-    /// What keeps the lent memory alive, oldest first; locked only with the GIL held and for moments
-    /// in which nothing can let go of it.
-    lent: Mutex<VecDeque<Vec<Py<PyUntypedArray>>>>,
 }
 
 #[pymethods]
 impl Loader {
+    /// `replace`: None, or how many samples may be replaced in an epoch and how many of the first one's
+    /// have been already.
     #[new]
-    #[pyo3(signature = (index, views, order, *, threads, epoch, step, end_epoch))]
+    #[pyo3(signature = (index, views, order, meter, *, epoch, step, end_epoch, replace))]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments of one private caller")]
     fn new(
         py: Python<'_>,
         index: &Index,
         views: Vec<Bound<'_, PyAny>>,
         order: &Order,
-        threads: usize,
+        meter: &Meter,
         epoch: u32,
         step: u64,
         end_epoch: Option<u32>,
+        replace: Option<(u64, u64)>,
     ) -> PyResult<Self> {
         let settings = Settings {
             index: index.inner.clone(),
             views: views.iter().map(view_from_py).collect::<PyResult<_>>()?,
             order: order.inner.clone(),
-            threads,
             start: Position { epoch, step },
             end_epoch,
+            damage: replace.map_or(Damage::Raise, |(at_most, before)| Damage::Replace { at_most, before }),
+            meter: meter.inner.clone(),
         };
         let inner = py.detach(|| loader::Loader::new(settings)).map_err(|error| to_py(py, &error))?;
-        Ok(Self { inner, lent: Mutex::default() })
+        Ok(Self { inner })
     }
 
     /// True in a process that was forked off from the one with the threads: only `close` may be called.
@@ -68,13 +124,13 @@ impl Loader {
 
     /// (epoch, step, rows) of the batch that memory is wanted for; None at the end of the stream.
     fn wanted(&self) -> Option<(u32, u64, usize)> {
-        let wanted = self.inner.wanted()?;
-        Some((wanted.position.epoch, wanted.position.step, wanted.rows))
+        let (position, rows) = self.inner.wanted()?;
+        Some((position.epoch, position.step, rows))
     }
 
     /// Lends arrays for the batch that is wanted: for each view uint8 [rows, 3, size, size], then int64
     /// [rows] labels and ids; C-contiguous, writeable, not overlapping. Nobody else may touch them until
-    /// `take` has returned this batch or `close` has returned.
+    /// `take` has returned this batch.
     fn lend<'py>(
         &self,
         py: Python<'py>,
@@ -85,56 +141,65 @@ impl Loader {
         let rows = labels.len();
         let labels_start = start(&labels, rows)?;
         let ids_start = start(&ids, rows)?;
-        let starts: PyResult<Vec<_>> = views
+        let starts = views
             .iter()
             .map(|view| Ok((start(view, rows)?, view.shape().iter().skip(1).product::<usize>())))
-            .collect();
-        // SAFETY: each array is contiguous, writeable and has `rows` rows (checked by `start`), and the
-        // references kept in `lent` hold its memory until `take` or `close`. That nobody else touches it
-        // meanwhile is the caller's part: `barlow.data.Loader` lends fresh arrays that it shows nobody.
-        let memory = unsafe { Memory::new(rows, starts?, labels_start, ids_start) };
-        let mut held: Vec<_> = views.iter().map(|view| view.as_untyped().clone().unbind()).collect();
+            .collect::<PyResult<Vec<_>>>()?;
+        let mut held: Vec<Py<PyUntypedArray>> =
+            views.iter().map(|view| view.as_untyped().clone().unbind()).collect();
         held.extend([labels.as_untyped().clone().unbind(), ids.as_untyped().clone().unbind()]);
-        self.lent.lock().unwrap_or_else(PoisonError::into_inner).push_back(held);
+        // SAFETY: each array is contiguous, writeable and has `rows` rows (checked by `start`), and the
+        // references in `held` keep its memory; where they are dropped without the GIL, PyO3 puts that off
+        // until somebody has it. That nobody else touches the memory meanwhile is the caller's part:
+        // `barlow.data.Loader` lends arrays that it shows nobody.
+        let memory = unsafe { Memory::new(rows, starts, labels_start, ids_start, Box::new(held)) };
         // Drawing a large batch's ids takes a millisecond.
         py.detach(|| self.inner.lend(memory)).map_err(|error| to_py(py, &error))
     }
 
-    /// Waits for the oldest lent batch; its arrays are the caller's again.
-    fn take(&self, py: Python<'_>) -> PyResult<()> {
+    /// Waits up to `timeout_s` for the oldest lent batch; its arrays are the caller's again. None: it isn't
+    /// finished. Otherwise the number of replaced rows, and (id, error) of all damaged samples met.
+    fn take<'py>(&self, py: Python<'py>, timeout_s: f64) -> PyResult<Option<Taken<'py>>> {
+        let timeout = Duration::try_from_secs_f64(timeout_s)
+            .map_err(|_| PyValueError::new_err("timeout_s must be a number of seconds"))?;
+        let begin = Instant::now();
         loop {
-            match py.detach(|| self.inner.take(SLICE)) {
-                Ok(None) => py.check_signals()?,
-                taken => {
-                    let held = self.lent.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
-                    drop(held);
-                    return taken.map(|_| ()).map_err(|error| to_py(py, &error));
+            let left = timeout.saturating_sub(begin.elapsed());
+            match py.detach(|| self.inner.take(left.min(SLICE))) {
+                Ok(None) => {
+                    py.check_signals()?;
+                    if begin.elapsed() >= timeout {
+                        return Ok(None);
+                    }
                 }
+                Ok(Some(filled)) => {
+                    let damaged = filled.replaced.iter().flat_map(|Replaced { damaged, .. }| damaged);
+                    let listed =
+                        damaged.map(|(id, error)| (*id, to_py(py, error).into_value(py).into_bound(py)));
+                    let listed = listed.map(|(id, error)| (id, error.into_any())).collect();
+                    return Ok(Some((filled.replaced.len(), listed)));
+                }
+                Err(error) => return Err(to_py(py, &error)),
             }
         }
     }
 
-    /// Ends the threads and gives all memory back.
-    fn close(&self, py: Python<'_>) {
-        py.detach(|| self.inner.close());
-        let held = std::mem::take(&mut *self.lent.lock().unwrap_or_else(PoisonError::into_inner));
-        drop(held);
+    /// What each worker thread is at: number, activity, sample, seconds.
+    fn doing(&self) -> Vec<Doing> {
+        let doing = self.inner.doing().into_iter();
+        doing.map(|d| (d.number, d.activity.name(), d.id, d.since.as_secs_f64())).collect()
     }
 
-    /// What the stream has done: see `barlow.data.Loader.stats`.
-    fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let stats = self.inner.stats();
-        let dict = PyDict::new(py);
-        dict.set_item("images", stats.images)?;
-        dict.set_item("bytes", stats.bytes)?;
-        dict.set_item("read_s", stats.read_s)?;
-        dict.set_item("decode_s", stats.decode_s)?;
-        dict.set_item("augment_s", stats.augment_s)?;
-        dict.set_item("waited_s", stats.waited_s)?;
-        dict.set_item("threads", stats.threads)?;
-        dict.set_item("lent", stats.lent)?;
-        dict.set_item("finished", stats.finished)?;
-        Ok(dict)
+    /// Batches in flight, and how many of them are finished.
+    fn occupancy(&self) -> (usize, usize) {
+        self.inner.occupancy()
+    }
+
+    /// Ends the threads; returns how many of them are still at a read after `patience_s`.
+    fn close(&self, py: Python<'_>, patience_s: f64) -> PyResult<usize> {
+        let patience = Duration::try_from_secs_f64(patience_s)
+            .map_err(|_| PyValueError::new_err("patience_s must be a number of seconds"))?;
+        Ok(py.detach(|| self.inner.close(patience)))
     }
 }
 

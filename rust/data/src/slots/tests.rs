@@ -17,7 +17,7 @@ impl Owned {
         let words = |words: &mut Vec<i64>| NonNull::new(words.as_mut_ptr()).unwrap_or(NonNull::dangling());
         let views = vec![(start(&mut self.0), 3), (start(&mut self.1), 2)];
         // SAFETY: the vectors outlive the threads of each test and are read after `take` only.
-        unsafe { Memory::new(rows, views, words(&mut self.2), words(&mut self.3)) }
+        unsafe { Memory::new(rows, views, words(&mut self.2), words(&mut self.3), Box::new(())) }
     }
 }
 
@@ -30,7 +30,14 @@ fn fill(row: &mut Row<'_>) {
     row.view(0).fill(id);
     row.view(1).fill(id + 1);
     assert!(row.view(2).is_empty());
-    row.describe(id.is_multiple_of(2).then_some(u32::from(id) * 10));
+    row.describe(id.into(), id.is_multiple_of(2).then_some(u32::from(id) * 10));
+}
+
+/// Step and rows of the next batch.
+fn taken(ring: &Ring) -> Result<(u64, usize)> {
+    let filled = ring.take(LONG)?.ok_or(Fault::Cancelled)?;
+    assert!(filled.replaced.is_empty());
+    Ok((filled.position.step, filled.rows))
 }
 
 fn with_workers<T>(num_workers: usize, ring: &Arc<Ring>, work: fn(Row<'_>), body: impl FnOnce() -> T) -> T {
@@ -66,8 +73,7 @@ fn batches_leave_in_order_with_every_row_written_once() -> Result<()> {
             ring.lend(position(step as u64), ids, owned.lend())?;
         }
         for (step, &rows) in sizes.iter().enumerate() {
-            let filled = Filled { position: position(step as u64), rows };
-            assert_eq!(ring.take(LONG)?, Some(filled));
+            assert_eq!(taken(&ring)?, (step as u64, rows));
         }
         assert_eq!(ring.occupancy(), (0, 0));
         Ok(())
@@ -106,7 +112,7 @@ fn the_first_bad_row_speaks_for_its_batch_and_the_next_batch_is_whole() -> Resul
         ring.lend(position(1), vec![4, 5], memory[1].lend())?;
         let error = ring.take(LONG).err();
         assert!(error.is_some_and(|error| matches!(error.fault(), Fault::UnknownFormat)));
-        assert_eq!(ring.take(LONG)?, Some(Filled { position: position(1), rows: 2 }));
+        assert_eq!(taken(&ring)?, (1, 2));
         Ok(())
     })?;
     assert_eq!(memory[1].3, [4, 5]);
@@ -138,7 +144,7 @@ fn waiting_ends() -> Result<()> {
     assert!(ring.lend(position(0), vec![0; 3], memory.lend()).is_err(), "two rows for three samples");
     ring.lend(position(0), vec![0; 2], memory.lend())?;
     let start = Instant::now();
-    assert_eq!(ring.take(Duration::from_millis(30))?, None);
+    assert!(ring.take(Duration::from_millis(30))?.is_none());
     assert!(start.elapsed() >= Duration::from_millis(30));
     thread::scope(|scope| {
         let taker = scope.spawn(|| ring.take(LONG).is_err());
@@ -148,5 +154,72 @@ fn waiting_ends() -> Result<()> {
     });
     assert!(start.elapsed() < LONG / 2);
     assert!(Claims::new(ring.clone()).claim().is_none());
+    Ok(())
+}
+
+/// Sets a flag when it is dropped.
+struct Alive(Arc<AtomicBool>);
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn memory_is_kept_until_the_last_writer_has_let_go_of_it() -> Result<()> {
+    let mut memory = [Owned::new(1), Owned::new(1)];
+    let gone = [false, false].map(|_| Arc::new(AtomicBool::new(false)));
+    let is_gone = |at: usize| gone[at].load(Ordering::SeqCst);
+    let ring = Ring::new();
+    for (step, owned) in memory.iter_mut().enumerate() {
+        let lent = owned.lend();
+        *lock(&lent.keep) = Some(Box::new(Alive(gone[step].clone())));
+        ring.lend(position(step as u64), vec![4], lent)?;
+    }
+    let (mut first, mut second) = (Claims::new(ring.clone()), Claims::new(ring.clone()));
+    let mut row = first.claim().ok_or(Fault::Cancelled)?;
+    let mut stuck = second.claim().ok_or(Fault::Cancelled)?;
+    fill(&mut row);
+    row.finish(Ok(()));
+    // The batch brings it back, and a worker that has not let go of the batch yet holds nothing.
+    let filled = ring.take(LONG)?.ok_or(Fault::Cancelled)?;
+    assert!(!is_gone(0) && filled.keep.is_some());
+    drop(filled);
+    assert!(is_gone(0));
+    // A worker that is stuck when all ends may still write.
+    ring.stop();
+    assert!(!is_gone(1) && ring.take(LONG).is_err());
+    fill(&mut stuck);
+    stuck.finish(Ok(()));
+    assert!(second.claim().is_none());
+    assert!(is_gone(1));
+    assert_eq!(memory[1].3, [4]);
+    Ok(())
+}
+
+#[test]
+fn replaced_rows_are_listed_in_order() -> Result<()> {
+    let mut memory = Owned::new(4);
+    let ring = Ring::new();
+    let work = |mut row: Row<'_>| {
+        if row.id() == 1 {
+            thread::sleep(Duration::from_millis(20)); // row 3 comes before row 1
+        }
+        if row.id() % 2 == 1 {
+            let id = row.id();
+            row.replaced(vec![(id, Fault::UnknownFormat.into())]);
+        }
+        row.describe(row.id() + 10, None);
+        row.finish(Ok(()));
+    };
+    with_workers(2, &ring, work, || -> Result<()> {
+        ring.lend(position(0), vec![0, 1, 2, 3], memory.lend())?;
+        let filled = ring.take(LONG)?.ok_or(Fault::Cancelled)?;
+        let listed = |replaced: &Replaced| (replaced.row, replaced.damaged[0].0);
+        assert_eq!(filled.replaced.iter().map(listed).collect::<Vec<_>>(), [(1, 1), (3, 3)]);
+        Ok(())
+    })?;
+    assert_eq!(memory.3, [10, 11, 12, 13]);
     Ok(())
 }

@@ -1,0 +1,193 @@
+//! Here: the work of one thread: a sample is read, decoded once and cut into views, or another one stands
+//! in for it; panics become errors.
+//! Not here: which rows, when threads start and end, waiting.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use super::{Damage, Shared};
+use crate::augment::Augmenter;
+use crate::decode::{Decoder, Image};
+use crate::error::{Error, Fault, Result};
+use crate::meter::{Activity, Track};
+use crate::slots::{Claims, Row};
+
+/// How many others are tried in place of a damaged sample. With one sample in ten damaged, far beyond
+/// what may be replaced, all of them are damaged once in 10^10 times.
+const TRIES: usize = 10;
+
+/// The life of a thread: rows until the ring is stopped. A panic is the error of its row.
+pub(super) fn work(mut claims: Claims, mut fill: impl FnMut(&mut Row<'_>) -> Result<()>) {
+    while let Some(mut row) = claims.claim() {
+        let outcome = contained(|| fill(&mut row));
+        row.finish(outcome);
+    }
+}
+
+/// A panic as an error. What `step` has changed must not be used again after one.
+fn contained(step: impl FnOnce() -> Result<()>) -> Result<()> {
+    catch_unwind(AssertUnwindSafe(step)).unwrap_or_else(|panic| Err(Error::from_panic(&*panic)))
+}
+
+/// One thread's part of the loader.
+pub(super) struct Worker {
+    shared: Arc<Shared>,
+    number: usize,
+    /// `None` before the first sample, and after a panic, which may have left them inconsistent.
+    tools: Option<Tools>,
+}
+
+/// What a thread keeps from sample to sample.
+struct Tools {
+    bytes: Vec<u8>,
+    image: Image,
+    decoder: Decoder,
+    augmenter: Augmenter,
+}
+
+impl Worker {
+    pub(super) fn new(shared: Arc<Shared>, number: usize) -> Self {
+        let worker = Self { shared, number, tools: None };
+        worker.enter(Activity::Idle, 0);
+        worker
+    }
+
+    /// A thread that was left behind by `close` says nothing more: its track may be another's by now.
+    fn enter(&self, activity: Activity, id: u32) {
+        if let Some(track) = self.shared.meter.worker(self.number).filter(|_| !self.is_stopped()) {
+            track.enter(activity, id);
+        }
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.shared.ring.is_stopped()
+    }
+
+    /// Writes a row: its sample, or the first whole one of those that may stand in for it.
+    pub(super) fn fill(&mut self, row: &mut Row<'_>) -> Result<()> {
+        let outcome = match (self.attempt(row, row.id()), self.shared.damage) {
+            (Err(error), Damage::Replace { .. }) if error.fault().is_damage() => self.replace(row, error),
+            (outcome, _) => outcome,
+        };
+        self.enter(Activity::Idle, 0);
+        outcome
+    }
+
+    fn replace(&mut self, row: &mut Row<'_>, error: Error) -> Result<()> {
+        let mut damaged = vec![(row.id(), error)];
+        for id in self.shared.order.stand_ins(row.position().epoch, row.id()).take(TRIES) {
+            match self.attempt(row, id) {
+                Ok(()) => {
+                    row.replaced(damaged);
+                    return Ok(());
+                }
+                Err(error) if error.fault().is_damage() => damaged.push((id, error)),
+                Err(error) => return Err(error),
+            }
+        }
+        let tries = damaged.len() - 1;
+        let (_, error) = damaged.swap_remove(0);
+        Err(error.map(|fault| Fault::Irreplaceable { fault: Box::new(fault), tries }))
+    }
+
+    /// Writes sample `id` into a row. What is left there after an error is to be overwritten or not shown.
+    fn attempt(&mut self, row: &mut Row<'_>, id: u32) -> Result<()> {
+        let outcome = contained(|| {
+            let mut tools = match self.tools.take() {
+                Some(tools) => tools,
+                None => Tools::new()?,
+            };
+            let outcome = tools.produce(self, row, id);
+            self.tools = Some(tools);
+            outcome
+        });
+        outcome.map_err(|error| self.shared.locate(id, error))
+    }
+}
+
+impl Tools {
+    fn new() -> Result<Self> {
+        Ok(Self {
+            bytes: Vec::new(),
+            image: Image::default(),
+            decoder: Decoder::new()?,
+            augmenter: Augmenter::new(),
+        })
+    }
+
+    /// Reads, decodes once, cuts every view. The draws are those of the row's own sample.
+    fn produce(&mut self, worker: &Worker, row: &mut Row<'_>, id: u32) -> Result<()> {
+        let shared = &*worker.shared;
+        let count = |activity, bytes| {
+            if let Some(track) = shared.meter.worker(worker.number) {
+                Track::count_bytes(track, activity, bytes);
+            }
+        };
+        let sample = shared.index.sample(id)?;
+        worker.enter(Activity::Read, id);
+        shared.store.read(id, &mut self.bytes)?;
+        count(Activity::Read, self.bytes.len());
+        if worker.is_stopped() {
+            // After a read that hung, nobody may be there any more to whom the rest is of use.
+            return Err(Fault::Cancelled.into());
+        }
+        worker.enter(Activity::Decode, id);
+        self.decoder.decode(&self.bytes, &mut self.image)?;
+        count(Activity::Decode, self.image.data.len());
+        if (self.image.width, self.image.height) != (sample.width as usize, sample.height as usize) {
+            return Err(Fault::IndexDamaged("the image has another size").into());
+        }
+        worker.enter(Activity::Augment, id);
+        let (drawn_for, epoch) = (row.id(), row.position().epoch);
+        for (v, view) in shared.views.iter().enumerate() {
+            let (seed, number) = (shared.order.seed, v as u16);
+            let parameters = view.draw(seed, epoch, drawn_for, number, sample.width, sample.height);
+            let target = row.view(v);
+            self.augmenter.apply(&self.image, &parameters, target)?;
+            count(Activity::Augment, target.len());
+        }
+        row.describe(id, sample.label);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::order::Position;
+    use crate::slots::{Memory, Ring};
+    use std::ptr::NonNull;
+    use std::thread;
+    use std::time::Duration;
+
+    /// The rest of the loader needs real images; the Python tests run it on them.
+    #[test]
+    fn a_panic_is_the_error_of_its_row_and_the_thread_goes_on() -> Result<()> {
+        let (mut labels, mut ids) = ([0i64; 2], [0i64; 2]);
+        let ring = Ring::new();
+        let claims = Claims::new(ring.clone());
+        let thread = thread::spawn(move || {
+            work(claims, |row| {
+                if row.id() == 7 {
+                    std::panic::panic_any(format!("seven in step {}", row.position().step));
+                }
+                row.describe(row.id(), None);
+                Ok(())
+            });
+        });
+        let long = Duration::from_secs(20);
+        for (row, id) in [7u32, 8].into_iter().enumerate() {
+            let (label, word) = (NonNull::from(&mut labels[row]), NonNull::from(&mut ids[row]));
+            // SAFETY: one aligned word each, alive until the thread is joined and not read before.
+            let memory = unsafe { Memory::new(1, Vec::new(), label, word, Box::new(())) };
+            ring.lend(Position { epoch: 0, step: row as u64 }, vec![id], memory)?;
+        }
+        let error = ring.take(long).err();
+        assert!(error.is_some_and(|error| error.to_string().contains("seven in step 0")));
+        assert!(ring.take(long)?.is_some());
+        ring.stop();
+        assert!(thread.join().is_ok());
+        assert_eq!((ids, labels), ([0, 8], [0, -1]));
+        Ok(())
+    }
+}
