@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import gc
 import hashlib
+import subprocess
+import sys
 import tarfile
 import time
 from collections.abc import Iterable
@@ -86,3 +88,12 @@ def endless(batches: Loader) -> Iterable[Batch]:
 
 def passes(batches: Loader, epochs: int) -> Iterable[Iterable[Batch]]:
     return (iter(batches) for _ in range(epochs))
+
+
+def run_script(body: str, *arguments: object) -> subprocess.Popen[str]:
+    """A script with `Loader` and `views` in a process of its own."""
+    script = "import os, sys, time\nfrom barlow.data import Loader, views\n" + body
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    return subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )

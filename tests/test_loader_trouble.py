@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import gc
 import signal
-import subprocess
-import sys
 import tarfile
 import time
 from itertools import islice
@@ -15,7 +13,7 @@ import numpy as np
 import pytest
 
 from barlow.data import DataError, Index, views
-from photos import NUM_IMAGES, loader, num_threads, photo, samples, write_folder, write_tar
+from photos import NUM_IMAGES, loader, num_threads, photo, run_script, samples, write_folder, write_tar
 
 
 @pytest.fixture(scope="module")
@@ -171,14 +169,6 @@ def test_threads_start_with_the_first_batch_only(folder: Path) -> None:
     assert num_threads() == 0
     next(iter(batches))
     assert num_threads(2) == 2
-
-
-def run_script(body: str, *arguments: object) -> subprocess.Popen[str]:
-    script = "import os, sys, time\nfrom barlow.data import Loader, views\n" + body
-    command = [sys.executable, "-c", script, *map(str, arguments)]
-    return subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
 
 
 def test_ctrl_c_interrupts_a_wait(tmp_path: Path) -> None:

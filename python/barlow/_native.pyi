@@ -254,7 +254,7 @@ class Loader:
         """
 
     def doing(self) -> list[tuple[int, str, int, float]]:
-        """Of each worker thread its number, activity (off, idle, read, decode, augment), sample and seconds."""
+        """Number, activity (off, idle, read, decode, augment), sample and seconds of each worker."""
 
     def occupancy(self) -> tuple[int, int]:
         """Batches in flight, and how many of them are finished."""

@@ -43,6 +43,10 @@ class DataConfig:
     """Loader threads of each process; 0 shares the machine's cores among the processes."""
     prefetch: int = 3
     """Batches prepared ahead of the one being trained on."""
+    on_error: Literal["raise", "replace"] = "raise"
+    """What a damaged image does: end the run, or be replaced by another one, the same on every resumption."""
+    max_replaced: float = 0.01
+    """Largest share of an epoch's images that may be replaced; more end the run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -279,6 +283,8 @@ def validate(config: Config, *, num_samples: int, world_size: int) -> None:
     low, high = data.crop_scale
     if not 0 < low <= high <= 1:
         raise ValueError(f"--data.crop_scale must satisfy 0 < low <= high <= 1, not {data.crop_scale}")
+    if not 0 <= data.max_replaced <= 1:
+        raise ValueError(f"--data.max_replaced must be a share from 0 to 1, not {data.max_replaced}")
     if data.eval_resize < data.image_size:
         raise ValueError(
             f"--data.eval_resize {data.eval_resize} is smaller than --data.image_size {data.image_size}"

@@ -279,7 +279,7 @@ class Loader:
         threads = []
         for number, activity, sample, since_s in stream.doing():
             name = ascii(self.index.name(sample))[1:-1]
-            place = f" {ascii(self.index.shard(sample))[1:-1]}: {name}" if activity != "idle" else ""
+            place = f" {ascii(str(self.index.shard(sample)))[1:-1]}: {name}" if activity != "idle" else ""
             threads.append(f"barlow-{number}: {activity}{place} for {since_s:.1f} s")
         where = f"epoch {batch.epoch}, step {batch.step}"
         return f"no batch for {waited_s:g} s ({where}); threads: " + "; ".join(threads)

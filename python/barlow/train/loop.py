@@ -63,7 +63,7 @@ def train(index: Index, config: Config, run: Path, world: World, threads: int) -
             logs, saves = plan.logs(step), plan.saves(step)
             loss, embeddings = learner.step(step, batch.views, check=logs or saves)
             if logs:
-                line = _line(step, learner, loss, embeddings, clock.lap(step, loader.stats()["waited_s"]))
+                line = _line(step, learner, loss, embeddings, clock.lap(step, loader.stats().waited_s))
                 if metrics:
                     metrics.write(line)
                 display.show(line)
@@ -209,6 +209,8 @@ def _loader(index: Index, config: Config, world: World, threads: int) -> Loader:
         epochs=config.optim.epochs,
         prefetch=config.data.prefetch,
         pin_memory=world.device.type == "cuda",
+        on_error=config.data.on_error,
+        max_replaced=config.data.max_replaced,
     )
 
 
