@@ -274,8 +274,32 @@ def test_verify_names_an_image_that_cannot_be_decoded(images: Path, tmp_path: Pa
     spoiled.write_bytes(spoiled.read_bytes()[:-200])
     result = barlow_here(capfd, "verify", data)
     assert result.code == 1
-    assert "a/004.jpg" in result.out.splitlines()[0]
+    assert result.out.startswith(f"{data / 'a' / '004.jpg'}: ")
     assert result.out.splitlines()[1:] == ["48 images, 1 damaged"]
+
+
+def test_verify_finds_what_became_of_shards(images: Path, tmp_path: Path, capfd: Capture) -> None:
+    shards = tmp_path / "shards"
+    assert barlow_here(capfd, "pack", images, shards, "--min_shards", 4).code == 0
+    truncated, gone = (shards / f"shard-0000{i}.tar" for i in (0, 3))
+    truncated.write_bytes(truncated.read_bytes()[:-512])
+    gone.unlink()
+    result = barlow_here(capfd, "verify", shards)
+    assert result.code == 1
+    *lines, last = result.out.splitlines()
+    assert last == f"48 images, {len(lines)} damaged"
+    assert sum(line.startswith(f"{truncated}: ") and "index it again" in line for line in lines) == 12
+    assert sum(line.startswith(f"{gone}: ") and "No such file" in line for line in lines) == 12
+    assert len(lines) == 24
+
+    result = barlow_here(capfd, "verify", shards, "--json")
+    assert result.code == 1
+    report = json.loads(result.out)
+    assert report["images"] == 48
+    assert [entry["message"] for entry in report["damaged"]] == lines
+    first = report["damaged"][0]
+    assert (first["id"], first["kind"], first["shard"]) == (0, "index", str(truncated))
+    assert first["member"].endswith(".jpg")
 
 
 def test_index_in_place_silences_the_note(images: Path, tmp_path: Path, capfd: Capture) -> None:

@@ -345,3 +345,19 @@ def test_the_first_step_moves_statistics_and_no_weight(images: Path, tmp_path: P
     assert weights.keys() == untrained.keys()
     moved = {name.rpartition(".")[2] for name, t in untrained.items() if not torch.equal(t, weights[name])}
     assert moved == {"running_mean", "running_var", "num_batches_tracked"}
+
+
+def test_a_damaged_image_ends_a_run_or_is_replaced(images: Path, tmp_path: Path, capfd: Capture) -> None:
+    data = Path(shutil.copytree(images, tmp_path / "data"))
+    spoiled = data / "b" / "007.jpg"
+    spoiled.write_bytes(spoiled.read_bytes()[:-200])
+    run = tmp_path / "run"
+    result = barlow_here(capfd, "train", data, "--run", run, *TINY)
+    assert result.code == 2
+    assert "b/007.jpg" in result.err
+    # The same command with another policy goes on where there is a checkpoint, or begins again.
+    result = barlow_here(capfd, "train", data, "--run", run, *TINY, "--data.on_error", "replace")
+    assert result.code == 0, result.err
+    assert "b/007.jpg" in result.err
+    assert "was replaced" in result.err
+    assert [line["step"] for line in metrics(run)][-1] == 12

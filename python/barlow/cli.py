@@ -15,6 +15,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from json import dumps
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Any, Literal, NoReturn
@@ -87,24 +88,26 @@ def index(source: Source, out: Path | None = None, *, threads: int = 0) -> None:
     print(path)
 
 
-def verify(source: Source, *, threads: int = 0) -> None:
+def verify(source: Source, *, threads: int = 0, json: bool = False) -> None:
     """Reads and decodes every image and lists those that are damaged; exit code 1 if there are any.
 
     Args:
         source: Shards, or anything else that can be trained on.
         threads: Decoding threads; 0 is all cores.
+        json: Print one JSON object instead of lines.
     """
     from barlow.data import open_index
-    from barlow.data.verify import damaged
+    from barlow.data.verify import as_json, damaged
 
     opened = open_index(source)
     with _bar("verifying") as progress:
         found = damaged(opened, threads=threads, progress=progress)
-    for i, error in found:
-        # Decoding knows no place; and a name is whatever bytes the archive holds.
-        place = "" if error.shard else f"{ascii(opened.shard(i))[1:-1]}: {ascii(opened.name(i))[1:-1]}: "
-        print(f"{place}{_one_line(error)}")
-    print(f"{len(opened)} images, {len(found)} damaged")
+    if json:
+        print(dumps(as_json(opened, found), indent=2))
+    else:
+        for _, error in found:
+            print(_one_line(error))
+        print(f"{len(opened)} images, {len(found)} damaged")
     if found:
         raise SystemExit(1)
 

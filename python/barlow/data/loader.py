@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 
 from barlow import _native
-from barlow._native import DataError
+from barlow._native import DataError, Index
 from barlow.data.source import Source, open_index
 from barlow.data.stats import Stats, stats_of
 from barlow.data.views import View
 
-_CLOSE_S = 1.0
+CLOSE_S = 1.0
 """How long `close` waits for threads; an image takes milliseconds, a read from a dead disk for ever."""
 _ERROR_S = 0.1
 """The same after an exception, Ctrl-C among them: it is to be heard at once."""
@@ -162,7 +162,7 @@ class Loader:
             raise ValueError(f"state must have the keys epoch and step, not {sorted(state)}")
         epoch = _whole("state['epoch']", state["epoch"], 0, 2**32 - 1)
         step = _whole("state['step']", state["step"], 0, len(self) - 1)
-        self._stop(_CLOSE_S)
+        self._stop(CLOSE_S)
         self._epoch, self._step = epoch, step
         self._replaced = (epoch, 0)
 
@@ -186,7 +186,7 @@ class Loader:
         A thread whose read hangs is left behind after a second, and ends with its read.
         """
         self._closed = True
-        self._stop(_CLOSE_S)
+        self._stop(CLOSE_S)
 
     def __enter__(self) -> Loader:
         return self
@@ -233,7 +233,7 @@ class Loader:
             replace=None if self._max_replaced is None else (self._max_replaced, before),
         )
         # Also at interpreter exit, while the lent memory is still there.
-        self._finalizer = weakref.finalize(self, stream.close, _CLOSE_S)
+        self._finalizer = weakref.finalize(self, stream.close, CLOSE_S)
         self._stream = stream
         return stream
 
@@ -260,7 +260,9 @@ class Loader:
             if taken is not None:
                 self._note(*taken)
                 return
-            stalled = self._stalled(stream, reports * self._stall_after)
+            batch, waited_s = self._lent[0], reports * self._stall_after
+            where = f"epoch {batch.epoch}, step {batch.step}"
+            stalled = stall(self.index, stream, f"no batch for {waited_s:g} s ({where})")
             if reports == _GIVE_UP:
                 raise TimeoutError(stalled)
             warnings.warn(stalled, RuntimeWarning, stacklevel=4)
@@ -274,16 +276,6 @@ class Loader:
             if self._damaged.setdefault(sample, error) is error:
                 _log.warning("sample %d is damaged and was replaced: %s", sample, error)
 
-    def _stalled(self, stream: _native.Loader, waited_s: float) -> str:
-        batch = self._lent[0]
-        threads = []
-        for number, activity, sample, since_s in stream.doing():
-            name = ascii(self.index.name(sample))[1:-1]
-            place = f" {ascii(str(self.index.shard(sample)))[1:-1]}: {name}" if activity != "idle" else ""
-            threads.append(f"barlow-{number}: {activity}{place} for {since_s:.1f} s")
-        where = f"epoch {batch.epoch}, step {batch.step}"
-        return f"no batch for {waited_s:g} s ({where}); threads: " + "; ".join(threads)
-
     def _stop(self, patience_s: float) -> None:
         stream, finalizer = self._stream, self._finalizer
         self._stream, self._finalizer = None, None
@@ -293,6 +285,23 @@ class Loader:
             finalizer.detach()
             if left:
                 _log.warning("%d loader threads hang in a read; they end with it", left)
+
+
+def stall(index: Index, stream: _native.Loader, symptom: str) -> str:
+    """A sentence about a stream that does not get on: what each of its threads is at, and for how long."""
+    threads = []
+    for number, activity, sample, since_s in stream.doing():
+        place = (
+            ""
+            if activity == "idle"
+            else f" {_printable(index.shard(sample))}: {_printable(index.name(sample))}"
+        )
+        threads.append(f"barlow-{number}: {activity}{place} for {since_s:.1f} s")
+    return f"{symptom}; threads: " + "; ".join(threads)
+
+
+def _printable(name: object) -> str:
+    return ascii(str(name))[1:-1]
 
 
 def _whole(name: str, value: int, least: int, most: int) -> int:

@@ -2,33 +2,65 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
-from barlow._native import DataError, Index, decode
+import numpy as np
+
+from barlow import _native
+from barlow._native import DataError, Index
+from barlow.data.loader import CLOSE_S, stall
+
+_IN_FLIGHT = 64
+"""Enough for any number of cores to be busy while this thread does something else."""
+_STALL_S = 600.0
 
 
 def damaged(
     index: Index, *, threads: int = 0, progress: Callable[[int, int], None] | None = None
 ) -> list[tuple[int, DataError]]:
-    """Position and error of each sample that doesn't match its checksum or can't be decoded, in index order.
+    """Position and error, with its address, of each sample that training would stumble over, in index order.
 
-    `threads` 0 is every core that this process may run on; `progress(done, total)`.
+    It takes the way that training takes, up to the views: bytes against the checksum, shards against their
+    recorded sizes, decoding, the image's size against the index. `threads` 0 is every core that this process
+    may run on; `progress(done, total)`. `TimeoutError` names a read that hangs for ten minutes.
     """
-
-    def error_of(i: int) -> DataError | None:
-        try:
-            decode(index.read(i))
-        except DataError as error:
-            return error
-        return None
-
-    found = []
-    with ThreadPoolExecutor(threads or len(os.sched_getaffinity(0))) as pool:
-        for i, error in enumerate(pool.map(error_of, range(len(index)))):
-            if error is not None:
+    total = len(index)
+    order = _native.Order(total, 1, shuffle=False)
+    meter = _native.Meter(threads)
+    stream = _native.Loader(index, (), order, meter, epoch=0, step=0, end_epoch=1, replace=None)
+    found: list[tuple[int, DataError]] = []
+    in_flight = 0
+    try:
+        for i in range(total):
+            while in_flight < _IN_FLIGHT and stream.wanted() is not None:
+                stream.lend((), np.empty(1, np.int64), np.empty(1, np.int64))
+                in_flight += 1
+            try:
+                if stream.take(_STALL_S) is None:
+                    raise TimeoutError(stall(index, stream, f"nothing was read for {_STALL_S:g} s"))
+            except DataError as error:
                 found.append((i, error))
-            if progress and (i % 256 == 255 or i + 1 == len(index)):
-                progress(i + 1, len(index))
+            in_flight -= 1
+            if progress and (i % 256 == 255 or i + 1 == total):
+                progress(i + 1, total)
+    finally:
+        stream.close(CLOSE_S)
     return found
+
+
+def as_json(index: Index, found: list[tuple[int, DataError]]) -> dict[str, Any]:
+    """What `damaged` found, for programs: images, and for each damaged one id, kind, shard, member (control
+    bytes escaped), offset in bytes and message."""
+    entries = [
+        {
+            "id": i,
+            "kind": error.kind,
+            "shard": error.shard,
+            "member": error.member,
+            "offset": error.offset,
+            "message": str(error),
+        }
+        for i, error in found
+    ]
+    return {"images": len(index), "damaged": entries}

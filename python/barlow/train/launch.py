@@ -36,8 +36,12 @@ CONFIG_FILE = "config.json"
 RUN_FILE = "run.json"
 _LAUNCHER = "BARLOW_LAUNCHER_PID"
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
-# Fields that may change when a run goes on: they decide when and how it executes, not what it computes.
-FREE_FIELDS = ("train.steps", "train.log_every", "data.threads", "data.prefetch", "checkpoint.", "evaluate.")
+# Fields that may change when a run goes on: they decide when and how it executes, not what it computes. (What
+# becomes of damaged images is among them: up to the one that ended a run it makes no difference.)
+FREE_FIELDS = (
+    "train.steps", "train.log_every", "data.threads", "data.prefetch", "data.on_error", "data.max_replaced",
+    "checkpoint.", "evaluate.",
+)  # fmt: skip
 
 
 def launch(data: Path, config: Config, run: Path, *, nproc: int = 0, preset: str | None = None) -> None:
