@@ -150,16 +150,18 @@ def steps_until_too_many(damaged: Index, at_most: int, epoch: int) -> int | None
     return None
 
 
+@pytest.mark.parametrize("epoch", [0, 1])
 @pytest.mark.parametrize("threads", [1, 4])
-def test_more_than_the_bound_is_an_error_that_stays(damaged: Index, threads: int) -> None:
+def test_more_than_the_bound_is_an_error_that_stays(damaged: Index, threads: int, epoch: int) -> None:
     at_most = 2  # of 40 samples an epoch
     batches = loader(damaged, on_error="replace", max_replaced=at_most / 40, threads=threads)
-    step = steps_until_too_many(damaged, at_most, epoch=0)
+    batches.load_state_dict({"epoch": epoch, "step": 0})
+    step = steps_until_too_many(damaged, at_most, epoch)
     assert step is not None
     for _ in range(3):  # trying again changes nothing
         with pytest.raises(DataError, match=r"\(max_replaced\) is \d, the limit is 2") as caught:
             list(batches)
-        assert batches.state_dict() == {"epoch": 0, "step": step}
+        assert batches.state_dict() == {"epoch": epoch, "step": step}
         error = caught.value
         assert error.kind == "limit"
         assert error.member in {damaged.name(sample) for sample in DAMAGED}
