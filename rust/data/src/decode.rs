@@ -82,7 +82,11 @@ fn read_header(bytes: &[u8]) -> Result<(Header, Option<jpeg::Frame>)> {
     limit("image height in pixels", u64::from(height), u64::from(MAX_SIDE_PX))?;
     limit("number of pixels", u64::from(width) * u64::from(height), MAX_PIXELS)?;
     if width == 0 || height == 0 {
-        let format = format.name();
+        let format = match format {
+            Format::Jpeg => "JPEG",
+            Format::Png => "PNG",
+            Format::WebP => "WebP",
+        };
         return Err(Fault::Damaged { format, reason: "zero width or height".to_owned() }.into());
     }
     Ok((Header { format, width, height }, frame))
@@ -124,6 +128,11 @@ impl Decoder {
 
     fn decode_into(&mut self, bytes: &[u8], image: &mut Image) -> Result<()> {
         let (header, frame) = read_header(bytes)?;
+        match (header.format, &frame) {
+            (Format::Jpeg, Some(frame)) => jpeg::check(bytes, frame)?,
+            (Format::Png, _) => png::check(bytes, header.width, header.height)?,
+            _ => {}
+        }
         image.width = header.width as usize;
         image.height = header.height as usize;
         image.data.resize(image.width * image.height * 3, 0);

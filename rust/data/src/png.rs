@@ -11,6 +11,9 @@ use crate::error::{Error, Fault, Result};
 
 const SIGNATURE: &[u8] = b"\x89PNG\r\n\x1a\n";
 
+/// Most bytes that one byte of deflate can become: 258 for two bits.
+const DEFLATE_RATIO: u64 = 1032;
+
 fn damaged(reason: impl ToString) -> Error {
     Fault::Damaged { format: "PNG", reason: reason.to_string() }.into()
 }
@@ -28,6 +31,24 @@ pub(crate) fn header(bytes: &[u8]) -> Result<(u32, u32)> {
         return Err(damaged("no header chunk"));
     };
     Ok((u32::from_be_bytes([w3, w2, w1, w0]), u32::from_be_bytes([h3, h2, h1, h0])))
+}
+
+/// Refuses a header that claims more pixels than the file can hold, before memory is taken for them.
+pub(crate) fn check(bytes: &[u8], width: u32, height: u32) -> Result<()> {
+    let Some(&[depth, colour]) = bytes.get(24..26) else {
+        return Err(damaged("no header chunk"));
+    };
+    let samples = match colour {
+        2 => 3,
+        4 => 2,
+        6 => 4,
+        _ => 1,
+    };
+    let bits = u64::from(width) * u64::from(height) * samples * u64::from(depth);
+    if bits / 8 > DEFLATE_RATIO * bytes.len() as u64 {
+        return Err(damaged("more pixels than the file has room for"));
+    }
+    Ok(())
 }
 
 /// Decodes into `rgb`, which holds width x height x 3 bytes of the header; `scratch` is reused.
