@@ -193,6 +193,11 @@ def damage() -> Iterator[Case]:
         )
     yield "palette-none.png", "palette colours without a palette", png(8, 3)
     yield "palette-short.png", "colour numbers beyond the palette", png(8, 3, palette(16))
+    yield (
+        "palette-uneven.png",
+        "a palette that ends inside a colour: the png library panics (fuzzing)",
+        png(4, 3, chunk(b"PLTE", bytes(range(47)))),
+    )
     yield "palette-257.png", "a palette of 257 colours", png(8, 3, palette(257))
     yield (
         "chunk-length.png",

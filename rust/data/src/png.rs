@@ -58,6 +58,10 @@ pub(crate) fn decode(bytes: &[u8], scratch: &mut Vec<u8>, rgb: &mut [u8]) -> Res
     decoder.set_ignore_text_chunk(true);
     decoder.set_ignore_iccp_chunk(true);
     let mut reader = decoder.read_info().map_err(damaged)?;
+    // The library counts on whole colours, and panics.
+    if reader.info().palette.as_ref().is_some_and(|palette| palette.len() % 3 != 0) {
+        return Err(damaged("a palette that ends inside a colour"));
+    }
     let (colour, depth) = reader.output_color_type();
     let channels = colour.samples();
     if depth != BitDepth::Eight || reader.output_buffer_size() != Some(rgb.len() / 3 * channels) {
