@@ -16,7 +16,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 RUST := Cargo.toml Cargo.lock $(shell find rust -name target -prune -o -type f -name '*.rs' -print -o -type f -name '*.c' -print -o -type f -name Cargo.toml -print)
 
-.PHONY: help setup demo test lint format wheel wheel-test bench clean
+.PHONY: help setup demo test fuzz miri asan lint format wheel wheel-test bench clean
 
 help: ## This list.
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | awk -F '|' '{ printf "%-20s %s\n", $$1, $$2 }'
@@ -29,6 +29,15 @@ demo: setup ## The main job from images to a report. DATA=PATH: on a folder of i
 test: setup ## All tests, Rust and Python.
 	cargo test --locked --package barlow-data
 	$(BIN)/python -m pytest
+
+fuzz: setup ## Each fuzz target for a minute. SECONDS=600; TARGETS="tar index decode".
+	rust/fuzz/run "$(or $(SECONDS),60)" $(TARGETS)
+
+miri: setup ## Undefined behaviour in the parts without FFI; needs a nightly Rust.
+	.ci/miri
+
+asan: setup ## The Rust tests under AddressSanitizer, libjpeg-turbo with them; needs a nightly Rust, and clang.
+	.ci/asan
 
 lint: setup ## Formatting, clippy, ruff, types, architecture.
 	cargo fmt --all --check
@@ -55,7 +64,7 @@ bench: setup ## The loader against torchvision's pipeline on this machine.
 	$(BIN)/python -m pytest benches --benchmark-only
 
 clean: ## Removes what was built; keeps runs/.
-	rm -rf $(VENV) target dist .pytest_cache .ruff_cache .benchmarks
+	rm -rf $(VENV) target rust/fuzz/target dist .pytest_cache .ruff_cache .benchmarks
 	rm -f python/barlow/_native*.so
 
 # basedpyright, maturin and pytest come from the dependency group, torch and the rest with the package.

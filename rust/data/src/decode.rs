@@ -1,7 +1,7 @@
 //! Here: image bytes of any supported format to RGB; which format, the limits on its size.
 //! Not here: the formats themselves, I/O, what is done with the pixels.
 
-use crate::error::{Fault, Result};
+use crate::error::{Error, Fault, Result};
 use crate::limits::{MAX_MEMBER_BYTES, MAX_PIXELS, MAX_SIDE_PX};
 use crate::{jpeg, png, webp};
 
@@ -82,7 +82,11 @@ fn read_header(bytes: &[u8]) -> Result<(Header, Option<jpeg::Frame>)> {
     limit("image height in pixels", u64::from(height), u64::from(MAX_SIDE_PX))?;
     limit("number of pixels", u64::from(width) * u64::from(height), MAX_PIXELS)?;
     if width == 0 || height == 0 {
-        let format = format.name();
+        let format = match format {
+            Format::Jpeg => "JPEG",
+            Format::Png => "PNG",
+            Format::WebP => "WebP",
+        };
         return Err(Fault::Damaged { format, reason: "zero width or height".to_owned() }.into());
     }
     Ok((Header { format, width, height }, frame))
@@ -124,13 +128,20 @@ impl Decoder {
 
     fn decode_into(&mut self, bytes: &[u8], image: &mut Image) -> Result<()> {
         let (header, frame) = read_header(bytes)?;
+        match (header.format, &frame) {
+            (Format::Jpeg, Some(frame)) => jpeg::check(bytes, frame)?,
+            (Format::Png, _) => png::check(bytes, header.width, header.height)?,
+            _ => {}
+        }
         image.width = header.width as usize;
         image.height = header.height as usize;
         image.data.resize(image.width * image.height * 3, 0);
         match (header.format, frame) {
             (Format::Jpeg, Some(frame)) => self.jpeg.decode(bytes, &frame, &mut image.data),
-            (Format::Png, _) => png::decode(bytes, &mut self.scratch, &mut image.data),
-            (Format::WebP, _) => webp::decode(bytes, &mut self.scratch, &mut image.data),
+            (Format::Png, _) => contained("PNG", || png::decode(bytes, &mut self.scratch, &mut image.data)),
+            (Format::WebP, _) => {
+                contained("WebP", || webp::decode(bytes, &mut self.scratch, &mut image.data))
+            }
             (Format::Jpeg, None) => Err(Fault::UnknownFormat.into()),
         }
     }
@@ -140,6 +151,16 @@ impl Decoder {
     pub fn tolerated_warnings(&self) -> u32 {
         self.jpeg.tolerated()
     }
+}
+
+/// A panic of a decoder that is not ours, on a file that it did not expect: damage like any other. The only
+/// state that is shared with it is buffers, which the next image overwrites.
+fn contained(format: &'static str, decode: impl FnOnce() -> Result<()>) -> Result<()> {
+    let decoded = std::panic::catch_unwind(std::panic::AssertUnwindSafe(decode));
+    decoded.unwrap_or_else(|panic| {
+        let reason = format!("the decoder gave up: {}", Error::from_panic(panic.as_ref()).fault());
+        Err(Fault::Damaged { format, reason }.into())
+    })
 }
 
 #[cfg(test)]
@@ -279,6 +300,14 @@ mod tests {
         let end = bytes.len() - 2;
         bytes.drain(end - 40..end);
         assert!(decode(&bytes).is_err());
+    }
+
+    #[test]
+    fn a_panic_of_a_library_is_damage() {
+        let error = contained("PNG", || panic!("index 3")).err().map(|error| error.to_string());
+        let words = "the decoder gave up: internal error (please report): index 3";
+        assert_eq!(error.as_deref(), Some(format!("damaged PNG image: {words}").as_str()));
+        assert!(contained("PNG", || Ok(())).is_ok());
     }
 
     #[test]

@@ -103,13 +103,18 @@ unsigned barlow_jpeg_tolerated(const barlow_jpeg *self) { return self->tolerated
  * Returns 0, or -1 with a message. */
 int barlow_jpeg_decode(barlow_jpeg *self, const unsigned char *bytes, size_t length,
                        unsigned char *rows, unsigned width, unsigned height, int channels,
-                       int max_scans) {
+                       int max_scans, long max_memory) {
   struct jpeg_decompress_struct *jpeg = &self->jpeg;
   if (setjmp(self->escape)) {
     jpeg_abort_decompress(jpeg);
     return -1;
   }
+  /* A new object for each image: an old one would lend its Huffman and quantisation tables to a file that
+   * lacks its own, and the pixels would depend on what was decoded before. A few microseconds. */
+  jpeg_destroy_decompress(jpeg);
+  jpeg_create_decompress(jpeg);
   self->max_scans = max_scans;
+  jpeg->mem->max_memory_to_use = max_memory; /* beyond it libjpeg would want a temporary file, and fails */
   self->tolerated = 0;
   self->message[0] = 0;
   jpeg->progress = &self->progress;

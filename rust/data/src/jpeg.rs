@@ -5,14 +5,14 @@
 //! Adobe's inverted convention. A file whose data ends early or holds impossible codes is an error,
 //! never a picture with invented rows; `jpeg.c` lists the warnings that leave every pixel intact.
 
-use std::ffi::{CStr, c_char, c_int, c_uchar, c_uint};
+use std::ffi::{CStr, c_char, c_int, c_long, c_uchar, c_uint};
 use std::ptr::NonNull;
 
 // The shim calls into the static library that this crate builds.
 use turbojpeg_sys as _;
 
 use crate::error::{Error, Fault, Result};
-use crate::limits::{MAX_SCAN_PIXELS, MAX_SCANS};
+use crate::limits::{MAX_COEFFICIENT_BYTES, MAX_SCAN_PIXELS, MAX_SCANS};
 
 #[repr(C)]
 struct Handle {
@@ -35,6 +35,7 @@ unsafe extern "C" {
         height: c_uint,
         channels: c_int,
         max_scans: c_int,
+        max_memory: c_long,
     ) -> c_int;
 }
 
@@ -48,6 +49,12 @@ pub(crate) struct Frame {
     scan: usize,
     /// Several scans are to come: progressive, or not all components in the first scan.
     many_scans: bool,
+    /// Minimal coding units: the blocks that hold one of each component, or more.
+    units: u64,
+    /// Blocks of 64 coefficients.
+    blocks: u64,
+    /// Huffman codes, of which every unit takes one at least; arithmetic coding has no such bound.
+    huffman: bool,
 }
 
 fn damaged(reason: impl Into<String>) -> Error {
@@ -116,7 +123,7 @@ pub(crate) fn header(bytes: &[u8]) -> Result<Frame> {
         match (code, payload) {
             // DHT, JPG and DAC lie in the range of the frame headers.
             (0xc4 | 0xc8 | 0xcc, _) => {}
-            (0xc0..=0xcf, &[precision, h1, h0, w1, w0, components, ..]) => {
+            (0xc0..=0xcf, &[precision, h1, h0, w1, w0, components, ref sampled @ ..]) => {
                 if frame.is_some() {
                     return Err(damaged("two frame headers"));
                 }
@@ -126,12 +133,18 @@ pub(crate) fn header(bytes: &[u8]) -> Result<Frame> {
                 if !matches!(components, 1 | 3 | 4) {
                     return Err(unsupported(format!("{components} components")));
                 }
+                let width = u32::from(u16::from_be_bytes([w1, w0]));
+                let height = u32::from(u16::from_be_bytes([h1, h0]));
+                let (units, blocks) = blocks(width, height, sampled);
                 frame = Some(Frame {
-                    width: u32::from(u16::from_be_bytes([w1, w0])),
-                    height: u32::from(u16::from_be_bytes([h1, h0])),
+                    width,
+                    height,
                     components,
                     scan: 0,
                     many_scans: matches!(code, 0xc2 | 0xc6 | 0xca | 0xce),
+                    units,
+                    blocks,
+                    huffman: code < 0xc8,
                 });
             }
             (0xc0..=0xcf, _) => return Err(damaged("short frame header")),
@@ -150,25 +163,48 @@ pub(crate) fn header(bytes: &[u8]) -> Result<Frame> {
     Err(damaged("no image data"))
 }
 
+/// Minimal coding units and blocks of a frame; `sampled` has three bytes for each component, with the
+/// horizontal and vertical factors in the second. libjpeg refuses factors that are not 1 to 4.
+fn blocks(width: u32, height: u32, sampled: &[u8]) -> (u64, u64) {
+    let factors = || {
+        let pairs = sampled.as_chunks::<3>().0.iter().map(|&[_, both, _]| (both >> 4, both & 15));
+        pairs.map(|(across, down)| (u64::from(across.clamp(1, 4)), u64::from(down.clamp(1, 4))))
+    };
+    let most = factors().fold((1, 1), |most: (u64, u64), one| (most.0.max(one.0), most.1.max(one.1)));
+    let units = u64::from(width).div_ceil(8 * most.0) * u64::from(height).div_ceil(8 * most.1);
+    (units, units * factors().map(|(across, down)| across * down).sum::<u64>())
+}
+
 /// Scans a file of this size may have.
 fn scan_limit(frame: &Frame) -> u32 {
     let pixels = u64::from(frame.width) * u64::from(frame.height);
     (MAX_SCAN_PIXELS / pixels.max(1)).clamp(1, u64::from(MAX_SCANS)) as u32
 }
 
-/// Refuses scan bombs before any of them is decoded. libjpeg takes one scan where one was announced.
-fn check_scans(bytes: &[u8], frame: &Frame) -> Result<()> {
-    let limit = scan_limit(frame);
+/// Refuses what would burn time or memory, from the bytes alone and before anything is allocated: more
+/// pixels than the file can hold, too many scans, too many coefficients at once.
+pub(crate) fn check(bytes: &[u8], frame: &Frame) -> Result<()> {
+    // A Huffman code has a bit at least, and data that end early are an error in any case.
+    if frame.huffman && frame.units > 8 * bytes.len() as u64 {
+        return Err(damaged("more pixels than the file has room for"));
+    }
+    // libjpeg takes one scan where one was announced.
     if !frame.many_scans {
         return Ok(());
     }
+    let limit = |what, found: u64, limit: u64| match found > limit {
+        true => Err(Fault::Limit { what, found, limit }),
+        false => Ok(()),
+    };
+    limit("JPEG of several scans, bytes of coefficients,", 128 * frame.blocks, MAX_COEFFICIENT_BYTES)?;
     let scans = Segments { bytes, at: frame.scan }.filter(|&(code, _)| code == 0xda).count();
-    if scans > limit as usize {
-        let what = "number of JPEG scans";
-        return Err(Fault::Limit { what, found: scans as u64, limit: u64::from(limit) }.into());
-    }
+    limit("number of JPEG scans", scans as u64, scan_limit(frame).into())?;
     Ok(())
 }
+
+/// Behind [`check`], for files that libjpeg reads differently: the coefficients, and a sixteenth for
+/// its rows and tables.
+const MAX_LIBJPEG_BYTES: c_long = (MAX_COEFFICIENT_BYTES + MAX_COEFFICIENT_BYTES / 16) as c_long;
 
 /// A libjpeg-turbo decompressor; one per thread, reused for every image.
 pub(crate) struct Jpeg {
@@ -193,9 +229,8 @@ impl Jpeg {
         unsafe { barlow_jpeg_tolerated(self.handle.as_ptr()) }
     }
 
-    /// Decodes into `rgb`, which holds width x height x 3 bytes.
+    /// Decodes into `rgb`, which holds width x height x 3 bytes; the file has passed [`check`].
     pub(crate) fn decode(&mut self, bytes: &[u8], frame: &Frame, rgb: &mut [u8]) -> Result<()> {
-        check_scans(bytes, frame)?;
         let max_scans = scan_limit(frame);
         if frame.components != 4 {
             return self.rows(bytes, frame, max_scans, 3, rgb);
@@ -234,6 +269,7 @@ impl Jpeg {
                 frame.height,
                 channels as c_int,
                 max_scans as c_int,
+                MAX_LIBJPEG_BYTES,
             )
         };
         if status == 0 {
@@ -342,13 +378,14 @@ mod tests {
         bomb.extend([0xff, 0xd9]);
         let mut jpeg = Jpeg::new()?;
         let mut rgb = vec![0; 40 * 30 * 3];
-        let refusal = jpeg.decode(&bomb, &frame, &mut rgb).err().map(|error| error.fault().kind());
+        let refusal = check(&bomb, &frame).err().map(|error| error.fault().kind());
         assert_eq!(refusal, Some("limit"));
         // The second guard, inside libjpeg-turbo, on a file that is well within the first.
         assert!(jpeg.rows(&bytes, &frame, 20, 3, &mut rgb).is_ok());
         let refusal = jpeg.rows(&bytes, &frame, 3, 3, &mut rgb).err().map(|error| error.to_string());
         assert_eq!(refusal.as_deref(), Some("damaged JPEG image: more than 3 scans"));
         jpeg.decode(&bytes, &frame, &mut rgb)?;
+        assert!(check(&bytes, &frame).is_ok());
         // The larger the image, the fewer scans.
         assert_eq!(scan_limit(&frame), MAX_SCANS);
         assert_eq!(scan_limit(&Frame { width: 13_000, height: 13_000, ..frame }), 11);

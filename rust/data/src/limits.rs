@@ -15,6 +15,11 @@ pub const MAX_SCANS: u32 = 100;
 /// Bound on scans × pixels: 100 scans of a 4096² image would still burn a second each.
 pub const MAX_SCAN_PIXELS: u64 = 2_000_000_000;
 
+/// Most memory for the coefficients of a JPEG of several scans: all of them are held until the last scan,
+/// 2 bytes each. It leaves 179 megapixels with 4:2:0 chroma and 89 with full chroma (1 GiB would be
+/// needed there, beside the pixels), and is far above any progressive photo of a camera.
+pub const MAX_COEFFICIENT_BYTES: u64 = 512 << 20;
+
 /// Largest member that is read into memory. The largest ImageNet file has 15 MB.
 pub const MAX_MEMBER_BYTES: u64 = 64 << 20;
 

@@ -11,6 +11,9 @@ use crate::error::{Error, Fault, Result};
 
 const SIGNATURE: &[u8] = b"\x89PNG\r\n\x1a\n";
 
+/// Most bytes that one byte of deflate can become: 258 for two bits.
+const DEFLATE_RATIO: u64 = 1032;
+
 fn damaged(reason: impl ToString) -> Error {
     Fault::Damaged { format: "PNG", reason: reason.to_string() }.into()
 }
@@ -30,6 +33,24 @@ pub(crate) fn header(bytes: &[u8]) -> Result<(u32, u32)> {
     Ok((u32::from_be_bytes([w3, w2, w1, w0]), u32::from_be_bytes([h3, h2, h1, h0])))
 }
 
+/// Refuses a header that claims more pixels than the file can hold, before memory is taken for them.
+pub(crate) fn check(bytes: &[u8], width: u32, height: u32) -> Result<()> {
+    let Some(&[depth, colour]) = bytes.get(24..26) else {
+        return Err(damaged("no header chunk"));
+    };
+    let samples = match colour {
+        2 => 3,
+        4 => 2,
+        6 => 4,
+        _ => 1,
+    };
+    let bits = u64::from(width) * u64::from(height) * samples * u64::from(depth);
+    if bits / 8 > DEFLATE_RATIO * bytes.len() as u64 {
+        return Err(damaged("more pixels than the file has room for"));
+    }
+    Ok(())
+}
+
 /// Decodes into `rgb`, which holds width x height x 3 bytes of the header; `scratch` is reused.
 pub(crate) fn decode(bytes: &[u8], scratch: &mut Vec<u8>, rgb: &mut [u8]) -> Result<()> {
     let mut decoder = Decoder::new_with_limits(Cursor::new(bytes), Limits::default());
@@ -37,6 +58,10 @@ pub(crate) fn decode(bytes: &[u8], scratch: &mut Vec<u8>, rgb: &mut [u8]) -> Res
     decoder.set_ignore_text_chunk(true);
     decoder.set_ignore_iccp_chunk(true);
     let mut reader = decoder.read_info().map_err(damaged)?;
+    // The library counts on whole colours, and panics.
+    if reader.info().palette.as_ref().is_some_and(|palette| palette.len() % 3 != 0) {
+        return Err(damaged("a palette that ends inside a colour"));
+    }
     let (colour, depth) = reader.output_color_type();
     let channels = colour.samples();
     if depth != BitDepth::Eight || reader.output_buffer_size() != Some(rgb.len() / 3 * channels) {
