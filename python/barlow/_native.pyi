@@ -159,8 +159,11 @@ class Parameters(TypedDict):
 def peek(data: bytes) -> tuple[str, int, int]:
     """Format (jpeg, png, webp), height and width in pixels, from the header alone."""
 
-def decode(data: bytes) -> NDArray[np.uint8]:
-    """RGB pixels [H, W, 3] of a JPEG, PNG or WebP, as Pillow gives them; EXIF orientation is ignored."""
+def decode(data: bytes, shrink: int = 1) -> NDArray[np.uint8]:
+    """RGB pixels [H, W, 3] of a JPEG, PNG or WebP, as Pillow gives them; EXIF orientation is ignored.
+
+    `shrink` 2, 4 or 8 divides both sides of a JPEG (rounded up), as Pillow's `draft` does.
+    """
 
 def check_view(view: Any) -> None:
     """ValueError or TypeError for a view of `barlow.data.views` that cannot work."""
@@ -224,6 +227,7 @@ class Loader:
         epoch: int,
         step: int,
         end_epoch: int | None,
+        shrink_on_load: bool,
         replace: tuple[int, int] | None,
     ) -> Loader:
         """`meter` decides the number of threads. `replace`: None, or how many samples may be replaced in an

@@ -69,6 +69,8 @@ class Loader:
       a pixel), its file and the scratch of one augmentation.
     - `pin_memory`: batches in page-locked memory of torch's caching allocator, which uses it again only
       after the copies to a GPU that were started from it.
+    - `shrink_on_load`: JPEGs of more than a million pixels are decoded at 1/2, 1/4 or 1/8 of their size
+      where every view of the image still has its pixels; False: always in full, as torchvision does.
     - `on_error`: "raise", or "replace": another sample, drawn by (`seed`, epoch, damaged sample) alone,
       stands in for one whose bytes are damaged, under its own id and label. At most `max_replaced` (a
       share, rounded up) of the samples that this process takes in an epoch; more are an error. What is
@@ -96,6 +98,7 @@ class Loader:
         epochs: int | None = None,
         prefetch: int = 3,
         pin_memory: bool = False,
+        shrink_on_load: bool = True,
         on_error: Literal["raise", "replace"] = "raise",
         max_replaced: float = 0.01,
         stall_after: float = 60.0,
@@ -130,6 +133,7 @@ class Loader:
         )
         own_samples = min(len(self.index), len(self) * batch_size) / world_size
         self._max_replaced = math.ceil(max_replaced * own_samples) if on_error == "replace" else None
+        self._shrink_on_load = shrink_on_load
         self._replaced = (0, 0)
         self._damaged: dict[int, DataError] = {}
         self._pool = None if pin_memory else _native.Pool((prefetch + 1) * len(views))
@@ -230,6 +234,7 @@ class Loader:
             epoch=self._epoch,
             step=self._step,
             end_epoch=self._end_epoch,
+            shrink_on_load=self._shrink_on_load,
             replace=None if self._max_replaced is None else (self._max_replaced, before),
         )
         # Also at interpreter exit, while the lent memory is still there.

@@ -7,11 +7,11 @@
 
 use std::ops::RangeInclusive;
 
-use crate::decode::Image;
+use crate::decode::{Image, Part};
 use crate::error::{Fault, Result};
 use crate::ops::blur::Blur;
-use crate::ops::resize::Resize;
 pub use crate::ops::resize::{Cut, Interpolation, Window};
+use crate::ops::resize::{Pixels, Resize};
 pub use crate::ops::simd::Simd;
 use crate::ops::{colour, flip, hue};
 use crate::random::Draws;
@@ -301,6 +301,25 @@ fn range(what: &str, (low, high): (f64, f64), bounds: RangeInclusive<f64>) -> Re
     Err(Fault::Setting(format!("{what}: the range ({low:?}, {high:?}) is upside down")).into())
 }
 
+/// Images of more pixels than this are decoded at a fraction of their size where all views allow it. Below,
+/// entropy decoding takes so much of the time that nothing is gained.
+const MIN_SHRUNK_PIXELS: u64 = 1_000_000;
+
+/// The least of an image of `width` x `height` pixels that all of these views need. `shrinks`: large images
+/// may be decoded smaller, though never to fewer pixels than a view is to have. `stops`: rows below the
+/// lowest window may stay unseen.
+pub fn part_of(views: &[Parameters], (width, height): (u32, u32), shrinks: bool, stops: bool) -> Part {
+    let large = u64::from(width) * u64::from(height) > MIN_SHRUNK_PIXELS;
+    let enough = |shrink: u32| {
+        views.iter().all(|Parameters { cut: Cut { window, resized, .. }, .. }| {
+            window.width >= shrink * resized.0 && window.height >= shrink * resized.1
+        })
+    };
+    let shrink = if shrinks && large { [8, 4, 2].into_iter().find(|&by| enough(by)).unwrap_or(1) } else { 1 };
+    let lowest = views.iter().map(|view| view.cut.rows(height, shrink)).max();
+    Part { shrink, rows: lowest.filter(|_| stops).unwrap_or(u32::MAX) }
+}
+
 /// Makes views of images; one per thread, reused so that its buffers are.
 pub struct Augmenter {
     simd: Simd,
@@ -335,7 +354,9 @@ impl Augmenter {
         }
         // A flip that comes first costs nothing: the resize writes its columns in reverse.
         let mirrored = operations.first() == Some(&Applied::Flip);
-        self.resize.cut(&image.data, (image.width, image.height), cut, mirrored, out)?;
+        let (width, height, shrink) = (image.width, image.height, image.part.shrink);
+        let pixels = Pixels { rgb: &image.data, width, height, shrink };
+        self.resize.cut(pixels, cut, mirrored, out)?;
         let simd = self.simd;
         for &operation in &operations[usize::from(mirrored)..] {
             match operation {

@@ -92,15 +92,56 @@ fn read_header(bytes: &[u8]) -> Result<(Header, Option<jpeg::Frame>)> {
     Ok((Header { format, width, height }, frame))
 }
 
+/// What of an image is decoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Part {
+    /// 1, 2, 4 or 8: both sides are divided by it and rounded up. Each pixel then stands for so many
+    /// squared, from the low frequencies of the JPEG alone; other formats are always decoded at 1.
+    pub shrink: u32,
+    /// Rows from the top, after that division; whatever lies below is not looked at, not even for damage.
+    /// Formats other than JPEG are always decoded whole.
+    pub rows: u32,
+}
+
+impl Part {
+    /// Every pixel.
+    pub const WHOLE: Self = Self { shrink: 1, rows: u32::MAX };
+
+    /// A side of that many pixels, divided.
+    pub fn of(self, side: u32) -> u32 {
+        side.div_ceil(self.shrink)
+    }
+}
+
 /// A decoded image: 8-bit RGB, interleaved, row after row without padding. Made to be reused.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Image {
-    /// In pixels.
-    pub width: usize,
-    /// In pixels.
-    pub height: usize,
-    /// `height * width * 3` bytes.
+    /// Of the file, in pixels.
+    pub width: u32,
+    /// Of the file, in pixels.
+    pub height: u32,
+    /// What of it was decoded.
+    pub part: Part,
+    /// `rows() * columns() * 3` bytes.
     pub data: Vec<u8>,
+}
+
+impl Default for Image {
+    fn default() -> Self {
+        Self { width: 0, height: 0, part: Part::WHOLE, data: Vec::new() }
+    }
+}
+
+impl Image {
+    /// Pixels of a row that was decoded.
+    pub fn columns(&self) -> usize {
+        self.part.of(self.width) as usize
+    }
+
+    /// Rows that were decoded.
+    pub fn rows(&self) -> usize {
+        self.part.of(self.height).min(self.part.rows) as usize
+    }
 }
 
 /// Decodes images of every format; one per thread, reused so that its buffers are.
@@ -118,7 +159,12 @@ impl Decoder {
     /// Decodes `bytes` into `image`, as Pillow's `Image.open(...).convert("RGB")` does: bit for bit for
     /// JPEG and PNG up to 8 bits. On an error the image is empty.
     pub fn decode(&mut self, bytes: &[u8], image: &mut Image) -> Result<()> {
-        let decoded = self.decode_into(bytes, image);
+        self.decode_part(bytes, Part::WHOLE, image)
+    }
+
+    /// As [`decode`](Self::decode), but only `part` of it: the pixels of Pillow's `draft` at that scale.
+    pub fn decode_part(&mut self, bytes: &[u8], part: Part, image: &mut Image) -> Result<()> {
+        let decoded = self.decode_into(bytes, part, image);
         if decoded.is_err() {
             *image = Image { data: std::mem::take(&mut image.data), ..Image::default() };
             image.data.clear();
@@ -126,18 +172,22 @@ impl Decoder {
         decoded
     }
 
-    fn decode_into(&mut self, bytes: &[u8], image: &mut Image) -> Result<()> {
+    fn decode_into(&mut self, bytes: &[u8], part: Part, image: &mut Image) -> Result<()> {
         let (header, frame) = read_header(bytes)?;
         match (header.format, &frame) {
             (Format::Jpeg, Some(frame)) => jpeg::check(bytes, frame)?,
             (Format::Png, _) => png::check(bytes, header.width, header.height)?,
             _ => {}
         }
-        image.width = header.width as usize;
-        image.height = header.height as usize;
-        image.data.resize(image.width * image.height * 3, 0);
+        if !matches!(part.shrink, 1 | 2 | 4 | 8) {
+            return Err(Fault::Setting(format!("images shrink by 1, 2, 4 or 8, not {}", part.shrink)).into());
+        }
+        image.part = if header.format == Format::Jpeg { part } else { Part::WHOLE };
+        image.width = header.width;
+        image.height = header.height;
+        image.data.resize(image.rows() * image.columns() * 3, 0);
         match (header.format, frame) {
-            (Format::Jpeg, Some(frame)) => self.jpeg.decode(bytes, &frame, &mut image.data),
+            (Format::Jpeg, Some(frame)) => self.jpeg.decode(bytes, &frame, image.part, &mut image.data),
             (Format::Png, _) => contained("PNG", || png::decode(bytes, &mut self.scratch, &mut image.data)),
             (Format::WebP, _) => {
                 contained("WebP", || webp::decode(bytes, &mut self.scratch, &mut image.data))
@@ -216,13 +266,38 @@ mod tests {
     }
 
     #[test]
+    fn the_upper_rows_are_those_of_the_whole_image() -> Result<()> {
+        let mut decoder = Decoder::new()?;
+        let (mut whole, mut upper) = (Image::default(), Image::default());
+        for settings in [&[][..], &[(TJPARAM_TJPARAM_PROGRESSIVE, 1)]] {
+            let bytes = samples::usual(&pixels(), WIDTH as usize, settings);
+            for shrink in [1, 2, 4, 8] {
+                decoder.decode_part(&bytes, Part { shrink, ..Part::WHOLE }, &mut whole)?;
+                let columns = WIDTH.div_ceil(shrink) as usize;
+                assert_eq!((whole.columns(), whole.rows()), (columns, HEIGHT.div_ceil(shrink) as usize));
+                for rows in 1..=HEIGHT.div_ceil(shrink) {
+                    decoder.decode_part(&bytes, Part { shrink, rows }, &mut upper)?;
+                    assert_eq!(upper.data, whole.data[..3 * columns * rows as usize], "{shrink}, {rows}");
+                }
+            }
+        }
+        // A file that ends early is fine for whoever looks at its upper half only, and for nobody else.
+        let bytes = samples::usual(&pixels(), WIDTH as usize, &[(TJPARAM_TJPARAM_RESTARTROWS, 1)]);
+        let cut = &bytes[..bytes.len() - 12];
+        assert!(decoder.decode(cut, &mut upper).is_err());
+        decoder.decode_part(cut, Part { shrink: 1, rows: 4 }, &mut upper)?;
+        assert!(decoder.decode_part(&bytes, Part { shrink: 3, rows: 4 }, &mut upper).is_err());
+        Ok(())
+    }
+
+    #[test]
     fn formats_are_told_by_their_bytes_and_decode_to_the_size_they_state() -> Result<()> {
         for (format, bytes) in files() {
             let header = peek(&bytes)?;
             assert_eq!(header, Header { format, width: WIDTH, height: HEIGHT });
             let image = decode(&bytes)?;
-            assert_eq!((image.width, image.height), (WIDTH as usize, HEIGHT as usize));
-            assert_eq!(image.data.len(), 3 * image.width * image.height);
+            assert_eq!((image.width, image.height), (WIDTH, HEIGHT));
+            assert_eq!(image.data.len(), 3 * (image.width * image.height) as usize);
             if format != Format::Jpeg {
                 assert_eq!(image.data, pixels(), "{format:?}");
             }
@@ -342,7 +417,7 @@ mod tests {
             // Sizes up to the limits are legal, but too much work for a test.
             let small = peek(&bytes).is_ok_and(|header| header.width * header.height < 1 << 22);
             if small && let Ok(image) = decode(&bytes) {
-                prop_assert_eq!(image.data.len(), 3 * image.width * image.height);
+                prop_assert_eq!(image.data.len(), 3 * (image.width * image.height) as usize);
             }
         }
     }

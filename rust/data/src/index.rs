@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use crate::decode::Format;
 use crate::error::{Error, Fault, Result};
 use crate::limits::{MAX_CLASSES, MAX_MEMBER_BYTES, MAX_NAME_BYTES, MAX_SAMPLES, MAX_SHARDS};
-use format::{CLASS_BYTES, HEADER_BYTES, Header, NO_LABEL, SAMPLE_BYTES, SHARD_BYTES, SampleRecord};
+use format::{CLASS_BYTES, HEADER_BYTES, Header, NO_LABEL, PROVEN, SAMPLE_BYTES, SHARD_BYTES, SampleRecord};
 
 pub use build::Builder;
 pub use format::VERSION;
@@ -44,6 +44,8 @@ pub struct Sample {
     pub format: Format,
     /// Of the encoded bytes.
     pub crc32c: u32,
+    /// All of it was decoded without harm when it was packed; `index` only reads headers.
+    pub proven: bool,
 }
 
 /// A checked, immutable index.
@@ -186,6 +188,9 @@ impl Index {
         if label.is_some_and(|label| u64::from(label) >= self.header.num_classes) {
             return Err(damaged("label"));
         }
+        if record.flags & !PROVEN != 0 {
+            return Err(damaged("flags"));
+        }
         Ok(Sample {
             shard: record.shard,
             offset: record.offset,
@@ -195,6 +200,7 @@ impl Index {
             height: record.height.into(),
             format,
             crc32c: record.crc32c,
+            proven: record.flags & PROVEN != 0,
         })
     }
 

@@ -99,11 +99,12 @@ const char *barlow_jpeg_message(const barlow_jpeg *self) { return self->message;
 
 unsigned barlow_jpeg_tolerated(const barlow_jpeg *self) { return self->tolerated; }
 
-/* Decodes into `rows`: height x width x channels bytes, channels 3 (RGB) or 4 (CMYK as stored).
- * Returns 0, or -1 with a message. */
+/* Decodes the upper `wanted` rows of an image whose sides libjpeg divides by `shrink` (1, 2, 4 or 8), and
+ * which has width x height pixels then, into `rows`: wanted x width x channels bytes, channels 3 (RGB) or
+ * 4 (CMYK as stored). What lies below is not looked at. Returns 0, or -1 with a message. */
 int barlow_jpeg_decode(barlow_jpeg *self, const unsigned char *bytes, size_t length,
                        unsigned char *rows, unsigned width, unsigned height, int channels,
-                       int max_scans, long max_memory) {
+                       unsigned wanted, int shrink, int max_scans, long max_memory) {
   struct jpeg_decompress_struct *jpeg = &self->jpeg;
   if (setjmp(self->escape)) {
     jpeg_abort_decompress(jpeg);
@@ -122,16 +123,22 @@ int barlow_jpeg_decode(barlow_jpeg *self, const unsigned char *bytes, size_t len
   jpeg_read_header(jpeg, TRUE);
   /* The defaults of the library are the pixels wanted: accurate IDCT, fancy upsampling. */
   jpeg->out_color_space = channels == 4 ? JCS_CMYK : JCS_RGB;
+  jpeg->scale_num = 1;
+  jpeg->scale_denom = (unsigned)shrink;
   jpeg_start_decompress(jpeg);
   if (jpeg->output_width != width || jpeg->output_height != height ||
       jpeg->output_components != channels || jpeg->data_precision != 8) {
     snprintf(self->message, sizeof self->message, "two frame headers that differ");
     longjmp(self->escape, 1);
   }
-  while (jpeg->output_scanline < height) {
+  while (jpeg->output_scanline < wanted) {
     JSAMPROW row = rows + (size_t)jpeg->output_scanline * width * (unsigned)channels;
     jpeg_read_scanlines(jpeg, &row, 1);
   }
-  jpeg_finish_decompress(jpeg);
+  if (wanted < height) {
+    jpeg_abort_decompress(jpeg);
+  } else {
+    jpeg_finish_decompress(jpeg);
+  }
   return 0;
 }

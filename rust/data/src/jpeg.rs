@@ -1,5 +1,5 @@
 //! Here: JPEG bytes to RGB through libjpeg-turbo (>= 3.1, with SIMD): header, limits, FFI.
-//! Not here: other formats, I/O, scaling, EXIF orientation (ignored, as the paper's code does).
+//! Not here: other formats, I/O, the choice of a scale, EXIF orientation (ignored, as the paper's code does).
 //!
 //! Pixels are those of Pillow's `convert("RGB")`: accurate IDCT, fancy upsampling, CMYK and YCCK by
 //! Adobe's inverted convention. A file whose data ends early or holds impossible codes is an error,
@@ -11,6 +11,7 @@ use std::ptr::NonNull;
 // The shim calls into the static library that this crate builds.
 use turbojpeg_sys as _;
 
+use crate::decode::Part;
 use crate::error::{Error, Fault, Result};
 use crate::limits::{MAX_COEFFICIENT_BYTES, MAX_SCAN_PIXELS, MAX_SCANS};
 
@@ -34,6 +35,8 @@ unsafe extern "C" {
         width: c_uint,
         height: c_uint,
         channels: c_int,
+        wanted: c_uint,
+        shrink: c_int,
         max_scans: c_int,
         max_memory: c_long,
     ) -> c_int;
@@ -229,15 +232,15 @@ impl Jpeg {
         unsafe { barlow_jpeg_tolerated(self.handle.as_ptr()) }
     }
 
-    /// Decodes into `rgb`, which holds width x height x 3 bytes; the file has passed [`check`].
-    pub(crate) fn decode(&mut self, bytes: &[u8], frame: &Frame, rgb: &mut [u8]) -> Result<()> {
+    /// Decodes `part` into `rgb`, which holds its rows; the file has passed [`check`].
+    pub(crate) fn decode(&mut self, bytes: &[u8], frame: &Frame, part: Part, rgb: &mut [u8]) -> Result<()> {
         let max_scans = scan_limit(frame);
         if frame.components != 4 {
-            return self.rows(bytes, frame, max_scans, 3, rgb);
+            return self.rows(bytes, frame, part, max_scans, 3, rgb);
         }
         let mut cmyk = std::mem::take(&mut self.cmyk);
         cmyk.resize(rgb.len() / 3 * 4, 0);
-        let done = self.rows(bytes, frame, max_scans, 4, &mut cmyk);
+        let done = self.rows(bytes, frame, part, max_scans, 4, &mut cmyk);
         if done.is_ok() {
             inverted_cmyk_to_rgb(&cmyk, rgb);
         }
@@ -249,15 +252,18 @@ impl Jpeg {
         &mut self,
         bytes: &[u8],
         frame: &Frame,
+        part: Part,
         max_scans: u32,
         channels: usize,
         rows: &mut [u8],
     ) -> Result<()> {
-        let wanted = frame.width as usize * frame.height as usize * channels;
-        if rows.len() != wanted {
-            return Err(Fault::Bug(format!("JPEG rows: {} bytes for {wanted}", rows.len())).into());
+        let (width, height) = (part.of(frame.width), part.of(frame.height));
+        let wanted = part.rows.min(height);
+        let expected = width as usize * wanted as usize * channels;
+        if rows.len() != expected {
+            return Err(Fault::Bug(format!("JPEG rows: {} bytes for {expected}", rows.len())).into());
         }
-        // SAFETY: the handle is live; `bytes` outlives the call; `rows` holds the width x height x channels
+        // SAFETY: the handle is live; `bytes` outlives the call; `rows` holds the wanted x width x channels
         // bytes checked above, and the shim writes no row unless libjpeg agrees with that geometry.
         let status = unsafe {
             barlow_jpeg_decode(
@@ -265,9 +271,11 @@ impl Jpeg {
                 bytes.as_ptr(),
                 bytes.len(),
                 rows.as_mut_ptr(),
-                frame.width,
-                frame.height,
+                width,
+                height,
                 channels as c_int,
+                wanted,
+                part.shrink as c_int,
                 max_scans as c_int,
                 MAX_LIBJPEG_BYTES,
             )
@@ -381,10 +389,11 @@ mod tests {
         let refusal = check(&bomb, &frame).err().map(|error| error.fault().kind());
         assert_eq!(refusal, Some("limit"));
         // The second guard, inside libjpeg-turbo, on a file that is well within the first.
-        assert!(jpeg.rows(&bytes, &frame, 20, 3, &mut rgb).is_ok());
-        let refusal = jpeg.rows(&bytes, &frame, 3, 3, &mut rgb).err().map(|error| error.to_string());
+        assert!(jpeg.rows(&bytes, &frame, Part::WHOLE, 20, 3, &mut rgb).is_ok());
+        let refusal =
+            jpeg.rows(&bytes, &frame, Part::WHOLE, 3, 3, &mut rgb).err().map(|error| error.to_string());
         assert_eq!(refusal.as_deref(), Some("damaged JPEG image: more than 3 scans"));
-        jpeg.decode(&bytes, &frame, &mut rgb)?;
+        jpeg.decode(&bytes, &frame, Part::WHOLE, &mut rgb)?;
         assert!(check(&bytes, &frame).is_ok());
         // The larger the image, the fewer scans.
         assert_eq!(scan_limit(&frame), MAX_SCANS);

@@ -38,6 +38,8 @@ pub struct Settings {
     pub start: Position,
     /// The stream ends before this epoch; `None`: never.
     pub end_epoch: Option<u32>,
+    /// Images over a megapixel are decoded at 1/2, 1/4 or 1/8 where all views leave enough pixels.
+    pub shrink_on_load: bool,
     /// What becomes of damaged samples.
     pub damage: Damage,
     /// Counts the work of the stream, and has one track for each worker thread.
@@ -82,6 +84,7 @@ struct Shared {
     store: Store,
     views: Vec<View>,
     order: Order,
+    shrink_on_load: bool,
     damage: Damage,
     meter: Arc<Meter>,
 }
@@ -113,7 +116,7 @@ pub struct Doing {
 impl Loader {
     /// Checks the settings; starts nothing.
     pub fn new(settings: Settings) -> Result<Self> {
-        let Settings { index, views, order, start, end_epoch, damage, meter } = settings;
+        let Settings { index, views, order, start, end_epoch, shrink_on_load, damage, meter } = settings;
         views.iter().try_for_each(View::validate)?;
         let steps = order.steps_per_epoch();
         if start.step >= steps {
@@ -125,8 +128,9 @@ impl Loader {
             Damage::Replace { before, .. } => before,
         };
         let store = Store::new(index.clone());
+        let shared = Shared { ring: Ring::new(), index, store, views, order, shrink_on_load, damage, meter };
         let loader = Self {
-            shared: Arc::new(Shared { ring: Ring::new(), index, store, views, order, damage, meter }),
+            shared: Arc::new(shared),
             end_epoch,
             next: Mutex::default(),
             replaced: Mutex::new((start.epoch, before)),

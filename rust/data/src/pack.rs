@@ -235,6 +235,7 @@ impl Packing<'_> {
                     height: header.height,
                     format: header.format,
                     crc32c,
+                    proven: true,
                 };
                 writer.push(candidate.name.clone(), &data, sample)
             }

@@ -153,6 +153,7 @@ impl<'a> Indexing<'a> {
             height: header.height,
             format: header.format,
             crc32c,
+            proven: false,
         };
         self.builder.sample(&candidate.name, &sample).map_err(|error| self.plan.locate(at, error))
     }

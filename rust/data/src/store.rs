@@ -148,6 +148,7 @@ mod tests {
                     height: 1,
                     format: Format::Jpeg,
                     crc32c: crc32c::crc32c(data),
+                    proven: false,
                 };
                 builder.sample(format!("{shard}-{at}").as_bytes(), &sample).unwrap();
             }

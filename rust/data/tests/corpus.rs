@@ -30,7 +30,7 @@ fn hash(bytes: &[u8]) -> String {
 
 /// Decodes over a poison; what the decoder left of it would show in the hash, which is that of clean memory.
 fn image(decoder: &mut Decoder, bytes: &[u8], poison: u8) -> Result<String> {
-    let mut image = Image { width: 0, height: 0, data: vec![poison; 1 << 20] };
+    let mut image = Image { data: vec![poison; 1 << 20], ..Image::default() };
     let decoded = decoder.decode(bytes, &mut image);
     if decoded.is_err() {
         assert_eq!(image, Image::default(), "pixels behind an error");

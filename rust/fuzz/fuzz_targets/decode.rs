@@ -22,9 +22,9 @@ fuzz_target!(|data: &[u8]| -> Corpus {
     }
     let bytes = 3 * pixels as usize;
     let [first, second] = [0xab, 0x54].map(|poison| {
-        let mut image = Image { width: 0, height: 0, data: vec![poison; bytes] };
+        let mut image = Image { data: vec![poison; bytes], ..Image::default() };
         let decoded = DECODER.with_borrow_mut(|decoder| decoder.decode(data, &mut image));
-        let (width, height) = (image.width as u32, image.height as u32);
+        let (width, height) = (image.width, image.height);
         match &decoded {
             Ok(()) => assert_eq!((width, height, image.data.len()), (header.width, header.height, bytes)),
             Err(_) => assert_eq!(image, Image::default()),

@@ -27,6 +27,7 @@ static EXAMPLE: LazyLock<Vec<u8>> = LazyLock::new(|| {
                 height: 24,
                 format: Format::Png,
                 crc32c: number,
+                proven: number % 3 == 0,
             };
             builder.sample(format!("{number}.png").as_bytes(), &sample).unwrap();
         }

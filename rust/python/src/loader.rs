@@ -90,7 +90,7 @@ impl Loader {
     /// `replace`: None, or how many samples may be replaced in an epoch and how many of the first one's
     /// have been already.
     #[new]
-    #[pyo3(signature = (index, views, order, meter, *, epoch, step, end_epoch, replace))]
+    #[pyo3(signature = (index, views, order, meter, *, epoch, step, end_epoch, shrink_on_load, replace))]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments of one private caller")]
     fn new(
         py: Python<'_>,
@@ -101,6 +101,7 @@ impl Loader {
         epoch: u32,
         step: u64,
         end_epoch: Option<u32>,
+        shrink_on_load: bool,
         replace: Option<(u64, u64)>,
     ) -> PyResult<Self> {
         let settings = Settings {
@@ -109,6 +110,7 @@ impl Loader {
             order: order.inner.clone(),
             start: Position { epoch, step },
             end_epoch,
+            shrink_on_load,
             damage: replace.map_or(Damage::Raise, |(at_most, before)| Damage::Replace { at_most, before }),
             meter: meter.inner.clone(),
         };

@@ -6,7 +6,7 @@
 use barlow_data::augment::{
     Applied, Augmenter, Crop, Cut, Interpolation, Operation, Parameters, Simd, View, Window,
 };
-use barlow_data::decode::{self, Decoder, Image};
+use barlow_data::decode::{self, Decoder, Image, Part};
 use numpy::{PyArray1, PyArray3, PyArrayMethods, PyReadonlyArray3, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
@@ -21,12 +21,19 @@ pub(crate) fn peek(py: Python<'_>, data: &[u8]) -> PyResult<(&'static str, u32, 
     Ok((header.format.name(), header.height, header.width))
 }
 
-/// Image bytes to uint8 RGB [height, width, 3].
+/// Image bytes to uint8 RGB [height, width, 3], both sides divided by `shrink`.
 #[pyfunction(name = "decode")]
-pub(crate) fn decode_image<'py>(py: Python<'py>, data: &[u8]) -> PyResult<Bound<'py, PyArray3<u8>>> {
+#[pyo3(signature = (data, shrink = 1))]
+pub(crate) fn decode_image<'py>(
+    py: Python<'py>,
+    data: &[u8],
+    shrink: u32,
+) -> PyResult<Bound<'py, PyArray3<u8>>> {
     let mut image = Image::default();
-    py.detach(|| Decoder::new()?.decode(data, &mut image)).map_err(|error| to_py(py, &error))?;
-    PyArray1::from_vec(py, image.data).reshape([image.height, image.width, 3])
+    let part = Part { shrink, ..Part::WHOLE };
+    py.detach(|| Decoder::new()?.decode_part(data, part, &mut image)).map_err(|error| to_py(py, &error))?;
+    let shape = [image.rows(), image.columns(), 3];
+    PyArray1::from_vec(py, image.data).reshape(shape)
 }
 
 /// Raises ValueError or TypeError for a view that cannot work.
@@ -88,7 +95,8 @@ pub(crate) fn apply<'py>(
     let Ok(pixels) = image.as_slice() else {
         return Err(PyValueError::new_err("the image must be C-contiguous"));
     };
-    let image = Image { width, height, data: pixels.to_vec() };
+    let data = pixels.to_vec();
+    let image = Image { width: width as u32, height: height as u32, part: Part::WHOLE, data };
     let size = parameters.cut.size as usize;
     let mut out = vec![0; 3 * size * size];
     py.detach(|| Augmenter::on(simd).apply(&image, &parameters, &mut out))

@@ -4,7 +4,7 @@
 use sha2::{Digest, Sha256};
 
 use super::Sample;
-use super::format::{Header, NO_LABEL, SampleRecord, write_string_place};
+use super::format::{Header, NO_LABEL, PROVEN, SampleRecord, write_string_place};
 use crate::error::{Fault, Result};
 use crate::limits::{MAX_CLASSES, MAX_NAME_BYTES, MAX_SAMPLES, MAX_SHARDS};
 
@@ -89,6 +89,7 @@ impl Builder {
             height: side("image height in pixels", sample.height)?,
             name_bytes: name.len() as u16,
             format: sample.format as u8,
+            flags: if sample.proven { PROVEN } else { 0 },
         };
         record.write(&mut self.samples);
         self.content.update([b's']);

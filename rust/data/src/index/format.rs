@@ -14,6 +14,9 @@ pub(super) const CLASS_BYTES: usize = 16;
 /// In place of a label.
 pub(super) const NO_LABEL: u32 = u32::MAX;
 
+/// Flag of a sample that was decoded in full before it was packed.
+pub(super) const PROVEN: u8 = 1;
+
 const CHECKSUM_AT: usize = 124;
 
 /// Counts, and where the string section begins; the sections follow each other in this order.
@@ -117,6 +120,7 @@ pub(super) struct SampleRecord {
     pub(super) height: u16,
     pub(super) name_bytes: u16,
     pub(super) format: u8,
+    pub(super) flags: u8,
 }
 
 impl SampleRecord {
@@ -129,7 +133,7 @@ impl SampleRecord {
         for half in [self.width, self.height, self.name_bytes] {
             to.extend(half.to_le_bytes());
         }
-        to.extend([self.format, 0]);
+        to.extend([self.format, self.flags]);
     }
 
     /// `record` has exactly [`SAMPLE_BYTES`] bytes, or the answer is `None`.
@@ -147,6 +151,7 @@ impl SampleRecord {
             height: half(34),
             name_bytes: half(36),
             format: record[38],
+            flags: record[39],
         })
     }
 }

@@ -11,6 +11,7 @@ fn sample(shard: u32, offset: u64, label: Option<u32>) -> Sample {
         height: 24,
         format: Format::Png,
         crc32c: 0xdead_beef,
+        proven: offset > 0,
     }
 }
 
@@ -66,7 +67,7 @@ fn golden_bytes() {
     let second = &bytes[168..208];
     assert_eq!(&second[..16], [10, 0, 0, 0, 0, 0, 0, 0, 20, 0, 0, 0, 0, 0, 0, 0]);
     assert_eq!(&second[16..32], [10, 0, 0, 0, 0xef, 0xbe, 0xad, 0xde, 0, 0, 0, 0, 1, 0, 0, 0]);
-    assert_eq!(&second[32..], [32, 0, 24, 0, 9, 0, 2, 0]);
+    assert_eq!(&second[32..], [32, 0, 24, 0, 9, 0, 2, 1]);
     assert_eq!(&bytes[248..272], [100, 0, 0, 0, 0, 0, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0]);
     assert!(bytes.ends_with(b"catdoga.tarcat/0.pngdog/\xff.pngloose.png"));
 }

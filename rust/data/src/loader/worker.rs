@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use super::{Damage, Shared};
-use crate::augment::Augmenter;
+use crate::augment::{Augmenter, Parameters, View, part_of};
 use crate::decode::{Decoder, Image};
 use crate::error::{Error, Fault, Result};
 use crate::meter::{Activity, Track};
@@ -43,6 +43,7 @@ struct Tools {
     image: Image,
     decoder: Decoder,
     augmenter: Augmenter,
+    views: Vec<Parameters>,
 }
 
 impl Worker {
@@ -112,10 +113,12 @@ impl Tools {
             image: Image::default(),
             decoder: Decoder::new()?,
             augmenter: Augmenter::new(),
+            views: Vec::new(),
         })
     }
 
-    /// Reads, decodes once, cuts every view. The draws are those of the row's own sample.
+    /// Reads, decodes once what the views need, cuts every view. The draws are those of the row's own
+    /// sample, its size in the index is enough for them.
     fn produce(&mut self, worker: &Worker, row: &mut Row<'_>, id: u32) -> Result<()> {
         let shared = &*worker.shared;
         let count = |activity, bytes| {
@@ -132,18 +135,22 @@ impl Tools {
             return Err(Fault::Cancelled.into());
         }
         worker.enter(Activity::Decode, id);
-        self.decoder.decode(&self.bytes, &mut self.image)?;
+        let size = (sample.width, sample.height);
+        let (drawn_for, epoch, seed) = (row.id(), row.position().epoch, shared.order.seed);
+        let draw = |(view, v): (&View, u16)| view.draw(seed, epoch, drawn_for, v, size.0, size.1);
+        self.views.clear();
+        self.views.extend(shared.views.iter().zip(0..).map(draw));
+        // What nobody has decoded in full yet is decoded in full, so that damage below the views is found.
+        let part = part_of(&self.views, size, shared.shrink_on_load, sample.proven);
+        self.decoder.decode_part(&self.bytes, part, &mut self.image)?;
         count(Activity::Decode, self.image.data.len());
-        if (self.image.width, self.image.height) != (sample.width as usize, sample.height as usize) {
+        if (self.image.width, self.image.height) != size {
             return Err(Fault::IndexDamaged("the image has another size").into());
         }
         worker.enter(Activity::Augment, id);
-        let (drawn_for, epoch) = (row.id(), row.position().epoch);
-        for (v, view) in shared.views.iter().enumerate() {
-            let (seed, number) = (shared.order.seed, v as u16);
-            let parameters = view.draw(seed, epoch, drawn_for, number, sample.width, sample.height);
+        for (v, parameters) in self.views.iter().enumerate() {
             let target = row.view(v);
-            self.augmenter.apply(&self.image, &parameters, target)?;
+            self.augmenter.apply(&self.image, parameters, target)?;
             count(Activity::Augment, target.len());
         }
         row.describe(id, sample.label);

@@ -3,7 +3,7 @@
 //!
 //! The arithmetic is Pillow's, in double precision and in the same order, so that the last bit agrees.
 
-use super::simd::{Packed, Simd, WEIGHT_BITS};
+use super::simd::{Packed, Simd, Vector, WEIGHT_BITS, kernel};
 
 /// Filters of a resize; both widen when an image shrinks (antialiasing), as Pillow's do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,21 +16,26 @@ pub enum Interpolation {
 
 impl Interpolation {
     /// Distance in source pixels beyond which a pixel has no weight.
-    fn support(self) -> f64 {
+    pub(crate) fn support(self) -> f64 {
         match self {
             Self::Bilinear => 1.0,
             Self::Bicubic => 2.0,
         }
     }
 
-    /// Weight at a distance; in the order of operations of Pillow, so that the last bit agrees.
+    /// Weight at a distance; in the order of operations of Pillow, so that the last bit agrees. Without
+    /// branches, since distances follow each other across every border.
+    #[inline(always)]
     pub(crate) fn weight(self, distance: f64) -> f64 {
         let x = distance.abs();
         match self {
             Self::Bilinear => (1.0 - x).max(0.0),
-            Self::Bicubic if x < 1.0 => (1.5 * x - 2.5) * x * x + 1.0,
-            Self::Bicubic if x < 2.0 => (((x - 5.0) * x + 8.0) * x - 4.0) * -0.5,
-            Self::Bicubic => 0.0,
+            Self::Bicubic => {
+                let near = (1.5 * x - 2.5) * x * x + 1.0;
+                let far = (((x - 5.0) * x + 8.0) * x - 4.0) * -0.5;
+                let outer = if x < 2.0 { far } else { 0.0 };
+                if x < 1.0 { near } else { outer }
+            }
         }
     }
 }
@@ -50,54 +55,25 @@ pub(crate) struct Weights {
     exact: Vec<f64>,
 }
 
-/// What a side of an image becomes: `source` pixels are resized to `resized`, of which those from `offset`
-/// on are wanted, last first if `mirrored`.
+/// What a side of an image becomes: of its `source` pixels, the `length` from `start` on (which need not be
+/// whole) are resized to `resized`, of which those from `offset` on are wanted, last first if `mirrored`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Side {
     pub(crate) source: u32,
+    pub(crate) start: f64,
+    pub(crate) length: f64,
     pub(crate) resized: u32,
     pub(crate) offset: u32,
     pub(crate) mirrored: bool,
 }
 
 impl Weights {
-    /// For `size` pixels of a side, in the form that the instruction set takes. Pixels beyond the ends of the side
-    /// are left out, and the others weigh more.
+    /// For `size` pixels of a side, in the form that the instruction set takes. Pixels beyond the ends of the
+    /// side are left out, and the others weigh more.
     pub(crate) fn set(&mut self, side: Side, size: u32, filter: Interpolation, simd: Simd) {
-        let scale = f64::from(side.source) / f64::from(side.resized);
-        // A filter widens with the step between output pixels, but never narrows: antialiasing.
-        let stretch = scale.max(1.0);
-        let support = filter.support() * stretch;
-        let span = |position: u32| {
-            let centre = (f64::from(position) + 0.5) * scale;
-            let first = (centre - support + 0.5).max(0.0) as u32;
-            (centre, first, ((centre + support + 0.5) as u32).min(side.source))
-        };
-        let (start, end) = (side.offset, side.offset + size);
-        let (_, left, _) = span(start);
-        let (_, _, right) = span(end - 1);
-        self.extent = (left as usize, right as usize);
-        // Three more than the filter's width: it may begin with the last pixel of a four.
-        self.stride = (support.ceil() as usize * 2 + 1 + 3).div_ceil(4);
-        self.spans.clear();
-        self.packed.clear();
-        for i in 0..size {
-            let (centre, first, last) = span(if side.mirrored { end - 1 - i } else { start + i });
-            self.exact.clear();
-            self.exact.extend(
-                (first..last).map(|pixel| filter.weight((f64::from(pixel) - centre + 0.5) * (1.0 / stretch))),
-            );
-            let sum: f64 = self.exact.iter().sum();
-            let lead = (first - left) as usize % 4;
-            let fours = (lead + self.exact.len()).div_ceil(4);
-            self.spans.push(((first - left) as usize / 4, fours));
-            let fixed = |place: usize| {
-                let weight = place.checked_sub(lead).and_then(|k| self.exact.get(k)).copied().unwrap_or(0.0);
-                let weight = if sum == 0.0 { weight } else { weight / sum };
-                (weight * f64::from(1 << WEIGHT_BITS) + 0.5_f64.copysign(weight)) as i32
-            };
-            self.packed.extend((0..fours).map(|four| simd.pack([0, 1, 2, 3].map(|k| fixed(4 * four + k)))));
-            self.packed.resize(self.spans.len() * self.stride, Packed::default());
+        match filter {
+            Interpolation::Bilinear => fill_bilinear(simd, self, side, size),
+            Interpolation::Bicubic => fill_bicubic(simd, self, side, size),
         }
     }
 
@@ -116,5 +92,62 @@ impl Weights {
     /// The source pixels that any output pixel looks at: first, and one past the last.
     pub(crate) fn extent(&self) -> (usize, usize) {
         self.extent
+    }
+}
+
+kernel! {
+    fn fill_bilinear / fill_bilinear_by[V](weights: &mut Weights, side: Side, size: u32) {
+        fill::<V>(weights, side, size, Interpolation::Bilinear);
+    }
+}
+
+kernel! {
+    fn fill_bicubic / fill_bicubic_by[V](weights: &mut Weights, side: Side, size: u32) {
+        fill::<V>(weights, side, size, Interpolation::Bicubic);
+    }
+}
+
+#[inline(always)]
+fn fill<V: Vector>(weights: &mut Weights, side: Side, size: u32, filter: Interpolation) {
+    let scale = side.length / f64::from(side.resized);
+    // A filter widens with the step between output pixels, but never narrows: antialiasing.
+    let stretch = scale.max(1.0);
+    let support = filter.support() * stretch;
+    let span = |position: u32| {
+        let centre = side.start + (f64::from(position) + 0.5) * scale;
+        let first = (centre - support + 0.5).max(0.0) as u32;
+        (centre, first, ((centre + support + 0.5) as u32).min(side.source))
+    };
+    let (start, end) = (side.offset, side.offset + size);
+    let (left, right) = (span(start).1, span(end - 1).2);
+    weights.extent = (left as usize, right as usize);
+    // Three more than the filter's width: it may begin with the last pixel of a four.
+    weights.stride = (support.ceil() as usize * 2 + 1 + 3).div_ceil(4);
+    weights.spans.clear();
+    weights.packed.clear();
+    weights.exact.resize(4 * weights.stride, 0.0);
+    for i in 0..size {
+        let (centre, first, last) = span(if side.mirrored { end - 1 - i } else { start + i });
+        let (lead, count) = ((first - left) % 4, last - first);
+        let aligned = f64::from(first - lead);
+        for (place, weight) in (0..).zip(&mut weights.exact) {
+            let distance = (aligned + f64::from(place) - centre + 0.5) * (1.0 / stretch);
+            let inside = (place >= lead) & (place < lead + count);
+            *weight = if inside { filter.weight(distance) } else { 0.0 };
+        }
+        let sum: f64 = weights.exact.iter().sum();
+        let sum = if sum == 0.0 { 1.0 } else { sum };
+        for four in weights.exact.as_chunks::<4>().0 {
+            let mut fixed = [0; 4];
+            for (fixed, weight) in fixed.iter_mut().zip(four) {
+                let weight = weight / sum;
+                let rounded = weight * f64::from(1 << WEIGHT_BITS) + 0.5_f64.copysign(weight);
+                // SAFETY: no weight of these filters exceeds 2 in size: their sum is 1, and what is
+                // negative in them is a small part of it; pixels that are left out do not change that.
+                *fixed = unsafe { rounded.to_int_unchecked() };
+            }
+            weights.packed.push(V::pack(fixed));
+        }
+        weights.spans.push(((first - left) as usize / 4, (lead + count).div_ceil(4) as usize));
     }
 }

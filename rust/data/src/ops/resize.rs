@@ -42,16 +42,66 @@ pub struct Cut {
     pub interpolation: Interpolation,
 }
 
+/// A decoded image, interleaved: of an image of `width` x `height` pixels, both divided by `shrink`, the
+/// upper rows.
+#[derive(Clone, Copy)]
+pub(crate) struct Pixels<'a> {
+    pub(crate) rgb: &'a [u8],
+    pub(crate) width: u32,
+    pub(crate) height: u32,
+    pub(crate) shrink: u32,
+}
+
+impl Pixels<'_> {
+    fn columns(self) -> usize {
+        self.width.div_ceil(self.shrink) as usize
+    }
+}
+
 impl Cut {
+    /// Rows from the top that are looked at in an image of `height` pixels, both divided by `shrink`.
+    pub(crate) fn rows(&self, height: u32, shrink: u32) -> u32 {
+        let end = self.window.y + self.window.height;
+        if shrink == 1 {
+            return end;
+        }
+        // The filter reaches beyond the window by its support at most; one row more for rounding.
+        let step = f64::from(self.window.height) / f64::from(shrink) / f64::from(self.resized.1);
+        let reach = self.interpolation.support() * step.max(1.0) + 1.0;
+        height.div_ceil(shrink).min((f64::from(end) / f64::from(shrink) + reach).ceil() as u32)
+    }
+
+    /// The sides of the window, in pixels of the image divided by `shrink`, and the pixel they count from.
+    /// At 1, pixels outside the window have no influence, as if it were an image of its own (torchvision
+    /// crops first); divided, they have, as with `box` in Pillow's `resize`: its corners need not be whole.
+    fn sides(&self, image: Pixels<'_>, mirrored: bool) -> ([Side; 2], (usize, usize)) {
+        let Self { window, resized, offset, .. } = *self;
+        let side = |start: u32, length: u32, whole: u32, (resized, offset): (u32, u32), mirrored: bool| {
+            let divided = |pixels: u32| f64::from(pixels) / f64::from(image.shrink);
+            if image.shrink == 1 {
+                Side { source: length, start: 0.0, length: f64::from(length), resized, offset, mirrored }
+            } else {
+                let source = whole.div_ceil(image.shrink);
+                Side { source, start: divided(start), length: divided(length), resized, offset, mirrored }
+            }
+        };
+        let across = side(window.x, window.width, image.width, (resized.0, offset.0), mirrored);
+        let down = side(window.y, window.height, image.height, (resized.1, offset.1), false);
+        let origin = if image.shrink == 1 { (window.x as usize, window.y as usize) } else { (0, 0) };
+        ([across, down], origin)
+    }
+
     /// False if the window leaves an image of this size, or the square the resized window.
-    fn fits(&self, width: usize, height: usize) -> bool {
+    fn fits(&self, image: Pixels<'_>) -> bool {
         let inside =
             |start: u32, length: u32, whole: u64| length > 0 && u64::from(start) + u64::from(length) <= whole;
+        let rows = self.rows(image.height, image.shrink) as usize;
         let Window { x, y, width: across, height: down } = self.window;
-        inside(x, across, width as u64)
-            && inside(y, down, height as u64)
+        inside(x, across, image.width.into())
+            && inside(y, down, image.height.into())
             && inside(self.offset.0, self.size, u64::from(self.resized.0))
             && inside(self.offset.1, self.size, u64::from(self.resized.1))
+            && image.rgb.len() >= rows * image.columns() * 3
     }
 }
 
@@ -71,34 +121,26 @@ impl Resize {
         Self { simd, across, down, columns: Vec::new(), fours: Vec::new(), shortened: Vec::new() }
     }
 
-    /// Writes the square into `picture`, planar; left and right change places if `mirrored`. Pixels outside
-    /// the window have no influence, as if the window were an image of its own.
+    /// Writes the square into `picture`, planar; left and right change places if `mirrored`.
     pub(crate) fn cut(
         &mut self,
-        rgb: &[u8],
-        (width, height): (usize, usize),
+        image: Pixels<'_>,
         cut: &Cut,
         mirrored: bool,
         picture: &mut [u8],
     ) -> Result<()> {
-        let size = cut.size as usize;
-        if !cut.fits(width, height) || rgb.len() != width * height * 3 || picture.len() != 3 * size * size {
+        let (size, Pixels { width, height, .. }) = (cut.size as usize, image);
+        if !cut.fits(image) || picture.len() != 3 * size * size {
             return Err(Fault::Setting(format!("{cut:?} does not fit an image of {width}x{height}")).into());
         }
-        let Cut { window, resized, offset, interpolation, .. } = *cut;
-        let across = Side { source: window.width, resized: resized.0, offset: offset.0, mirrored };
-        let down = Side { source: window.height, resized: resized.1, offset: offset.1, mirrored: false };
-        self.across.set(across, cut.size, interpolation, self.simd);
-        self.down.set(down, cut.size, interpolation, self.simd);
+        let ([across, down], origin) = cut.sides(image, mirrored);
+        self.across.set(across, cut.size, cut.interpolation, self.simd);
+        self.down.set(down, cut.size, cut.interpolation, self.simd);
         let (left, right) = self.across.extent();
         let (top, bottom) = self.down.extent();
-        let corner = ((window.y as usize + top) * width + window.x as usize + left) * 3;
-        let source = Rows {
-            bytes: &rgb[corner..],
-            stride: width * 3,
-            length: (right - left) * 3,
-            count: bottom - top,
-        };
+        let stride = image.columns() * 3;
+        let bytes = &image.rgb[(origin.1 + top) * stride + (origin.0 + left) * 3..];
+        let source = Rows { bytes, stride, length: (right - left) * 3, count: bottom - top };
         if columns_first(cut) {
             self.columns_then_rows(source, picture);
         } else {
@@ -143,7 +185,7 @@ mod tests {
     use crate::ops::simd::WEIGHT_BITS;
 
     /// An interleaved image.
-    fn image(width: usize, height: usize) -> Vec<u8> {
+    fn interleaved(width: usize, height: usize) -> Vec<u8> {
         let planes = samples::picture(width, height);
         (0..planes.len()).map(|i| planes[i % 3 * width * height + i / 3]).collect()
     }
@@ -182,7 +224,8 @@ mod tests {
     #[test]
     fn every_value_is_the_weighted_sum_of_its_definition() -> Result<()> {
         let (width, height) = (41, 37);
-        let rgb = image(width, height);
+        let rgb = interleaved(width, height);
+        let image = Pixels { rgb: &rgb, width: width as u32, height: height as u32, shrink: 1 };
         // Window, resized, offset, size: smaller, larger, either order of passes, parts, single pixels.
         for (window, resized, offset, size) in [
             ((0, 0, 41, 37), (13, 13), (0, 0), 13),
@@ -202,14 +245,14 @@ mod tests {
                 for simd in Simd::available() {
                     let mut resize = Resize::new(simd);
                     let mut picture = vec![0xab; 3 * (size * size) as usize];
-                    resize.cut(&rgb, (width, height), &cut, false, &mut picture)?;
+                    resize.cut(image, &cut, false, &mut picture)?;
                     for (i, &found) in (0..).zip(&picture) {
                         let (channel, y, x) = (i / (size * size), i / size % size, i % size);
                         let expected = slow(&rgb, width, &cut, channel as usize, x, y);
                         assert_eq!(found, expected, "{}, {cut:?}: {channel}, {x}, {y}", simd.name());
                     }
                     let mut mirrored = vec![0xab; picture.len()];
-                    resize.cut(&rgb, (width, height), &cut, true, &mut mirrored)?;
+                    resize.cut(image, &cut, true, &mut mirrored)?;
                     mirrored.chunks_exact_mut(size as usize).for_each(<[u8]>::reverse);
                     assert_eq!(mirrored, picture, "{}, {cut:?}", simd.name());
                 }

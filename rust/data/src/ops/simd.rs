@@ -84,17 +84,6 @@ impl Simd {
     pub(crate) fn level(self) -> Level {
         self.0
     }
-
-    /// Weights (of at most 127 * (2^16 + 2^8 + 1) in size) in the form that `Vector::dot` takes.
-    pub(crate) fn pack(self, weights: [i32; 4]) -> Packed {
-        match self.0 {
-            Level::Portable => weights.map(i32::cast_unsigned),
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx2 => x86::in_halves(weights),
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx512 => x86::in_digits(weights),
-        }
-    }
 }
 
 /// Compiles a kernel for each instruction set. `kernel! { fn name / inner(arguments) { body } }` makes
@@ -151,7 +140,7 @@ impl Quads {
 /// Levels that are filtered together, with room for their sums.
 pub(crate) type Line = [u16; 32];
 
-/// The weights of four consecutive samples, made by `Simd::pack`.
+/// The weights of four consecutive samples, made by `Vector::pack`.
 pub(crate) type Packed = [u32; 4];
 
 /// Steps of one instruction set; called inside `kernel!` only, where the CPU has it.
@@ -161,6 +150,9 @@ pub(crate) trait Vector {
 
     /// A `Line`, loaded.
     type Levels: Copy;
+
+    /// Weights (of at most 127 * (2^16 + 2^8 + 1) in size) in the form that `dot` takes.
+    fn pack(weights: [i32; 4]) -> Packed;
 
     /// Sums of nothing.
     fn zero() -> Self::Sums;
@@ -199,6 +191,11 @@ pub(crate) struct Portable;
 impl Vector for Portable {
     type Sums = [i32; LANES];
     type Levels = Line;
+
+    #[inline(always)]
+    fn pack(weights: [i32; 4]) -> Packed {
+        weights.map(i32::cast_unsigned)
+    }
 
     #[inline(always)]
     fn zero() -> Self::Sums {
@@ -282,7 +279,7 @@ mod tests {
 
     kernel! {
         /// Every step once, on bytes and weights made from `seed`; the results one after the other.
-        fn steps / steps_of[V](simd: Simd, seed: u32, out: &mut Vec<u32>) {
+        fn steps / steps_of[V](seed: u32, out: &mut Vec<u32>) {
             let mut state = seed;
             let mut next = || {
                 state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -293,7 +290,7 @@ mod tests {
                 let quads = Quads(std::array::from_fn(|_| (next() >> 7) as u8));
                 // The sizes that three taps of a resize can have: their sum times 255 stays below 2^31.
                 let weights = std::array::from_fn(|_| (next() % (1 << 20)) as i32 - (1 << 19));
-                V::dot(&mut sums, &quads, &simd.pack(weights));
+                V::dot(&mut sums, &quads, &V::pack(weights));
             }
             out.extend(V::levels(sums).map(u32::from));
             let rows: [[u8; 16]; LANES] = std::array::from_fn(|_| std::array::from_fn(|_| next() as u8));
@@ -321,10 +318,10 @@ mod tests {
         assert_eq!(Simd::available().last(), Some(&Simd::detect()));
         for seed in 0..200 {
             let mut expected = Vec::new();
-            steps(Simd::PORTABLE, Simd::PORTABLE, seed, &mut expected);
+            steps(Simd::PORTABLE, seed, &mut expected);
             for simd in Simd::available() {
                 let mut found = Vec::new();
-                steps(simd, simd, seed, &mut found);
+                steps(simd, seed, &mut found);
                 assert_eq!(found, expected, "{}, seed {seed}", simd.name());
             }
         }
@@ -341,17 +338,17 @@ mod tests {
         });
         for simd in Simd::available() {
             let mut found = [0; LANES];
-            extremes(simd, &simd.pack(weights.map(|weight| weight as i32)), &samples, &mut found);
+            extremes(simd, weights.map(|weight| weight as i32), &samples, &mut found);
             assert_eq!(found[..4], exact, "{}", simd.name());
         }
     }
 
     kernel! {
-        fn extremes / extremes_of[V](weights: &Packed, samples: &[[u8; 4]; 4], out: &mut [u8; LANES]) {
+        fn extremes / extremes_of[V](weights: [i32; 4], samples: &[[u8; 4]; 4], out: &mut [u8; LANES]) {
             let mut quads = Quads([0; 4 * LANES]);
             quads.0[..16].copy_from_slice(samples.as_flattened());
             let mut sums = V::zero();
-            V::dot(&mut sums, &quads, weights);
+            V::dot(&mut sums, &quads, &V::pack(weights));
             *out = V::levels(sums);
         }
     }

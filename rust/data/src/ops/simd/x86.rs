@@ -29,6 +29,16 @@ fn halves(value: i32) -> (u32, u32) {
     ((value >> HALF_BITS) as u16 as u32, (value & ((1 << HALF_BITS) - 1)) as u32)
 }
 
+/// Sixteen bytes of a row.
+///
+/// # Safety
+/// None: every x86-64 CPU has what this needs, but the intrinsic is unsafe.
+#[inline(always)]
+unsafe fn load(row: &[u8; 16]) -> __m128i {
+    // SAFETY: the bytes are a whole reference's.
+    unsafe { _mm_loadu_si128(row.as_ptr().cast()) }
+}
+
 /// The 4 x 4 transposition of 32-bit words.
 #[inline(always)]
 fn words_across(columns: &[[u8; LANES]; 4]) -> [[u8; LANES]; 4] {
@@ -47,36 +57,6 @@ fn words_across(columns: &[[u8; LANES]; 4]) -> [[u8; LANES]; 4] {
     }
 }
 
-/// For AVX2: even samples' high and low parts, odd samples' high and low parts.
-pub(super) fn in_halves(weights: [i32; 4]) -> Packed {
-    let [a, b, c, d] = weights.map(halves);
-    [a.0 | c.0 << 16, a.1 | c.1 << 16, b.0 | d.0 << 16, b.1 | d.1 << 16]
-}
-
-/// For AVX-512: weight = d0 + d1 * 2^8 + d2 * 2^16 with digits from -128 to 127; one word for each digit.
-pub(super) fn in_digits(weights: [i32; 4]) -> Packed {
-    let mut packed = Packed::default();
-    for (i, weight) in weights.into_iter().enumerate() {
-        let mut rest = weight;
-        for word in &mut packed[..3] {
-            let digit = rest as i8;
-            rest = (rest - i32::from(digit)) >> 8;
-            *word |= u32::from(digit.cast_unsigned()) << (8 * i);
-        }
-    }
-    packed
-}
-
-/// Sixteen bytes of a row.
-///
-/// # Safety
-/// Every x86-64 CPU has what this needs; unsafe only because the intrinsic is.
-#[inline(always)]
-unsafe fn load(row: &[u8; 16]) -> __m128i {
-    // SAFETY: the bytes are a whole reference's.
-    unsafe { _mm_loadu_si128(row.as_ptr().cast()) }
-}
-
 /// The 4 x 4 transposition of 32-bit words in each 128-bit part of four vectors; the last row is dropped.
 macro_rules! transpose_words {
     ($rows:expr, $low:ident, $high:ident, $low64:ident, $high64:ident) => {{
@@ -90,6 +70,15 @@ impl Vector for Avx2 {
     /// Sums of the high and of the low parts of weights, for lanes 0 to 7 and 8 to 15.
     type Sums = [[__m256i; 2]; 2];
     type Levels = [__m256i; 2];
+
+    /// Even samples' high and low parts, odd samples' high and low parts.
+    #[inline(always)]
+    fn pack(weights: [i32; 4]) -> Packed {
+        let [a, b, c, d] = weights;
+        let ((a, a_low), (b, b_low)) = (halves(a), halves(b));
+        let ((c, c_low), (d, d_low)) = (halves(c), halves(d));
+        [a | c << 16, a_low | c_low << 16, b | d << 16, b_low | d_low << 16]
+    }
 
     #[inline(always)]
     fn zero() -> Self::Sums {
@@ -228,6 +217,20 @@ impl Vector for Avx512 {
     /// Sums of each digit of the weights.
     type Sums = [__m512i; 3];
     type Levels = __m512i;
+
+    /// weight = d0 + d1 * 2^8 + d2 * 2^16 with digits from -128 to 127; one word for each digit. Adding 128
+    /// to each digit makes them the plain bytes of weight + 0x808080.
+    #[inline(always)]
+    fn pack(weights: [i32; 4]) -> Packed {
+        let mut packed = Packed::default();
+        for (i, word) in packed.iter_mut().take(3).enumerate() {
+            for (k, weight) in weights.iter().enumerate() {
+                let digit = (weight.wrapping_add(0x80_8080).cast_unsigned() >> (8 * i)) & 255;
+                *word |= (digit ^ 128) << (8 * k);
+            }
+        }
+        packed
+    }
 
     #[inline(always)]
     fn zero() -> Self::Sums {
