@@ -113,14 +113,17 @@ def test_the_nearest_flag_is_named(capfd: Capture) -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--optim.batch_size", "49"), "--optim.batch_size 49 is larger than the data set (48 images)"),
+        (("--optim.batch_size", "49"), "--optim.batch-size 49 is larger than the data set (48 images)"),
         (
             ("--optim.batch_size", "9", "--nproc", "2"),
-            "--optim.batch_size 9 is not divisible by the 2 processes",
+            "--optim.batch-size 9 is not divisible by the 2 processes",
         ),
-        (("--optim.batch_size", "1"), "at least 2"),
-        (("--train.log_every", "0"), "--train.log_every must be positive, not 0"),
-        (("--data.crop_scale", "0.5", "0.1"), "--data.crop_scale must satisfy"),
+        (("--optim.batch_size", "1"), "--optim.batch-size must lie in [2, inf), not 1"),
+        (("--train.log_every", "0"), "--train.log-every must lie in [1, inf), not 0"),
+        (("--data.crop_scale", "0.5", "0.1"), "--data.crop-scale must be a low and a high end, not 0.5 0.1"),
+        (("--optim.lr_weights", "nan"), "--optim.lr-weights must lie in (0, inf), not nan"),
+        (("--objective.lambd", "-inf"), "--objective.lambd must lie in [0, inf), not -inf"),
+        (("--data.threads", "100000"), "--data.threads must lie in [0, 4096], not 100000"),
         (("--train.precision", "fp16"), "fp16 needs a GPU"),
     ],
 )
