@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -64,6 +65,13 @@ def test_help_of_train_shows_the_presets_values(capfd: Capture) -> None:
     assert "(default: 2048)" in text
 
 
+def test_no_command_prints_the_help_and_is_no_success(capfd: Capture) -> None:
+    result = barlow_here(capfd)
+    assert (result.code, result.err) == (2, "")
+    assert "usage: barlow" in result.out
+    assert "barlow --version" in result.out
+
+
 def test_version(capfd: Capture) -> None:
     result = barlow_here(capfd, "--version")
     assert result.code == 0
@@ -73,7 +81,6 @@ def test_version(capfd: Capture) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "Expected one of {pack, index, verify"),
         (("trian",), "trian"),
         (
             ("train", "DATA", "--run", "RUN", "--preset", "demo", "--optim.batchsize", "8"),
@@ -82,7 +89,7 @@ def test_version(capfd: Capture) -> None:
         (("train", "DATA", "--run", "RUN", "--preset", "demo", "--optim.batch_size", "many"), "'many'"),
         (
             ("train", "DATA", "--run", "RUN", "--preset", "demo", "--data.crop_scale", "1"),
-            "--data.crop_scale",
+            "--data.crop-scale",
         ),
         (("train", "DATA", "--run", "RUN", "--preset", "demo", "--model.backbone", "vgg"), "'vgg'"),
         (("train", "DATA", "--run", "RUN", "--preset", "cifar"), "no preset 'cifar', only imagenet, cifar10"),
@@ -91,6 +98,13 @@ def test_version(capfd: Capture) -> None:
         (("train", "--run", "RUN", "--preset", "demo"), "DATA"),
         (("train", "DATA", "--preset", "demo"), "--run"),
         (("pack", "SRC"), "OUT"),
+        (("pack", "SRC", "OUT", "--shard-mb", "-1"), "--shard-mb must lie between 1 and 1048576, not -1"),
+        (("pack", "SRC", "OUT", "--shard-mb", "9" * 30), "--shard-mb must lie between"),
+        (("pack", "SRC", "OUT", "--min-shards", "0"), "--min-shards must lie between"),
+        (("pack", "SRC", "OUT", "--threads", "-1"), "--threads must lie between 0 and 4096, not -1"),
+        (("index", "SRC", "--threads", "9" * 30), "--threads must lie between"),
+        (("verify", "SRC", "--threads", "-1"), "--threads must lie between"),
+        (("demo", "--nproc", "0"), "--nproc must lie between"),
         (("export", "RUN", "OUT", "--format", "onnx"), "'onnx'"),
     ],
 )
@@ -107,7 +121,16 @@ def test_mistakes_in_the_arguments(
 
 def test_the_nearest_flag_is_named(capfd: Capture) -> None:
     result = barlow_here(capfd, "train", "D", "--run", "R", "--preset", "demo", "--optim.lr_weight", "1")
-    assert the_error(result.err).endswith("(perhaps --optim.lr_weights)")
+    assert the_error(result.err).endswith("(perhaps --optim.lr-weights)")
+
+
+def test_flags_are_written_with_hyphens_and_understood_with_both(capfd: Capture) -> None:
+    for name in COMMANDS:
+        flags = re.findall(r"--[\w.-]+", barlow_here(capfd, name, "--help").out)
+        assert not [flag for flag in flags if "_" in flag]
+    for flag in ("--optim.batch-size", "--optim.batch_size"):
+        result = barlow_here(capfd, "train", "D", "--run", "R", "--preset", "demo", flag, "many")
+        assert "Error parsing --optim.batch-size" in the_error(result.err)
 
 
 @pytest.mark.parametrize(

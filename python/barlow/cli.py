@@ -31,6 +31,9 @@ Target = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN|WEIGHT
 Run = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
 Out = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
 
+_MAX_THREADS = 4096
+"""As many as the loader takes."""
+
 
 def pack(
     source: Source,
@@ -57,6 +60,9 @@ def pack(
     """
     from barlow.data import pack
 
+    _check("--shard-mb", shard_mb, 1, 1 << 20)
+    _check("--min-shards", min_shards, 1, 1 << 20)
+    _check("--threads", threads, 0, _MAX_THREADS)
     with _bar("packing") as progress:
         report = pack(
             source,
@@ -82,6 +88,7 @@ def index(source: Source, out: Path | None = None, *, threads: int = 0) -> None:
     """
     from barlow.data import index_source
 
+    _check("--threads", threads, 0, _MAX_THREADS)
     with _bar("indexing") as progress:
         path = index_source(source, out, threads=threads, progress=progress)
     print(path)
@@ -97,6 +104,7 @@ def verify(source: Source, *, threads: int = 0) -> None:
     from barlow.data import open_index
     from barlow.data.verify import damaged
 
+    _check("--threads", threads, 0, _MAX_THREADS)
     opened = open_index(source)
     with _bar("verifying") as progress:
         found = damaged(opened, threads=threads, progress=progress)
@@ -149,8 +157,7 @@ def _train(default: Config) -> Callable[..., None]:
         """
         if preset is None and not (run / CONFIG_FILE).exists():
             raise ValueError(f"--preset is needed to start a run: one of {', '.join(PRESETS)}")
-        if nproc < 0:
-            raise ValueError(f"--nproc may not be negative, not {nproc}")
+        _check("--nproc", nproc, 0, _MAX_THREADS)
         from barlow.train import launch
 
         launch(data, config, run, nproc=nproc, preset=preset)
@@ -170,8 +177,8 @@ def evaluate(
 
     Args:
         target: Run folder, or exported weights (safetensors).
-        data: Labelled training images.
-        held_out: Labelled images to test on; by default those that were packed as held-out.
+        data: Images with labels to train the probes on; without any label, only what needs none is measured.
+        held_out: Images to test on; by default those that were packed as held-out, else a fifth of DATA.
         out: File for the result; by default RUN/eval.json.
         baselines: Also measure the untrained network and the raw pixels.
     """
@@ -183,12 +190,13 @@ def evaluate(
 def export(
     target: Target, out: Out, *, format: Literal["torchvision", "safetensors"] = "torchvision"
 ) -> None:
-    """Writes the backbone's weights for other libraries.
+    """Writes the backbone's weights for other libraries, with a model card, and checks that they work.
 
     Args:
-        target: Run folder.
-        out: File or folder to write.
-        format: torchvision loads strictly into torchvision.models.resnet*; safetensors is this package's own.
+        target: Run folder: its newest checkpoint that is whole.
+        out: Folder, or a file that ends in .safetensors; the card, a .md file, goes beside it.
+        format: Both are safetensors files with torchvision's names. torchvision: loads strictly into
+            torchvision.models.resnet*, so the width must be 64; safetensors: any backbone, for barlow.model.
     """
     from barlow.export import export
 
@@ -217,6 +225,7 @@ def demo(*, data: Path | None = None, run: Path = Path("runs/demo"), nproc: int 
     """
     from barlow.demo import main
 
+    _check("--nproc", nproc, 1, _MAX_THREADS)
     main(data, run, nproc)
 
 
@@ -276,14 +285,14 @@ def _parse(arguments: list[str]) -> Callable[[], None]:
             return tyro.extras.subcommand_cli_from_dict(
                 {name: _later(command) for name, command in commands.items()},
                 prog="barlow",
-                description="Barlow Twins: a vision backbone out of a heap of unlabelled images.",
-                args=arguments,
-                use_underscores=True,
+                description="Barlow Twins: a vision backbone out of a heap of unlabelled images. "
+                "`barlow COMMAND --help` explains a command, `barlow --version` names the version.",
+                args=arguments or ["--help"],
             )
     except SystemExit as stop:
         if stop.code:
             raise ValueError(_unboxed(errors.getvalue())) from None
-        raise
+        raise SystemExit(0 if arguments else 2) from None  # no command is not a success
 
 
 def _defaults(arguments: list[str]) -> Config:
@@ -328,6 +337,11 @@ def _unboxed(text: str) -> str:
         if section.startswith("Available subcommands"):
             message += f". {section}"
     return message
+
+
+def _check(flag: str, value: int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        raise ValueError(f"{flag} must lie between {low} and {high}, not {value}")
 
 
 def _one_line(error: BaseException) -> str:
