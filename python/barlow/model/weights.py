@@ -24,6 +24,8 @@ METADATA_KEY = "barlow"
 RUN_METADATA_KEY = "barlow.config"
 """Entry that holds the Config of the run, so that a file that has left its run keeps its preprocessing."""
 _PREFIX = "backbone."
+_FILE = "model.safetensors"
+"""The file of a checkpoint that holds the network."""
 
 
 def encode(
@@ -126,14 +128,14 @@ def _weights_file(path: Path) -> Path:
     if not path.is_dir():
         return path
     if (path / durable.MANIFEST).is_file():
-        durable.verify_folder(path)
-        return path / "model.safetensors"
+        durable.verify_folder(path, (_FILE,))
+        return path / _FILE
     if not (path / "config.json").is_file():
         raise ValueError(f"{path} is neither a run folder nor a checkpoint")
-    checkpoint = durable.newest_valid(path / "checkpoints", "step-*")
+    checkpoint = durable.newest_valid(path / "checkpoints", "step-*", (_FILE,))
     if checkpoint is None:
         raise ValueError(f"the run {path} has no valid checkpoint")
-    return checkpoint / "model.safetensors"
+    return checkpoint / _FILE
 
 
 def _run_config(file: Path) -> Config | None:
