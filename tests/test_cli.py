@@ -234,6 +234,28 @@ def test_terminating_the_launcher_ends_the_ranks(images: Path, tmp_path: Path) -
     assert not any(map(alive, ranks))
 
 
+@pytest.mark.parametrize("nproc", [1, 2])
+def test_two_runs_never_share_a_folder(images: Path, tmp_path: Path, nproc: int) -> None:
+    """The second one is refused at once; a killed run leaves nothing that would be in the way."""
+    run = tmp_path / "run"
+    flags = ("train", images, "--run", run, *TINY, "--nproc", nproc)
+    first = start(*flags, "--optim.epochs", "100000")
+    try:
+        wait_for(run / "checkpoints" / "step-00000003", first)
+        before = (run / "config.json").read_bytes()
+        second = barlow(*flags, "--optim.epochs", "7")
+        assert second.code == 2
+        assert the_error(second.err) == f"{run} is in use: another process is training in it"
+        assert (run / "config.json").read_bytes() == before
+        assert first.poll() is None
+    finally:
+        first.kill()
+        finish(first)
+    shutil.rmtree(run / "checkpoints")
+    result = barlow(*flags, "--train.steps", "1")
+    assert (result.code, result.err.splitlines()[1:]) == (0, [])  # but for the note of the scan
+
+
 def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
     deadline_s = time.monotonic() + 120
     while not path.exists():

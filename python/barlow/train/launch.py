@@ -26,6 +26,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from barlow import __version__, durable
 from barlow.config import Config, from_json, to_json, validate
+from barlow.train.lock import FILE_NAME as LOCK_FILE
+from barlow.train.lock import alone, refuse_if_running
 
 if TYPE_CHECKING:  # the command line imports this file, and torch takes seconds
     import torch
@@ -47,17 +49,21 @@ def launch(data: Path, config: Config, run: Path, *, nproc: int = 0, preset: str
     `ValueError`, `DataError` or `OSError` for whatever cannot work, before anything is written or started;
     `SystemExit` with the exit code of the rank that failed first, which has shown its own error.
     """
+    data, run = Path(data).absolute(), Path(run).absolute()
+    if not in_rank():
+        refuse_if_running(run)  # before the slow imports
     import torch
 
     from barlow.data import open_index
 
-    data, run = Path(data).absolute(), Path(run).absolute()
     nproc = nproc or max(1, torch.cuda.device_count())
     if nproc > 1 and not in_rank():
         index = open_index(data)
         check(config, index, nproc, run)
-        prepare(run, config, data, index, nproc, preset, device=None)
-        _start_ranks(nproc, ["-m", "barlow", "--", "train", str(data), "--run", str(run)])
+        with alone(run):
+            check(config, index, nproc, run)  # again: now nobody else changes the folder
+            prepare(run, config, data, index, nproc, preset, device=None)
+            _start_ranks(nproc, ["-m", "barlow", "--", "train", str(data), "--run", str(run)])
     else:
         _as_rank(data, config, run, preset)
 
@@ -78,7 +84,7 @@ def check(config: Config, index: Index, world_size: int, run: Path) -> None:
     if run.exists() and not run.is_dir():
         raise ValueError(f"--run {run} is a file")
     if not (run / CONFIG_FILE).exists():
-        if run.is_dir() and any(run.iterdir()):
+        if run.is_dir() and any(path.name != LOCK_FILE for path in run.iterdir()):
             raise ValueError(f"--run {run} is neither empty nor a run of barlow")
         return
     if newest_step(run / CHECKPOINTS) is None:
@@ -160,12 +166,18 @@ def _as_rank(data: Path, config: Config, run: Path, preset: str | None) -> None:
     from barlow.distributed import agree, barrier, gather_values, process_group
     from barlow.train.loop import train
 
-    with process_group() as world, warnings.catch_warnings(), _only_the_first_failure_speaks():
+    with contextlib.ExitStack() as stack:
+        world = stack.enter_context(process_group())
+        stack.enter_context(warnings.catch_warnings())
+        stack.enter_context(_only_the_first_failure_speaks())
         if world.rank > 0:
             warnings.simplefilter("ignore")  # the first rank gives the same ones
         index = open_index(data)
         if world.rank == 0:
             check(config, index, world.size, run)
+            if _LAUNCHER not in os.environ:  # which would hold it
+                stack.enter_context(alone(run))
+                check(config, index, world.size, run)
         agree("the version of barlow", __version__)
         agree("the config", to_json(config))
         agree("the data", index.digest())
