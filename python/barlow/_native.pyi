@@ -170,9 +170,7 @@ def draw(
 ) -> Parameters:
     """The parameters of one view of one image of `width` x `height` pixels: a function of its arguments."""
 
-def apply(
-    image: NDArray[np.uint8], parameters: Parameters, simd: str | None = None
-) -> NDArray[np.uint8]:
+def apply(image: NDArray[np.uint8], parameters: Parameters, simd: str | None = None) -> NDArray[np.uint8]:
     """Image [H, W, 3], C-contiguous, to view [3, size, size].
 
     `simd` is one of `simd()`, by default the fastest; all give equal pixels.

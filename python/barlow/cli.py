@@ -22,7 +22,7 @@ from typing import Annotated, Any, Literal, NoReturn
 import tyro
 
 from barlow import __version__
-from barlow.config import PRESETS, Config, from_json
+from barlow.config import PRESETS, Config, load
 from barlow.train.launch import CONFIG_FILE, follow_launcher
 
 Source = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="SRC")]
@@ -303,7 +303,7 @@ def _defaults(arguments: list[str]) -> Config:
             raise ValueError(f"there is no preset {preset!r}, only {', '.join(PRESETS)}")
         return PRESETS[preset]()
     saved = Path(run) / CONFIG_FILE if run else None
-    return from_json(saved.read_text()) if saved and saved.is_file() else Config()
+    return load(saved) if saved and saved.is_file() else Config()
 
 
 def _flag(arguments: list[str], name: str) -> str | None:

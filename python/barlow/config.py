@@ -14,6 +14,7 @@ import types
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -297,23 +298,19 @@ def validate_ranges(config: Config) -> None:
     """Raises `ValueError` naming the flag for a number outside its range; NaN is outside of all."""
     for name, interval in RANGES.items():
         section, field_name = name.split(".")
-        value = getattr(getattr(config, section), field_name)
+        flag, value = f"--{name.replace('_', '-')}", getattr(getattr(config, section), field_name)
         numbers = value if isinstance(value, tuple) else (value,)
         if not numbers:
-            raise ValueError(f"--{_flag(name)} needs at least one value")
+            raise ValueError(f"{flag} needs at least one value")
         for number in numbers:
             if not _within(number, interval):
-                raise ValueError(f"--{_flag(name)} must lie in {interval}, not {number}")
+                raise ValueError(f"{flag} must lie in {interval}, not {number}")
 
 
 def _within(number: float, interval: str) -> bool:
     low, high = map(float, interval[1:-1].split(","))
     above = low <= number if interval.startswith("[") else low < number
     return above and (number <= high if interval.endswith("]") else number < high)
-
-
-def _flag(name: str) -> str:
-    return name.replace("_", "-")
 
 
 def validate(config: Config, *, num_samples: int, world_size: int) -> None:
@@ -342,12 +339,27 @@ def to_json(config: Config | ModelConfig) -> str:
 
 def from_json(text: str) -> Config:
     """Reads `to_json`'s output; an unknown, missing or ill-typed field is a `ValueError` naming it."""
-    return _build(Config, json.loads(text), "config")
+    return _build(Config, _parsed(text), "config")
+
+
+def load(path: Path) -> Config:
+    """Reads a file of `to_json`; `OSError`, or a `ValueError` that names the file and what is wrong in it."""
+    try:
+        return from_json(path.read_bytes().decode())
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def model_from_json(text: str) -> ModelConfig:
     """Reads `to_json`'s output of a ModelConfig, as strictly."""
-    return _build(ModelConfig, json.loads(text), "model")
+    return _build(ModelConfig, _parsed(text), "model")
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not JSON: {error}") from error
 
 
 def _build(cls: type[Any], raw: Any, where: str) -> Any:

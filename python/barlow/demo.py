@@ -6,7 +6,6 @@ Not here: any work of its own beyond choosing those commands; each is printed be
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shlex
 import shutil
@@ -17,9 +16,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from barlow import synthetic
-from barlow.config import Config, demo, from_json
+from barlow import durable, synthetic
+from barlow.config import Config, demo, load
 from barlow.data import DataError, open_index
+from barlow.evaluate.result import read as read_evaluation
 
 HELD_OUT_SHARE = 0.15
 NUM_SHARDS = 4
@@ -137,8 +137,8 @@ def _make_room(run: Path, config: Config | None, digest: str) -> None:
     if not run.exists():
         return
     try:
-        saved = from_json((run / "config.json").read_text(encoding="utf-8"))
-        same_data = json.loads((run / "run.json").read_text(encoding="utf-8"))["index_digest"] == digest
+        saved = load(run / "config.json")
+        same_data = durable.read_json(run / "run.json")["index_digest"] == digest
     except (OSError, ValueError, KeyError):
         saved, same_data = None, False  # not a run, or one that never began
     if same_data and saved == config:
@@ -171,7 +171,7 @@ def _short(path: Path) -> str:
 
 
 def _summary(run: Path, seconds: float) -> None:
-    result = json.loads((run / "eval.json").read_text(encoding="utf-8"))
+    result = read_evaluation(run / "eval.json")
     rows = (
         ("Barlow Twins", result),
         ("untrained", result["untrained"]),

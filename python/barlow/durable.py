@@ -18,6 +18,7 @@ import shutil
 import warnings
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 MANIFEST = "MANIFEST.json"
 _FORMAT = 1
@@ -76,6 +77,17 @@ def write_folder(path: Path | str, files: Mapping[str, bytes]) -> None:
     _flush_folder(path.parent)
     if discarded:
         shutil.rmtree(discarded)
+
+
+def read_json(path: Path | str) -> dict[str, Any]:
+    """The object in a JSON file; `OSError`, or a `ValueError` that names the file for anything else in it."""
+    try:
+        content = json.loads(Path(path).read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: not a JSON object")
+    return content
 
 
 def verify_folder(path: Path | str, required: Collection[str] = ()) -> None:

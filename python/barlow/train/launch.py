@@ -25,7 +25,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from barlow import __version__, durable
-from barlow.config import Config, from_json, to_json, validate
+from barlow.config import Config, load, to_json, validate
 from barlow.train.lock import FILE_NAME as LOCK_FILE
 from barlow.train.lock import alone, refuse_if_running
 
@@ -89,14 +89,14 @@ def check(config: Config, index: Index, world_size: int, run: Path) -> None:
         return
     if newest_step(run / CHECKPOINTS) is None:
         return  # until there is a checkpoint, the folder binds nobody
-    saved = from_json((run / CONFIG_FILE).read_text())
+    saved = load(run / CONFIG_FILE)
     changed = [text for text in _differences(saved, config) if not text.startswith(FREE_FIELDS)]
     if changed:
         raise ValueError(f"{run} was started with another config: {'; '.join(changed)}; choose another --run")
-    record = json.loads((run / RUN_FILE).read_text())
-    if record["index_digest"] != index.digest():
+    record = durable.read_json(run / RUN_FILE)
+    if record.get("index_digest") != index.digest():
         raise ValueError(
-            f"{run} was started on other data ({record['num_samples']} images of {record['data']}); "
+            f"{run} was started on other data ({record.get('num_samples')} images of {record.get('data')}); "
             f"{index.source} has {len(index)} images and another index digest"
         )
 
@@ -114,7 +114,9 @@ def prepare(
     import torch
 
     path = run / RUN_FILE
-    before: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    before: dict[str, Any] = {}
+    with contextlib.suppress(OSError, ValueError):  # nothing hangs on it: it is written anew
+        before = durable.read_json(path)
     record = {
         "data": str(data),
         "num_samples": len(index),
