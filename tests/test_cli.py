@@ -316,6 +316,23 @@ def test_pack_verify_unpack_and_train_on_the_shards(images: Path, tmp_path: Path
     assert "48 images, 1 damaged" in result.out
 
 
+def test_pack_says_what_to_do_about_a_damaged_image(images: Path, tmp_path: Path, capfd: Capture) -> None:
+    data = Path(shutil.copytree(images, tmp_path / "data"))
+    (data / "a" / "004.jpg").write_bytes(b"no JPEG")
+    (data / "c").mkdir()
+    shutil.copy(data / "a" / "000.jpg", data / "c" / "000.jpg")
+    result = barlow_here(capfd, "pack", data, tmp_path / "shards")
+    assert result.code == 2
+    assert the_error(result.err).startswith(f"{data}/a/004.jpg: not a JPEG")
+    assert the_error(result.err).endswith("; --on-error skip leaves such images out")
+    again = ("pack", data, tmp_path / "shards", "--on-error", "skip", "--held-out", "0.99")
+    result = barlow_here(capfd, *again)
+    assert result.code == 0
+    assert "warning: 1 classes have their only image in" in result.err
+    result = barlow_here(capfd, *again)
+    assert the_error(result.err).endswith("exists already; --overwrite (overwrite=True) replaces it")
+
+
 def test_verify_names_an_image_that_cannot_be_decoded(images: Path, tmp_path: Path, capfd: Capture) -> None:
     data = Path(shutil.copytree(images, tmp_path / "data"))
     spoiled = data / "a" / "004.jpg"

@@ -8,21 +8,19 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
-import logging
-import re
 import signal
 import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Annotated, Any, Literal, NoReturn
 
 import tyro
 
 from barlow import __version__
 from barlow.config import PRESETS, Config, load
+from barlow.messages import notes, one_line, show_warning, unboxed, worded_here
 from barlow.train.launch import CONFIG_FILE, follow_launcher
 
 Source = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="SRC")]
@@ -63,7 +61,7 @@ def pack(
     _check("--shard-mb", shard_mb, 1, 1 << 20)
     _check("--min-shards", min_shards, 1, 1 << 20)
     _check("--threads", threads, 0, _MAX_THREADS)
-    with _bar("packing") as progress:
+    with _bar("packing") as progress, _hint(on_error):
         report = pack(
             source,
             out,
@@ -75,7 +73,25 @@ def pack(
             threads=threads,
             progress=progress,
         )
+    if report["classes_without_training"]:
+        warnings.warn(
+            f"{report['classes_without_training']} classes have their only image in {out / 'held-out'}",
+            stacklevel=1,
+        )
     _print(report)
+
+
+@contextlib.contextmanager
+def _hint(on_error: str) -> Iterator[None]:
+    """Says what to do about an image that can't be decoded."""
+    from barlow.data import DataError
+
+    try:
+        yield
+    except DataError as error:
+        if on_error == "raise" and error.kind in ("image", "limit"):
+            raise ValueError(f"{one_line(error)}; --on-error skip leaves such images out") from error
+        raise
 
 
 def index(source: Source, out: Path | None = None, *, threads: int = 0) -> None:
@@ -111,7 +127,7 @@ def verify(source: Source, *, threads: int = 0) -> None:
     for i, error in found:
         # Decoding knows no place; and a name is whatever bytes the archive holds.
         place = "" if error.shard else f"{ascii(opened.shard(i))[1:-1]}: {ascii(opened.name(i))[1:-1]}: "
-        print(f"{place}{_one_line(error)}")
+        print(f"{place}{one_line(error)}")
     print(f"{len(opened)} images, {len(found)} damaged")
     if found:
         raise SystemExit(1)
@@ -231,37 +247,24 @@ def demo(*, data: Path | None = None, run: Path = Path("runs/demo"), nproc: int 
 
 def main() -> None:
     """The `barlow` command. Exit code 0 on success, 2 for a mistake in the input, 130 after Ctrl-C."""
-    warnings.showwarning = _show_warning
+    warnings.showwarning = show_warning
     try:
-        with _notes():
+        with notes():
             follow_launcher()
             _parse(sys.argv[1:])()
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         _fail("interrupted", 130)
     except FloatingPointError as error:
-        _fail(f"error: {_one_line(error)}", 1)
+        _fail(f"error: {one_line(error)}", 1)
     except ValueError as error:
-        if not _worded_here(error.__traceback__):
+        if not worded_here(error.__traceback__):
             raise
-        _fail(f"error: {_one_line(error)}", 2)
+        _fail(f"error: {one_line(error)}", 2)
     except OSError as error:
         if error.filename is None:
             raise
         _fail(f"error: {error.filename}: {error.strerror}", 2)
-
-
-@contextlib.contextmanager
-def _notes() -> Iterator[None]:
-    """What the package logs goes to stderr, one line each."""
-    log, handler = logging.getLogger("barlow"), logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("barlow: %(message)s"))
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        log.removeHandler(handler)
 
 
 def _parse(arguments: list[str]) -> Callable[[], None]:
@@ -291,7 +294,7 @@ def _parse(arguments: list[str]) -> Callable[[], None]:
             )
     except SystemExit as stop:
         if stop.code:
-            raise ValueError(_unboxed(errors.getvalue())) from None
+            raise ValueError(unboxed(errors.getvalue())) from None
         raise SystemExit(0 if arguments else 2) from None  # no command is not a success
 
 
@@ -325,43 +328,14 @@ def _later(command: Callable[..., None]) -> Callable[..., Callable[[], None]]:
     return bind
 
 
-def _unboxed(text: str) -> str:
-    """tyro's box of an error as one line: its first section, and the nearest flag if it names one."""
-    lines = [re.sub(r"[╭╮╰╯│]", "", line).strip() for line in text.splitlines()]
-    sections = "\n".join(line for line in lines[1:-1] if line).split("─" * 10)
-    sections = [" ".join(section.strip("─ \n").split()) for section in sections]
-    message = sections[0]
-    for section in sections[1:]:
-        if section.startswith("Perhaps you meant:"):
-            message += f" (perhaps {section.split()[3]})"
-        if section.startswith("Available subcommands"):
-            message += f". {section}"
-    return message
-
-
 def _check(flag: str, value: int, low: int, high: int) -> None:
     if not low <= value <= high:
         raise ValueError(f"{flag} must lie between {low} and {high}, not {value}")
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
-
-
-def _worded_here(trace: TracebackType | None) -> bool:
-    """Whether an error was raised by this package on purpose, not inside a library by accident."""
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return trace is not None and trace.tb_frame.f_globals.get("__name__", "").split(".")[0] == "barlow"
-
-
 def _fail(text: str, code: int) -> NoReturn:
     print(f"barlow: {text}", file=sys.stderr, flush=True)
     raise SystemExit(code) from None
-
-
-def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    print(f"barlow: warning: {' '.join(str(message).split())}", file=sys.stderr, flush=True)
 
 
 def _print(report: dict[str, Any]) -> None:
