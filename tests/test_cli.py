@@ -234,6 +234,22 @@ def test_terminating_the_launcher_ends_the_ranks(images: Path, tmp_path: Path) -
     assert not any(map(alive, ranks))
 
 
+def test_a_killed_rank_is_named_and_the_others_give_no_traceback(images: Path, tmp_path: Path) -> None:
+    endless = (*TINY, "--optim.epochs", "100000", "--nproc", 2)
+    process = start("train", images, "--run", tmp_path / "run", *endless)
+    wait_for(tmp_path / "run" / "checkpoints" / "step-00000003", process)
+    first = next(p for p in children(process.pid) if b"\0RANK=0\0" in Path(f"/proc/{p}/environ").read_bytes())
+    os.kill(first, signal.SIGKILL)
+    result = finish(process, timeout_s=60)
+    assert result.code == 128 + signal.SIGKILL
+    lines = [line for line in result.err.splitlines() if "scanned" not in line]
+    # The other rank may be ended before it has noticed.
+    assert lines in (
+        ["barlow: error: rank 0 was killed by SIGKILL"],
+        ["barlow: error: rank 1 has lost another rank", "barlow: error: rank 0 was killed by SIGKILL"],
+    )
+
+
 @pytest.mark.parametrize("nproc", [1, 2])
 def test_two_runs_never_share_a_folder(images: Path, tmp_path: Path, nproc: int) -> None:
     """The second one is refused at once; a killed run leaves nothing that would be in the way."""

@@ -244,13 +244,25 @@ def _only_the_first_failure_speaks() -> Iterator[None]:
     place = os.environ.get("TORCHELASTIC_ERROR_FILE")
     try:
         yield
-    except Exception:
+    except Exception as error:
         if place:
             try:
                 (Path(place).parent.parent / "first-failure").touch(exist_ok=False)
             except FileExistsError:
                 raise SystemExit(1) from None
+        if _lost_contact(error):
+            # Whoever is gone said why, or could not: a traceback of this rank's explains nothing.
+            rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "?"))
+            print(f"barlow: error: rank {rank} has lost another rank", file=sys.stderr, flush=True)
+            raise SystemExit(1) from None
         raise
+
+
+def _lost_contact(error: Exception) -> bool:
+    """Whether a collective failed because a peer is gone. gloo and NCCL say so in their texts only."""
+    text = str(error)
+    gloo = "gloo" in text and ("by peer" in text or "Broken pipe" in text)
+    return isinstance(error, RuntimeError) and (gloo or "remote process exited" in text)
 
 
 def _differences(before: Config, after: Config) -> list[str]:
