@@ -32,6 +32,7 @@ PYTHON_FLOORS = {
     **dict.fromkeys(("data", "model", "objectives", "optim", "synthetic"), 1),
     **dict.fromkeys(("train", "evaluate"), 2),
     **dict.fromkeys(("export", "report", "demo"), 3),
+    "messages": 0,
     # The command line is the front door: it opens every room, and nothing but __main__ opens it.
     "cli": 4,
     "__main__": 5,

@@ -138,6 +138,16 @@ def test_keeps_the_newest_and_finds_them_through_damage(tmp_path: Path) -> None:
         checkpoint.find_checkpoint(tmp_path)
 
 
+def test_an_emptied_manifest_is_damage(tmp_path: Path) -> None:
+    model, optimizer = trained(seed=0, num_steps=1)
+    path = checkpoint.save_checkpoint(tmp_path, 1, model, optimizer, {}, keep=1)
+    assert checkpoint.find_checkpoint(tmp_path) == path
+    (path / durable.MANIFEST).write_text('{"format": 1, "files": {}}')
+    refused = pytest.raises(ValueError, match="is damaged")
+    with pytest.warns(UserWarning, match="does not name any file"), refused:
+        checkpoint.find_checkpoint(tmp_path)
+
+
 def test_the_scaler_survives_json(tmp_path: Path) -> None:
     model, optimizer = trained(seed=0, num_steps=1)
     scaler = torch.amp.GradScaler("cpu", init_scale=3.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -64,6 +65,13 @@ def test_help_of_train_shows_the_presets_values(capfd: Capture) -> None:
     assert "(default: 2048)" in text
 
 
+def test_no_command_prints_the_help_and_is_no_success(capfd: Capture) -> None:
+    result = barlow_here(capfd)
+    assert (result.code, result.err) == (2, "")
+    assert "usage: barlow" in result.out
+    assert "barlow --version" in result.out
+
+
 def test_version(capfd: Capture) -> None:
     result = barlow_here(capfd, "--version")
     assert result.code == 0
@@ -73,7 +81,6 @@ def test_version(capfd: Capture) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "Expected one of {pack, index, verify"),
         (("trian",), "trian"),
         (
             ("train", "DATA", "--run", "RUN", "--preset", "demo", "--optim.batchsize", "8"),
@@ -82,7 +89,7 @@ def test_version(capfd: Capture) -> None:
         (("train", "DATA", "--run", "RUN", "--preset", "demo", "--optim.batch_size", "many"), "'many'"),
         (
             ("train", "DATA", "--run", "RUN", "--preset", "demo", "--data.crop_scale", "1"),
-            "--data.crop_scale",
+            "--data.crop-scale",
         ),
         (("train", "DATA", "--run", "RUN", "--preset", "demo", "--model.backbone", "vgg"), "'vgg'"),
         (("train", "DATA", "--run", "RUN", "--preset", "cifar"), "no preset 'cifar', only imagenet, cifar10"),
@@ -91,6 +98,13 @@ def test_version(capfd: Capture) -> None:
         (("train", "--run", "RUN", "--preset", "demo"), "DATA"),
         (("train", "DATA", "--preset", "demo"), "--run"),
         (("pack", "SRC"), "OUT"),
+        (("pack", "SRC", "OUT", "--shard-mb", "-1"), "--shard-mb must lie between 1 and 1048576, not -1"),
+        (("pack", "SRC", "OUT", "--shard-mb", "9" * 30), "--shard-mb must lie between"),
+        (("pack", "SRC", "OUT", "--min-shards", "0"), "--min-shards must lie between"),
+        (("pack", "SRC", "OUT", "--threads", "-1"), "--threads must lie between 0 and 4096, not -1"),
+        (("index", "SRC", "--threads", "9" * 30), "--threads must lie between"),
+        (("verify", "SRC", "--threads", "-1"), "--threads must lie between"),
+        (("demo", "--nproc", "0"), "--nproc must lie between"),
         (("export", "RUN", "OUT", "--format", "onnx"), "'onnx'"),
     ],
 )
@@ -107,20 +121,32 @@ def test_mistakes_in_the_arguments(
 
 def test_the_nearest_flag_is_named(capfd: Capture) -> None:
     result = barlow_here(capfd, "train", "D", "--run", "R", "--preset", "demo", "--optim.lr_weight", "1")
-    assert the_error(result.err).endswith("(perhaps --optim.lr_weights)")
+    assert the_error(result.err).endswith("(perhaps --optim.lr-weights)")
+
+
+def test_flags_are_written_with_hyphens_and_understood_with_both(capfd: Capture) -> None:
+    for name in COMMANDS:
+        flags = re.findall(r"--[\w.-]+", barlow_here(capfd, name, "--help").out)
+        assert not [flag for flag in flags if "_" in flag]
+    for flag in ("--optim.batch-size", "--optim.batch_size"):
+        result = barlow_here(capfd, "train", "D", "--run", "R", "--preset", "demo", flag, "many")
+        assert "Error parsing --optim.batch-size" in the_error(result.err)
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--optim.batch_size", "49"), "--optim.batch_size 49 is larger than the data set (48 images)"),
+        (("--optim.batch_size", "49"), "--optim.batch-size 49 is larger than the data set (48 images)"),
         (
             ("--optim.batch_size", "9", "--nproc", "2"),
-            "--optim.batch_size 9 is not divisible by the 2 processes",
+            "--optim.batch-size 9 is not divisible by the 2 processes",
         ),
-        (("--optim.batch_size", "1"), "at least 2"),
-        (("--train.log_every", "0"), "--train.log_every must be positive, not 0"),
-        (("--data.crop_scale", "0.5", "0.1"), "--data.crop_scale must satisfy"),
+        (("--optim.batch_size", "1"), "--optim.batch-size must lie in [2, inf), not 1"),
+        (("--train.log_every", "0"), "--train.log-every must lie in [1, inf), not 0"),
+        (("--data.crop_scale", "0.5", "0.1"), "--data.crop-scale must be a low and a high end, not 0.5 0.1"),
+        (("--optim.lr_weights", "nan"), "--optim.lr-weights must lie in (0, inf), not nan"),
+        (("--objective.lambd", "-inf"), "--objective.lambd must lie in [0, inf), not -inf"),
+        (("--data.threads", "100000"), "--data.threads must lie in [0, 4096], not 100000"),
         (("--train.precision", "fp16"), "fp16 needs a GPU"),
     ],
 )
@@ -208,6 +234,44 @@ def test_terminating_the_launcher_ends_the_ranks(images: Path, tmp_path: Path) -
     assert not any(map(alive, ranks))
 
 
+def test_a_killed_rank_is_named_and_the_others_give_no_traceback(images: Path, tmp_path: Path) -> None:
+    endless = (*TINY, "--optim.epochs", "100000", "--nproc", 2)
+    process = start("train", images, "--run", tmp_path / "run", *endless)
+    wait_for(tmp_path / "run" / "checkpoints" / "step-00000003", process)
+    first = next(p for p in children(process.pid) if b"\0RANK=0\0" in Path(f"/proc/{p}/environ").read_bytes())
+    os.kill(first, signal.SIGKILL)
+    result = finish(process, timeout_s=60)
+    assert result.code == 128 + signal.SIGKILL
+    lines = [line for line in result.err.splitlines() if "scanned" not in line]
+    # The other rank may be ended before it has noticed.
+    assert lines in (
+        ["barlow: error: rank 0 was killed by SIGKILL"],
+        ["barlow: error: rank 1 has lost another rank", "barlow: error: rank 0 was killed by SIGKILL"],
+    )
+
+
+@pytest.mark.parametrize("nproc", [1, 2])
+def test_two_runs_never_share_a_folder(images: Path, tmp_path: Path, nproc: int) -> None:
+    """The second one is refused at once; a killed run leaves nothing that would be in the way."""
+    run = tmp_path / "run"
+    flags = ("train", images, "--run", run, *TINY, "--nproc", nproc)
+    first = start(*flags, "--optim.epochs", "100000")
+    try:
+        wait_for(run / "checkpoints" / "step-00000003", first)
+        before = (run / "config.json").read_bytes()
+        second = barlow(*flags, "--optim.epochs", "7")
+        assert second.code == 2
+        assert the_error(second.err) == f"{run} is in use: another process is training in it"
+        assert (run / "config.json").read_bytes() == before
+        assert first.poll() is None
+    finally:
+        first.kill()
+        finish(first)
+    shutil.rmtree(run / "checkpoints")
+    result = barlow(*flags, "--train.steps", "1")
+    assert (result.code, result.err.splitlines()[1:]) == (0, [])  # but for the note of the scan
+
+
 def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
     deadline_s = time.monotonic() + 120
     while not path.exists():
@@ -266,6 +330,23 @@ def test_pack_verify_unpack_and_train_on_the_shards(images: Path, tmp_path: Path
     assert result.code == 1
     assert "shard-00002.tar" in result.out
     assert "48 images, 1 damaged" in result.out
+
+
+def test_pack_says_what_to_do_about_a_damaged_image(images: Path, tmp_path: Path, capfd: Capture) -> None:
+    data = Path(shutil.copytree(images, tmp_path / "data"))
+    (data / "a" / "004.jpg").write_bytes(b"no JPEG")
+    (data / "c").mkdir()
+    shutil.copy(data / "a" / "000.jpg", data / "c" / "000.jpg")
+    result = barlow_here(capfd, "pack", data, tmp_path / "shards")
+    assert result.code == 2
+    assert the_error(result.err).startswith(f"{data}/a/004.jpg: not a JPEG")
+    assert the_error(result.err).endswith("; --on-error skip leaves such images out")
+    again = ("pack", data, tmp_path / "shards", "--on-error", "skip", "--held-out", "0.99")
+    result = barlow_here(capfd, *again)
+    assert result.code == 0
+    assert "warning: 1 classes have their only image in" in result.err
+    result = barlow_here(capfd, *again)
+    assert the_error(result.err).endswith("exists already; --overwrite (overwrite=True) replaces it")
 
 
 def test_verify_names_an_image_that_cannot_be_decoded(images: Path, tmp_path: Path, capfd: Capture) -> None:

@@ -99,6 +99,55 @@ def test_a_missing_path_is_one_clear_line(tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()
 
 
+def test_the_users_pictures_are_never_in_its_way(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Whatever the demo would replace or move aside is refused as a source, and nothing changes."""
+    from barlow.data import pack
+    from commands import barlow_here
+
+    synthetic.write(tmp_path / "drawn", counts={"train": 32})
+    pack(tmp_path / "drawn" / "train", tmp_path / "mine-data" / "shards")
+    (tmp_path / "link").symlink_to(tmp_path / "mine-data" / "shards")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "1.jpg").write_bytes(b"precious")
+    before = tree(tmp_path)
+    refused = {
+        "overlap": [
+            ("mine-data/shards", "mine"),  # what the demo would replace
+            ("mine-data", "mine"),  # a folder around it
+            ("mine-data/shards/shard-00000.tar", "mine"),  # something in it
+            ("link", "mine"),
+            (".", "runs/x"),
+        ],
+        "does not exist": [("nowhere", "mine")],
+        "neither empty nor a run": [  # which it would move aside
+            ("drawn/train", "photos"),
+            ("mine-data/shards", "mine-data"),
+        ],
+    }
+    for words, cases in refused.items():
+        for data, run in cases:
+            result = barlow_here(capfd, "demo", "--data", tmp_path / data, "--run", tmp_path / run)
+            assert result.code == 2, (data, run)
+            assert words in result.err, (data, run)
+            assert tree(tmp_path) == before, (data, run)
+
+
+def test_what_is_no_earlier_output_of_pack_stays(tmp_path: Path) -> None:
+    synthetic.write(tmp_path / "drawn", counts={"train": 32})
+    shards = tmp_path / "runs" / "demo-data" / "shards"
+    shards.mkdir(parents=True)
+    (shards / "thesis.tex").write_text("precious")
+    result = run_demo(tmp_path, tmp_path / "drawn" / "train", *SMALL)
+    assert result.returncode == 2
+    assert "holds something else than packed shards" in result.stderr
+    assert tree(shards) == {"thesis.tex": b"precious"}
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
 @pytest.mark.parametrize("num_images", [20, 100, 500, 6400, 20_000, 50_000])
 def test_any_number_of_images_gets_about_as_many_steps(num_images: int) -> None:
     config, preset = demo._scaled_to(num_images), demo_config()

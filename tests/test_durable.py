@@ -87,6 +87,57 @@ def test_missing_and_cut_files_are_damage(tmp_path: Path, name: str) -> None:
         durable.verify_folder(folder)
 
 
+def test_a_manifest_must_name_what_it_proves(tmp_path: Path) -> None:
+    durable.write_folder(tmp_path / "step-1", FILES)
+    durable.write_folder(tmp_path / "step-2", {"b.json": b""})
+    durable.write_folder(tmp_path / "step-3", {})
+    with pytest.raises(durable.Damaged, match="does not name any file"):
+        durable.verify_folder(tmp_path / "step-3")
+    with pytest.raises(durable.Damaged, match=r"does not name a\.bin"):
+        durable.verify_folder(tmp_path / "step-2", FILES)
+    with pytest.warns(UserWarning, match="does not name"):
+        assert durable.newest_valid(tmp_path, "step-*", FILES) == tmp_path / "step-1"
+    assert durable.prune(tmp_path, 1, "step-*", FILES) == []  # the damaged ones do not count
+
+
+def test_a_folder_comes_back_when_its_successor_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both renames of a replacement are made to matter: an error at the second, and a death between them."""
+    durable.write_folder(tmp_path / "f", FILES)
+    rename, calls = os.rename, []
+
+    def second_fails(*args: object, **kwargs: object) -> None:
+        calls.append(args)
+        if len(calls) == 2:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        rename(*args, **kwargs)  # pyright: ignore
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", second_fails)
+        with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+            durable.write_folder(tmp_path / "f", {"c": b"new"})
+    assert names(tmp_path) == ["f"]
+    durable.verify_folder(tmp_path / "f", FILES)
+
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    aside = tmp_path / f"f.old-{child.pid}"
+    (tmp_path / "f").rename(aside)
+    durable.remove_leftovers(tmp_path)
+    assert names(tmp_path) == ["f"]
+    durable.verify_folder(tmp_path / "f", FILES)
+
+    # What is only half there, or has a successor, goes.
+    shutil.copytree(tmp_path / "f", aside)
+    durable.remove_leftovers(tmp_path)
+    assert names(tmp_path) == ["f"]
+    (tmp_path / "f").rename(aside)
+    (aside / "a.bin").unlink()
+    durable.remove_leftovers(tmp_path)
+    assert names(tmp_path) == []
+
+
 def test_newest_valid_skips_damage_and_says_which_and_why(tmp_path: Path) -> None:
     assert durable.newest_valid(tmp_path / "absent") is None
     for step in (1, 2, 10):

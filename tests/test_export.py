@@ -79,6 +79,9 @@ def test_our_own_format_describes_itself(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", model)
     written = export(run, tmp_path / "somewhere" / "mine.safetensors", "safetensors")
     assert written.card == tmp_path / "somewhere" / "mine.md"
+    printed: dict = {}
+    exec(compile(written.recipe, "recipe", "exec"), printed)  # from any folder
+    assert torch.equal(features_of(printed["network"]), features_of(load_backbone(run)[0]))
     backbone, found, config = load_backbone(written.weights)
     assert found == model
     assert config == configs.from_json((run / "config.json").read_text())
@@ -127,7 +130,7 @@ def test_the_check_and_the_card_use_the_runs_own_images(
     assert str(tmp_path) not in card
     told = capsys.readouterr().out
     assert str(written.weights) in told
-    assert 'load_backbone("resnet10.safetensors")' in told
+    assert f'load_backbone("{written.weights}")' in told
 
 
 def test_a_run_that_this_version_cannot_read_is_left_out(tmp_path: Path) -> None:

@@ -256,7 +256,7 @@ def test_files_that_are_no_weights(tmp_path: Path) -> None:
         (broken, ValueError, "not a readable safetensors file"),
         (foreign, ValueError, "holds no ResNet"),
         (described, ValueError, "metadata"),
-        (tmp_path / "absent", FileNotFoundError, "absent is not a file"),
+        (tmp_path / "absent", FileNotFoundError, "No such file"),
         (tmp_path, ValueError, "neither a run folder nor a checkpoint"),
     ]:
         with pytest.raises(error, match=message):

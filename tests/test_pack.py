@@ -48,7 +48,7 @@ def test_packing_is_lossless_and_the_same_bytes_each_time(tmp_path: Path) -> Non
         assert seconds > 0
         stored = sum(path.stat().st_size for path in out.glob("*.tar"))
         expected = {"images": 60, "held_out_images": 0, "shards": 4, "bytes": stored, "classes": 3}
-        assert report == {**expected, "ignored": 0, "skipped": []}
+        assert report == {**expected, "ignored": 0, "classes_without_training": 0, "skipped": []}
     assert len(digests) == 1
     shards = sorted((tmp_path / "out-1").glob("*.tar"))
     assert [shard.name for shard in shards] == [f"shard-{n:05}.tar" for n in range(4)]
@@ -263,6 +263,7 @@ def test_a_killed_packing_leaves_no_output_and_can_be_repeated(tmp_path: Path) -
     assert killed
     native.pack(folder, out, min_shards=3, overwrite=True)
     assert read_tree(out) == read_tree(tmp_path / "good")
+    assert {path.name for path in tmp_path.iterdir()} <= {"images", "good", "out", "back"}  # no leftovers
 
 
 @pytest.mark.parametrize("name", ["/tmp/x.jpg", "../x.jpg", "a/../../x.jpg"])
@@ -283,6 +284,9 @@ def test_unpacking_checks_what_the_index_knows(tmp_path: Path) -> None:
     assert not (tmp_path / "back").exists()
     twice = write_tar(tmp_path / "x.tar", {"a": b"1", "./a": b"2"})
     assert refused("io", native.unpack, twice, tmp_path / "back").member == "./a"
+    empty = write_tar(tmp_path / "empty.tar", {})
+    assert "hold no files" in str(refused("empty", native.unpack, empty, tmp_path / "back"))
+    assert not (tmp_path / "back").exists()
 
 
 def test_cifar_is_what_tarfile_finds_in_it(shared_data: Path, tmp_path: Path) -> None:
@@ -305,6 +309,7 @@ def test_imagenet_files_are_accepted_as_they_are(shared_data: Path, tmp_path: Pa
     source = shared_data / "imagenet-sample.tar"
     report = native.pack(source, tmp_path / "out", shard_bytes=32 << 20, held_out=0.1, threads=2)
     assert (report["images"], report["held_out_images"], report["classes"]) == (1000, 100, 1000)
+    assert report["classes_without_training"] == 100  # each has one image
     held = native.Index.open(tmp_path / "out" / "held-out")
     for i in range(0, 100, 9):
         with Image.open(io.BytesIO(held.read(i))) as image:

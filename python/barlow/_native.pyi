@@ -63,7 +63,7 @@ class Index:
 
     @property
     def num_ignored(self) -> int:
-        """Files passed over by `scan` because they are no images."""
+        """Files passed over by `scan` because they are no images, and links in archives."""
 
     def name(self, i: int) -> str:
         """Member name of sample `i`, surrogateescape."""
@@ -133,7 +133,8 @@ def pack(
 ) -> dict[str, Any]:
     """Decodes every image once and writes shards and their index; the output is absent or complete.
 
-    Returns images, held_out_images, shards, bytes, classes, ignored, skipped and seconds.
+    Returns images, held_out_images, shards, bytes, classes, ignored (files that are no images, and links in
+    archives), classes_without_training (whose only image was held out), skipped and seconds.
     """
 
 def unpack(source: _Path, out: _Path, *, progress: _Progress | None = None) -> dict[str, Any]:
@@ -162,7 +163,8 @@ def peek(data: bytes) -> tuple[str, int, int]:
 def decode(data: bytes, shrink: int = 1) -> NDArray[np.uint8]:
     """RGB pixels [H, W, 3] of a JPEG, PNG or WebP, as Pillow gives them; EXIF orientation is ignored.
 
-    `shrink` 2, 4 or 8 divides both sides of a JPEG (rounded up), as Pillow's `draft` does.
+    `shrink` 2, 4 or 8 divides both sides of a JPEG (rounded up), as Pillow's `draft` does. One exception: of
+    16-bit grey PNGs it keeps the high byte, where Pillow's `convert("RGB")` cuts everything above 255 to white.
     """
 
 def check_view(view: Any) -> None:

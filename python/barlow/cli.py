@@ -8,8 +8,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
-import logging
-import re
 import signal
 import sys
 import time
@@ -17,13 +15,13 @@ import warnings
 from collections.abc import Callable, Iterator
 from json import dumps
 from pathlib import Path
-from types import TracebackType
 from typing import Annotated, Any, Literal, NoReturn
 
 import tyro
 
 from barlow import __version__
-from barlow.config import PRESETS, Config, from_json
+from barlow.config import PRESETS, Config, load
+from barlow.messages import notes, one_line, show_warning, unboxed, worded_here
 from barlow.train.launch import CONFIG_FILE, follow_launcher
 
 Source = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="SRC")]
@@ -31,6 +29,9 @@ Data = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DATA")]
 Target = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN|WEIGHTS")]
 Run = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
 Out = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
+
+_MAX_THREADS = 4096
+"""As many as the loader takes."""
 
 
 def pack(
@@ -58,7 +59,10 @@ def pack(
     """
     from barlow.data import pack
 
-    with _bar("packing") as progress:
+    _check("--shard-mb", shard_mb, 1, 1 << 20)
+    _check("--min-shards", min_shards, 1, 1 << 20)
+    _check("--threads", threads, 0, _MAX_THREADS)
+    with _bar("packing") as progress, _hint(on_error):
         report = pack(
             source,
             out,
@@ -70,7 +74,25 @@ def pack(
             threads=threads,
             progress=progress,
         )
+    if report["classes_without_training"]:
+        warnings.warn(
+            f"{report['classes_without_training']} classes have their only image in {out / 'held-out'}",
+            stacklevel=1,
+        )
     _print(report)
+
+
+@contextlib.contextmanager
+def _hint(on_error: str) -> Iterator[None]:
+    """Says what to do about an image that can't be decoded."""
+    from barlow.data import DataError
+
+    try:
+        yield
+    except DataError as error:
+        if on_error == "raise" and error.kind in ("image", "limit"):
+            raise ValueError(f"{one_line(error)}; --on-error skip leaves such images out") from error
+        raise
 
 
 def index(source: Source, out: Path | None = None, *, threads: int = 0) -> None:
@@ -83,6 +105,7 @@ def index(source: Source, out: Path | None = None, *, threads: int = 0) -> None:
     """
     from barlow.data import index_source
 
+    _check("--threads", threads, 0, _MAX_THREADS)
     with _bar("indexing") as progress:
         path = index_source(source, out, threads=threads, progress=progress)
     print(path)
@@ -99,6 +122,7 @@ def verify(source: Source, *, threads: int = 0, json: bool = False) -> None:
     from barlow.data import open_index
     from barlow.data.verify import as_json, damaged
 
+    _check("--threads", threads, 0, _MAX_THREADS)
     opened = open_index(source)
     with _bar("verifying") as progress:
         found = damaged(opened, threads=threads, progress=progress)
@@ -106,7 +130,7 @@ def verify(source: Source, *, threads: int = 0, json: bool = False) -> None:
         print(dumps(as_json(opened, found), indent=2))
     else:
         for _, error in found:
-            print(_one_line(error))
+            print(one_line(error))
         print(f"{len(opened)} images, {len(found)} damaged")
     if found:
         raise SystemExit(1)
@@ -152,8 +176,7 @@ def _train(default: Config) -> Callable[..., None]:
         """
         if preset is None and not (run / CONFIG_FILE).exists():
             raise ValueError(f"--preset is needed to start a run: one of {', '.join(PRESETS)}")
-        if nproc < 0:
-            raise ValueError(f"--nproc may not be negative, not {nproc}")
+        _check("--nproc", nproc, 0, _MAX_THREADS)
         from barlow.train import launch
 
         launch(data, config, run, nproc=nproc, preset=preset)
@@ -173,8 +196,8 @@ def evaluate(
 
     Args:
         target: Run folder, or exported weights (safetensors).
-        data: Labelled training images.
-        held_out: Labelled images to test on; by default those that were packed as held-out.
+        data: Images with labels to train the probes on; without any label, only what needs none is measured.
+        held_out: Images to test on; by default those that were packed as held-out, else a fifth of DATA.
         out: File for the result; by default RUN/eval.json.
         baselines: Also measure the untrained network and the raw pixels.
     """
@@ -186,12 +209,13 @@ def evaluate(
 def export(
     target: Target, out: Out, *, format: Literal["torchvision", "safetensors"] = "torchvision"
 ) -> None:
-    """Writes the backbone's weights for other libraries.
+    """Writes the backbone's weights for other libraries, with a model card, and checks that they work.
 
     Args:
-        target: Run folder.
-        out: File or folder to write.
-        format: torchvision loads strictly into torchvision.models.resnet*; safetensors is this package's own.
+        target: Run folder: its newest checkpoint that is whole.
+        out: Folder, or a file that ends in .safetensors; the card, a .md file, goes beside it.
+        format: Both are safetensors files with torchvision's names. torchvision: loads strictly into
+            torchvision.models.resnet*, so the width must be 64; safetensors: any backbone, for barlow.model.
     """
     from barlow.export import export
 
@@ -220,42 +244,30 @@ def demo(*, data: Path | None = None, run: Path = Path("runs/demo"), nproc: int 
     """
     from barlow.demo import main
 
+    _check("--nproc", nproc, 1, _MAX_THREADS)
     main(data, run, nproc)
 
 
 def main() -> None:
     """The `barlow` command. Exit code 0 on success, 2 for a mistake in the input, 130 after Ctrl-C."""
-    warnings.showwarning = _show_warning
+    warnings.showwarning = show_warning
     try:
-        with _notes():
+        with notes():
             follow_launcher()
             _parse(sys.argv[1:])()
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         _fail("interrupted", 130)
     except FloatingPointError as error:
-        _fail(f"error: {_one_line(error)}", 1)
+        _fail(f"error: {one_line(error)}", 1)
     except ValueError as error:
-        if not _worded_here(error.__traceback__):
+        if not worded_here(error.__traceback__):
             raise
-        _fail(f"error: {_one_line(error)}", 2)
+        _fail(f"error: {one_line(error)}", 2)
     except OSError as error:
         if error.filename is None:
             raise
         _fail(f"error: {error.filename}: {error.strerror}", 2)
-
-
-@contextlib.contextmanager
-def _notes() -> Iterator[None]:
-    """What the package logs goes to stderr, one line each."""
-    log, handler = logging.getLogger("barlow"), logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("barlow: %(message)s"))
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        log.removeHandler(handler)
 
 
 def _parse(arguments: list[str]) -> Callable[[], None]:
@@ -279,14 +291,14 @@ def _parse(arguments: list[str]) -> Callable[[], None]:
             return tyro.extras.subcommand_cli_from_dict(
                 {name: _later(command) for name, command in commands.items()},
                 prog="barlow",
-                description="Barlow Twins: a vision backbone out of a heap of unlabelled images.",
-                args=arguments,
-                use_underscores=True,
+                description="Barlow Twins: a vision backbone out of a heap of unlabelled images. "
+                "`barlow COMMAND --help` explains a command, `barlow --version` names the version.",
+                args=arguments or ["--help"],
             )
     except SystemExit as stop:
         if stop.code:
-            raise ValueError(_unboxed(errors.getvalue())) from None
-        raise
+            raise ValueError(unboxed(errors.getvalue())) from None
+        raise SystemExit(0 if arguments else 2) from None  # no command is not a success
 
 
 def _defaults(arguments: list[str]) -> Config:
@@ -297,7 +309,7 @@ def _defaults(arguments: list[str]) -> Config:
             raise ValueError(f"there is no preset {preset!r}, only {', '.join(PRESETS)}")
         return PRESETS[preset]()
     saved = Path(run) / CONFIG_FILE if run else None
-    return from_json(saved.read_text()) if saved and saved.is_file() else Config()
+    return load(saved) if saved and saved.is_file() else Config()
 
 
 def _flag(arguments: list[str], name: str) -> str | None:
@@ -319,38 +331,14 @@ def _later(command: Callable[..., None]) -> Callable[..., Callable[[], None]]:
     return bind
 
 
-def _unboxed(text: str) -> str:
-    """tyro's box of an error as one line: its first section, and the nearest flag if it names one."""
-    lines = [re.sub(r"[╭╮╰╯│]", "", line).strip() for line in text.splitlines()]
-    sections = "\n".join(line for line in lines[1:-1] if line).split("─" * 10)
-    sections = [" ".join(section.strip("─ \n").split()) for section in sections]
-    message = sections[0]
-    for section in sections[1:]:
-        if section.startswith("Perhaps you meant:"):
-            message += f" (perhaps {section.split()[3]})"
-        if section.startswith("Available subcommands"):
-            message += f". {section}"
-    return message
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
-
-
-def _worded_here(trace: TracebackType | None) -> bool:
-    """Whether an error was raised by this package on purpose, not inside a library by accident."""
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return trace is not None and trace.tb_frame.f_globals.get("__name__", "").split(".")[0] == "barlow"
+def _check(flag: str, value: int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        raise ValueError(f"{flag} must lie between {low} and {high}, not {value}")
 
 
 def _fail(text: str, code: int) -> NoReturn:
     print(f"barlow: {text}", file=sys.stderr, flush=True)
     raise SystemExit(code) from None
-
-
-def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    print(f"barlow: warning: {' '.join(str(message).split())}", file=sys.stderr, flush=True)
 
 
 def _print(report: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ import types
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -258,47 +259,82 @@ PRESETS: dict[str, Callable[[], Config]] = {
 }
 
 
+RANGES = {
+    "data.image_size": "[1, 4096]",  # what the loader's views can be
+    "data.crop_scale": "(0, 1]",
+    "data.mean": "[0, 1]",
+    "data.std": "(0, inf)",
+    "data.eval_resize": "[1, 4096]",
+    "data.threads": "[0, 4096]",
+    "data.prefetch": "[1, 4096]",
+    "data.max_replaced": "[0, 1]",
+    "model.width": "[1, 4096]",
+    "model.projector": "[1, 65536]",  # beyond, the correlation matrix alone has 16 GiB
+    "objective.lambd": "[0, inf)",
+    "objective.eps": "[0, inf)",
+    "optim.batch_size": "[2, inf)",  # the loss correlates over the batch
+    "optim.epochs": "[1, 4294967296)",  # the loader counts them in 32 bits
+    "optim.warmup_epochs": "[0, inf)",
+    "optim.lr_weights": "(0, inf)",
+    "optim.lr_biases": "[0, inf)",
+    "optim.lr_final_ratio": "[0, 1]",
+    "optim.momentum": "[0, 1)",
+    "optim.trust_coefficient": "(0, inf)",
+    "optim.weight_decay": "[0, inf)",
+    "optim.reference_world_size": "[1, inf)",
+    "train.seed": "[0, 9223372036854775808)",
+    "train.steps": "[0, inf)",
+    "train.log_every": "[1, inf)",
+    "checkpoint.every_epochs": "(0, inf)",
+    "checkpoint.keep": "[1, inf)",
+    "evaluate.knn_k": "[1, inf)",
+    "evaluate.knn_temperature": "(0, inf)",
+    "evaluate.linear_epochs": "[1, inf)",
+    "evaluate.linear_crops": "[0, inf)",
+    "evaluate.linear_lr": "(0, inf)",
+    "evaluate.linear_batch_size": "[1, inf)",
+    "evaluate.linear_weight_decay": "[0, inf)",
+    "evaluate.batch_size": "[1, inf)",
+}
+"""Where every number of a config must lie, as intervals; of a tuple, each of its numbers."""
+
+
+def validate_ranges(config: Config) -> None:
+    """Raises `ValueError` naming the flag for a number outside its range; NaN is outside of all."""
+    for name, interval in RANGES.items():
+        section, field_name = name.split(".")
+        flag, value = f"--{name.replace('_', '-')}", getattr(getattr(config, section), field_name)
+        numbers = value if isinstance(value, tuple) else (value,)
+        if not numbers:
+            raise ValueError(f"{flag} needs at least one value")
+        for number in numbers:
+            if not _within(number, interval):
+                raise ValueError(f"{flag} must lie in {interval}, not {number}")
+
+
+def _within(number: float, interval: str) -> bool:
+    low, high = map(float, interval[1:-1].split(","))
+    above = low <= number if interval.startswith("[") else low < number
+    return above and (number <= high if interval.endswith("]") else number < high)
+
+
 def validate(config: Config, *, num_samples: int, world_size: int) -> None:
-    """Raises `ValueError` naming the field for any setting that cannot work on this data and world."""
-    optim, data, model = config.optim, config.data, config.model
-    positive = {
-        "data.image_size": data.image_size,
-        "data.eval_resize": data.eval_resize,
-        "data.prefetch": data.prefetch,
-        "model.width": model.width,
-        "optim.batch_size": optim.batch_size,
-        "optim.epochs": optim.epochs,
-        "optim.reference_world_size": optim.reference_world_size,
-        "train.log_every": config.train.log_every,
-        "checkpoint.every_epochs": config.checkpoint.every_epochs,
-        "checkpoint.keep": config.checkpoint.keep,
-    }
-    for name, value in positive.items():
-        if value <= 0:
-            raise ValueError(f"--{name} must be positive, not {value}")
-    if data.threads < 0 or config.train.steps < 0 or not 0 <= config.train.seed < 2**63:
-        raise ValueError("--data.threads, --train.steps and --train.seed may not be negative")
-    if not model.projector or min(model.projector) <= 0:
-        raise ValueError(f"--model.projector needs at least one positive size, not {model.projector}")
+    """Raises `ValueError` naming the flag for any setting that cannot work on this data and world."""
+    validate_ranges(config)
+    data, batch_size = config.data, config.optim.batch_size
     low, high = data.crop_scale
-    if not 0 < low <= high <= 1:
-        raise ValueError(f"--data.crop_scale must satisfy 0 < low <= high <= 1, not {data.crop_scale}")
-    if not 0 <= data.max_replaced <= 1:
-        raise ValueError(f"--data.max_replaced must be a share from 0 to 1, not {data.max_replaced}")
+    if low > high:
+        raise ValueError(f"--data.crop-scale must be a low and a high end, not {low} {high}")
     if data.eval_resize < data.image_size:
         raise ValueError(
-            f"--data.eval_resize {data.eval_resize} is smaller than --data.image_size {data.image_size}"
+            f"--data.eval-resize {data.eval_resize} is smaller than --data.image-size {data.image_size}"
         )
-    if optim.batch_size > num_samples:
+    if batch_size > num_samples:
         raise ValueError(
-            f"--optim.batch_size {optim.batch_size} is larger than the data set ({num_samples} images)"
+            f"--optim.batch-size {batch_size} is larger than the data set ({num_samples} images)"
         )
-    if optim.batch_size % world_size:
-        raise ValueError(
-            f"--optim.batch_size {optim.batch_size} is not divisible by the {world_size} processes"
-        )
-    if optim.batch_size // world_size < 1 or optim.batch_size < 2:
-        raise ValueError("--optim.batch_size must be at least 2: the loss correlates over the batch")
+    if batch_size % world_size:
+        raise ValueError(f"--optim.batch-size {batch_size} is not divisible by the {world_size} processes")
 
 
 def to_json(config: Config | ModelConfig) -> str:
@@ -308,12 +344,27 @@ def to_json(config: Config | ModelConfig) -> str:
 
 def from_json(text: str) -> Config:
     """Reads `to_json`'s output; an unknown, missing or ill-typed field is a `ValueError` naming it."""
-    return _build(Config, json.loads(text), "config")
+    return _build(Config, _parsed(text), "config")
+
+
+def load(path: Path) -> Config:
+    """Reads a file of `to_json`; `OSError`, or a `ValueError` that names the file and what is wrong in it."""
+    try:
+        return from_json(path.read_bytes().decode())
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def model_from_json(text: str) -> ModelConfig:
     """Reads `to_json`'s output of a ModelConfig, as strictly."""
-    return _build(ModelConfig, json.loads(text), "model")
+    return _build(ModelConfig, _parsed(text), "model")
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not JSON: {error}") from error
 
 
 def _build(cls: type[Any], raw: Any, where: str) -> Any:

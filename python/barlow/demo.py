@@ -6,7 +6,6 @@ Not here: any work of its own beyond choosing those commands; each is printed be
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shlex
 import shutil
@@ -17,9 +16,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from barlow import synthetic
-from barlow.config import Config, demo, from_json
+from barlow import durable, synthetic
+from barlow.config import Config, demo, load
 from barlow.data import DataError, open_index
+from barlow.evaluate.result import read as read_evaluation
 
 HELD_OUT_SHARE = 0.15
 NUM_SHARDS = 4
@@ -31,12 +31,16 @@ def main(data: Path | None, run: Path, nproc: int = 2, train_flags: Sequence[str
 
     `data` is a folder of images, a tar, or a folder with `train/` beside `held-out/`, `val/` or `test/`.
     The shards go to `run`-data. A run that is there is gone on with if it fits (a finished one is only
-    evaluated again), and moved aside if it does not. `SystemExit` with the code of the command that failed.
+    evaluated again), and moved aside if it does not. `ValueError`, before anything is written,
+    for paths that cannot be meant; `SystemExit` with the code of the command that failed.
     """
     begin = time.monotonic()
-    kept = run.with_name(f"{run.name}-data")
+    check(data, run)
+    kept = _kept(run)
+    # Shards of the synthetic pictures carry a README, which those of other pictures must not inherit.
+    out = kept / ("synthetic-shards" if data is None else "shards")
     source = _synthetic_pictures(kept / "synthetic-shapes") if data is None else data
-    shards = _pack(source, kept / "shards")
+    shards = _pack(source, out)
     if data is None:
         # What the pictures are goes with the shards: the report says it too.
         shutil.copy(source / "README.md", shards)
@@ -50,6 +54,27 @@ def main(data: Path | None, run: Path, nproc: int = 2, train_flags: Sequence[str
     _summary(run, time.monotonic() - begin)
 
 
+def check(data: Path | None, run: Path) -> None:
+    """`ValueError` for whatever could cost the user a file: the demo replaces shards and moves runs aside."""
+    if run.exists() and not (run / "config.json").is_file() and not (run.is_dir() and not any(run.iterdir())):
+        raise ValueError(f"--run {run} is neither empty nor a run of barlow")
+    if data is None:
+        return
+    if not data.exists():
+        raise ValueError(f"--data {data} does not exist")
+    source = data.resolve()
+    for target in (run.resolve(), (_kept(run) / "shards").resolve()):
+        if source == target or source in target.parents or target in source.parents:
+            raise ValueError(
+                f"--data {data} and what the demo writes ({_short(target)}) overlap; choose another --run"
+            )
+
+
+def _kept(run: Path) -> Path:
+    """Where the demo puts what it makes of the pictures."""
+    return run.with_name(f"{run.name}-data")
+
+
 def _synthetic_pictures(out: Path) -> Path:
     if not out.exists():
         _run(["python", "-m", "barlow.synthetic", _short(out)], ["-m", "barlow.synthetic", str(out)])
@@ -57,15 +82,23 @@ def _synthetic_pictures(out: Path) -> Path:
 
 
 def _pack(source: Path, out: Path) -> Path:
-    """`out`/train and `out`/held-out, always packed anew: it takes seconds, and `source` may have changed."""
-    shutil.rmtree(out, ignore_errors=True)
+    """`out`/train and `out`/held-out, always packed anew: it takes seconds, and `source` may have changed.
+
+    `barlow pack` replaces nothing but what it wrote itself.
+    """
     test_folder = next((source / name for name in _HELD_OUT_FOLDERS if (source / name).is_dir()), None)
     if (source / "train").is_dir() and test_folder is not None:
-        _barlow("pack", source / "train", out / "train", "--min-shards", NUM_SHARDS)
-        _barlow("pack", test_folder, out / "held-out")
+        train, held_out = out / "train", out / "held-out"
+        _barlow("pack", source / "train", train, "--min-shards", NUM_SHARDS, *_overwrite(train))
+        _barlow("pack", test_folder, held_out, *_overwrite(held_out))
     else:
-        _barlow("pack", source, out, "--held-out", HELD_OUT_SHARE, "--min-shards", NUM_SHARDS)
+        share = ("--held-out", HELD_OUT_SHARE)
+        _barlow("pack", source, out, *share, "--min-shards", NUM_SHARDS, *_overwrite(out))
     return out
+
+
+def _overwrite(out: Path) -> tuple[str, ...]:
+    return ("--overwrite",) if out.exists() else ()
 
 
 def _describe(shards: Path) -> tuple[int, str]:
@@ -104,8 +137,8 @@ def _make_room(run: Path, config: Config | None, digest: str) -> None:
     if not run.exists():
         return
     try:
-        saved = from_json((run / "config.json").read_text(encoding="utf-8"))
-        same_data = json.loads((run / "run.json").read_text(encoding="utf-8"))["index_digest"] == digest
+        saved = load(run / "config.json")
+        same_data = durable.read_json(run / "run.json")["index_digest"] == digest
     except (OSError, ValueError, KeyError):
         saved, same_data = None, False  # not a run, or one that never began
     if same_data and saved == config:
@@ -138,7 +171,7 @@ def _short(path: Path) -> str:
 
 
 def _summary(run: Path, seconds: float) -> None:
-    result = json.loads((run / "eval.json").read_text(encoding="utf-8"))
+    result = read_evaluation(run / "eval.json")
     rows = (
         ("Barlow Twins", result),
         ("untrained", result["untrained"]),
@@ -173,8 +206,10 @@ def _command_line() -> None:
     parser.add_argument("--run", type=Path, default=Path("runs/demo"), help="run folder (default runs/demo)")
     parser.add_argument("--nproc", type=int, default=2, help="training processes (default 2)")
     known, train_flags = parser.parse_known_args()
-    if known.data is not None and not known.data.exists():
-        parser.error(f"--data {known.data} does not exist")
+    try:
+        check(known.data, known.run)
+    except ValueError as error:
+        parser.error(str(error))
     main(known.data, known.run, known.nproc, train_flags)
 
 

@@ -16,12 +16,13 @@ import os
 import re
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 MANIFEST = "MANIFEST.json"
 _FORMAT = 1
-_LEFTOVER = re.compile(r".+\.(tmp|old)-(?P<pid>\d+)")
+_LEFTOVER = re.compile(r"(?P<name>.+)\.(?P<kind>tmp|old)-(?P<pid>\d+)")
 _CHUNK_BYTES = 1 << 20
 
 
@@ -64,7 +65,12 @@ def write_folder(path: Path | str, files: Mapping[str, bytes]) -> None:
         _write_through(temporary / MANIFEST, _manifest(files))
         _flush_folder(temporary)
         discarded = _move_aside(path) if path.exists() else None  # no rename replaces a folder with content
-        temporary.rename(path)
+        try:
+            temporary.rename(path)
+        except BaseException:
+            if discarded and not path.exists():
+                discarded.rename(path)
+            raise
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -73,8 +79,22 @@ def write_folder(path: Path | str, files: Mapping[str, bytes]) -> None:
         shutil.rmtree(discarded)
 
 
-def verify_folder(path: Path | str) -> None:
-    """Raises `Damaged` unless every file of the manifest is there with its size and SHA-256."""
+def read_json(path: Path | str) -> dict[str, Any]:
+    """The object in a JSON file; `OSError`, or a `ValueError` that names the file for anything else in it."""
+    try:
+        content = json.loads(Path(path).read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: not a JSON object")
+    return content
+
+
+def verify_folder(path: Path | str, required: Collection[str] = ()) -> None:
+    """Raises `Damaged` unless every file of the manifest is there with its size and SHA-256.
+
+    The manifest must name a file, and those that are `required`: an emptied one proves nothing.
+    """
     path = Path(path)
     try:
         manifest = json.loads((path / MANIFEST).read_bytes())
@@ -86,6 +106,9 @@ def verify_folder(path: Path | str) -> None:
         raise Damaged(f"{path}: {MANIFEST} cannot be read ({error})") from error
     if not known:
         raise Damaged(f"{path}: {MANIFEST} has format {manifest['format']!r}, not {_FORMAT}")
+    for name in required if expected else ("any file",):
+        if name not in expected:
+            raise Damaged(f"{path}: {MANIFEST} does not name {name}")
     for name, (size, digest) in expected.items():
         try:
             found = _size_and_digest(path / name)
@@ -96,11 +119,11 @@ def verify_folder(path: Path | str) -> None:
             raise Damaged(f"{path}: {name} {what}")
 
 
-def newest_valid(directory: Path | str, pattern: str = "*") -> Path | None:
+def newest_valid(directory: Path | str, pattern: str = "*", required: Collection[str] = ()) -> Path | None:
     """The last folder by name that verifies, or None; a `UserWarning` for each damaged one passed over."""
     for path in _newest_first(Path(directory), pattern):
         try:
-            verify_folder(path)
+            verify_folder(path, required)
         except Damaged as error:
             warnings.warn(f"skipping a damaged folder: {error}", stacklevel=2)
         else:
@@ -108,7 +131,7 @@ def newest_valid(directory: Path | str, pattern: str = "*") -> Path | None:
     return None
 
 
-def prune(directory: Path | str, keep: int, pattern: str = "*") -> list[Path]:
+def prune(directory: Path | str, keep: int, pattern: str = "*", required: Collection[str] = ()) -> list[Path]:
     """Removes every folder older (by name) than the `keep` newest that verify; returns what it removed.
 
     Damaged folders do not count among those kept, so pruning never trades a good folder for a bad one.
@@ -122,7 +145,7 @@ def prune(directory: Path | str, keep: int, pattern: str = "*") -> list[Path]:
             removed.append(path)
             continue
         with contextlib.suppress(Damaged):
-            verify_folder(path)
+            verify_folder(path, required)
             num_valid += 1
     return removed
 
@@ -135,13 +158,19 @@ def remove_folder(path: Path) -> None:
 
 
 def remove_leftovers(directory: Path | str) -> None:
-    """Removes the temporary files and folders that dead processes left in `directory` (if there is one)."""
+    """Removes the temporary files and folders that dead processes left in `directory` (if there is one).
+
+    A folder that was moved aside for a successor that never came goes back to its name, if it verifies.
+    """
     directory = Path(directory)
     for path in list(directory.iterdir()) if directory.is_dir() else []:
         match = _LEFTOVER.fullmatch(path.name)
         if not match or _alive(int(match["pid"])):
             continue
-        if path.is_dir() and not path.is_symlink():
+        if match["kind"] == "old" and not path.with_name(match["name"]).exists() and _verifies(path):
+            path.rename(path.with_name(match["name"]))
+            _flush_folder(directory)
+        elif path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
@@ -155,6 +184,14 @@ def _move_aside(path: Path) -> Path:
     aside = path.with_name(f"{path.name}.old-{os.getpid()}")
     shutil.rmtree(aside, ignore_errors=True)
     return path.rename(aside)
+
+
+def _verifies(path: Path) -> bool:
+    try:
+        verify_folder(path)
+    except Damaged:
+        return False
+    return True
 
 
 def _newest_first(directory: Path, pattern: str) -> list[Path]:

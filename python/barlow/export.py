@@ -5,7 +5,6 @@ Not here: training checkpoints (train/), our own reading of weights (model/weigh
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from barlow import durable
 from barlow.config import Config, DataConfig, ModelConfig
 from barlow.data import DataError, Loader, open_index, views
 from barlow.data.device import normalise
+from barlow.evaluate.result import read as read_evaluation
 from barlow.model import ResNet, weights
 
 Format = Literal["torchvision", "safetensors"]
@@ -64,16 +64,20 @@ def export(target: str | Path, out: str | Path, format: Format = "torchvision") 
         _refuse_strange_width(model)
     file = out if out.suffix == ".safetensors" else out / f"{model.backbone}.safetensors"
     card = file.with_name(f"{file.stem}.md")
-    recipe = torchvision_recipe(model, file.name) if format == "torchvision" else barlow_recipe(file.name)
-    durable.write_file(file, weights.encode(backbone.state_dict(), model, config))
+    recipe_for = (lambda name: torchvision_recipe(model, name)) if format == "torchvision" else barlow_recipe
+    content = weights.encode(backbone.state_dict(), model, config)
+    # Before the first write: no weights without their card.
+    card_text = _card(target, file.stem, len(content), model, config, recipe_for(file.name))
+    durable.write_file(file, content)
     load = (lambda: load_torchvision(file, model)) if format == "torchvision" else (lambda: _load_own(file))
     images_N3HW, origin = _images(target, config)
     try:
         difference = _compare(backbone, load, images_N3HW)
+        durable.write_file(card, card_text)
     except BaseException:
         file.unlink(missing_ok=True)
         raise
-    durable.write_file(card, _card(target, file, model, config, recipe))
+    recipe = recipe_for(str(file))
     print(f"wrote {file} and {card}; same features as the run on {origin}. To load it:\n\n{recipe}")
     return Exported(file, card, origin, difference, recipe)
 
@@ -139,14 +143,14 @@ def _images(target: Path, config: Config | None) -> tuple[Tensor, str]:
     data = config.data if config else DataConfig()
     (view,) = views.evaluation(size=data.image_size, resize=data.eval_resize)
     try:
-        run = json.loads((target / "run.json").read_text())
+        run = durable.read_json(target / "run.json")
         index = open_index(run["data"])
         with Loader(
             index, views=[view], batch_size=min(_NUM_CHECKED, len(index)), shuffle=False, epochs=1, threads=1
         ) as loader:
             batch = next(iter(loader))
         return normalise(batch.views[0], data.mean, data.std), f"{len(batch.ids)} images of {run['data']}"
-    except (OSError, KeyError, TypeError, DataError, json.JSONDecodeError):
+    except (OSError, ValueError, KeyError, TypeError, DataError):
         generator = torch.Generator().manual_seed(0)
         noise = torch.randn(_NUM_CHECKED, 3, data.image_size, data.image_size, generator=generator)
         return noise, f"{_NUM_CHECKED} images of noise (the data of the run are not there)"
@@ -164,16 +168,17 @@ def _compare(backbone: ResNet, load: Callable[[], nn.Module], images_N3HW: Tenso
     return difference
 
 
-def _card(target: Path, file: Path, model: ModelConfig, config: Config | None, recipe: str) -> str:
+def _card(
+    target: Path, title: str, num_bytes: int, model: ModelConfig, config: Config | None, recipe: str
+) -> str:
     """The model card: what the file is, how to load it, what goes in, where it comes from, how good it is."""
-    size = file.stat().st_size / 1e6
     stem = "3x3 stride 1, no pooling" if model.stem == "cifar" else "7x7 stride 2, max-pooling"
     features = 8 * model.width * (4 if model.backbone == "resnet50" else 1)
     parts = [
-        f"# {file.stem}",
+        f"# {title}",
         f"A {model.backbone} (width {model.width}, stem {stem}) trained without labels by Barlow Twins "
-        f"(Zbontar et al., ICML 2021) with barlow. {size:.1f} MB, {features} features per image; the "
-        "projector is not included.",
+        f"(Zbontar et al., ICML 2021) with barlow. {num_bytes / 1e6:.1f} MB, {features} features per image; "
+        "the projector is not included.",
         "## Loading",
         f"```python\n{recipe}```",
         *_preprocessing(config),
@@ -203,15 +208,16 @@ def _preprocessing(config: Config | None) -> list[str]:
 
 
 def _origin(target: Path, config: Config | None) -> list[str]:
-    run = _json(target / "run.json")
     if config is None:
         return []
+    path = target / "run.json"
+    run = durable.read_json(path) if path.exists() else {}
     optim = config.optim
     lines = [
         f"- recipe: {optim.epochs} epochs, batches of {optim.batch_size}, lambda {config.objective.lambd:g}, "
         f"projector {'-'.join(map(str, config.model.projector))}, seed {config.train.seed}",
     ]
-    if run.get("num_samples"):
+    if isinstance(run.get("num_samples"), int):
         lines.insert(0, f"- data: {run['num_samples']:,} images of {Path(str(run.get('data'))).name}")
     if run.get("preset"):
         lines.append(f"- preset: {run['preset']}")
@@ -219,7 +225,8 @@ def _origin(target: Path, config: Config | None) -> list[str]:
 
 
 def _results(target: Path) -> list[str]:
-    result = _json(target / "eval.json")
+    path = target / "eval.json"
+    result = read_evaluation(path) if path.exists() else {}
     if not result.get("knn"):
         return []
     rows = ["| | kNN top-1 | linear top-1 |", "|---|---|---|"]
@@ -233,11 +240,3 @@ def _results(target: Path) -> list[str]:
     data = result["data"]
     told = f"Percent of {data['test_images']:,} test images of {data['num_classes']} classes, by barlow eval."
     return ["## Results", told, "\n".join(rows)]
-
-
-def _json(path: Path) -> dict:
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from barlow import durable
-from barlow.config import Config, EvaluateConfig
+from barlow.config import Config, validate_ranges
 from barlow.data import Index, views
 from barlow.evaluate import accuracy, console, deviations, features, knn, label_free, linear, partition
 from barlow.evaluate.partition import Partition
@@ -63,7 +63,7 @@ def evaluate(
     target, data = Path(target), Path(data)
     backbone, model_config, own_config = load_backbone(target)
     config = config or own_config or Config()
-    _check(config.evaluate)
+    validate_ranges(config)
     parts = partition.load(data, None if held_out is None else Path(held_out))
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     dtype = _precision(config.train.precision, where)
@@ -107,14 +107,6 @@ def _default_out(target: Path) -> Path:
 def _precision(name: str, device: torch.device) -> torch.dtype:
     """The run's, except that a run in fp16 can be evaluated where there is no GPU."""
     return autocast_dtype("auto" if name == "fp16" and device.type == "cpu" else name, device)
-
-
-def _check(config: EvaluateConfig) -> None:
-    for name in ("knn_k", "knn_temperature", "linear_epochs", "linear_lr", "linear_batch_size", "batch_size"):
-        if not getattr(config, name) > 0:
-            raise ValueError(f"evaluate.{name} must be positive, not {getattr(config, name)}")
-    if config.linear_crops < 0 or config.linear_weight_decay < 0:
-        raise ValueError("evaluate.linear_crops and evaluate.linear_weight_decay may not be negative")
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@ Not here: checkpoints (train/), formats of other libraries (export.py), pickled 
 
 from __future__ import annotations
 
+import errno
+import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
@@ -24,6 +26,8 @@ METADATA_KEY = "barlow"
 RUN_METADATA_KEY = "barlow.config"
 """Entry that holds the Config of the run, so that a file that has left its run keeps its preprocessing."""
 _PREFIX = "backbone."
+_FILE = "model.safetensors"
+"""The file of a checkpoint that holds the network."""
 
 
 def encode(
@@ -43,8 +47,10 @@ def encode(
 def read(path: Path | str) -> tuple[dict[str, Tensor], ModelConfig | None]:
     """The tensors of a safetensors file and the model it describes, if it does; `ValueError`, `OSError`."""
     path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is not a file")
+        raise ValueError(f"{path} is not a file")
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
@@ -126,14 +132,14 @@ def _weights_file(path: Path) -> Path:
     if not path.is_dir():
         return path
     if (path / durable.MANIFEST).is_file():
-        durable.verify_folder(path)
-        return path / "model.safetensors"
+        durable.verify_folder(path, (_FILE,))
+        return path / _FILE
     if not (path / "config.json").is_file():
         raise ValueError(f"{path} is neither a run folder nor a checkpoint")
-    checkpoint = durable.newest_valid(path / "checkpoints", "step-*")
+    checkpoint = durable.newest_valid(path / "checkpoints", "step-*", (_FILE,))
     if checkpoint is None:
         raise ValueError(f"the run {path} has no valid checkpoint")
-    return checkpoint / "model.safetensors"
+    return checkpoint / _FILE
 
 
 def _run_config(file: Path) -> Config | None:
@@ -141,10 +147,7 @@ def _run_config(file: Path) -> Config | None:
     folders = file.resolve().parents
     if len(folders) < 3 or folders[1].name != "checkpoints" or not (folders[2] / "config.json").is_file():
         return None
-    try:
-        return configuration.from_json((folders[2] / "config.json").read_text())
-    except ValueError as error:
-        raise ValueError(f"{folders[2] / 'config.json'}: {error}") from error
+    return configuration.load(folders[2] / "config.json")
 
 
 def _described_run(file: Path) -> Config | None:

@@ -92,7 +92,7 @@ class Query:
 
 def newest_model(run: Path, config: Config) -> Twins | None:
     """The network of the newest valid checkpoint in evaluation mode, on the GPU if there is one, or None."""
-    checkpoint = durable.newest_valid(run / "checkpoints", "step-*")
+    checkpoint = durable.newest_valid(run / "checkpoints", "step-*", ("model.safetensors",))
     if checkpoint is None:
         return None
     model = build_model(config.model, config.train.seed)

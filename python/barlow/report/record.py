@@ -9,12 +9,15 @@ import contextlib
 import dataclasses
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from barlow import config as configs
+from barlow import durable
 from barlow.config import Config
+from barlow.evaluate import result
 
 Json = dict[str, Any]
 
@@ -63,13 +66,13 @@ def read(folder: Path) -> Record:
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a run folder: there is no such folder")
     record = Record(folder)
-    record.config = _config(folder / "config.json", record.missing)
-    record.run = _json(folder / "run.json", record.missing) or {}
+    record.config = _read(configs.load, folder / "config.json", record.missing)
+    record.run = _read(durable.read_json, folder / "run.json", record.missing) or {}
     record.metrics = _metrics(folder / "metrics.jsonl", record.missing)
     if record.config is None and not record.metrics:
         raise ValueError(f"{folder} is not a run folder: it has neither config.json nor metrics.jsonl")
     if (folder / "eval.json").exists():
-        record.evaluation = _json(folder / "eval.json", record.missing)
+        record.evaluation = _read(result.read, folder / "eval.json", record.missing)
     else:
         record.missing.append("eval.json: the run has not been evaluated (barlow eval RUN DATA)")
     return record
@@ -102,33 +105,24 @@ def flat(config: Config) -> list[tuple[str, str]]:
     return rows
 
 
-def _config(path: Path, missing: list[str]) -> Config | None:
-    try:
-        return configs.from_json(path.read_text())
-    except (OSError, ValueError) as error:
-        missing.append(f"config.json: {_reason(error)}")
-        return None
+_T = TypeVar("_T")
 
 
-def _json(path: Path, missing: list[str]) -> Json | None:
+def _read(reader: Callable[[Path], _T], path: Path, missing: list[str]) -> _T | None:
     try:
-        content = json.loads(path.read_text())
+        return reader(path)
     except (OSError, ValueError) as error:
-        missing.append(f"{path.name}: {_reason(error)}")
+        missing.append(f"{path.name}: {_reason(path, error)}")
         return None
-    if not isinstance(content, dict):
-        missing.append(f"{path.name}: not a JSON object")
-        return None
-    return content
 
 
 def _metrics(path: Path, missing: list[str]) -> list[Json]:
     """A resumed run repeats the steps after its checkpoint, and a killed one may end in half a line:
     the last word about a step counts, a line that is not JSON is counted and left out."""
     try:
-        lines = path.read_text().splitlines()
-    except (OSError, ValueError) as error:
-        missing.append(f"metrics.jsonl: {_reason(error)}")
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        missing.append(f"metrics.jsonl: {_reason(path, error)}")
         return []
     by_step: dict[int, Json] = {}
     num_broken = 0
@@ -136,12 +130,12 @@ def _metrics(path: Path, missing: list[str]) -> list[Json]:
         try:
             entry = json.loads(line)
             by_step[int(entry["step"])] = entry
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             num_broken += 1
     if num_broken:
         missing.append(f"metrics.jsonl: {num_broken} unreadable line{'s' if num_broken > 1 else ''}")
     return [by_step[step] for step in sorted(by_step)]
 
 
-def _reason(error: Exception) -> str:
-    return "not there" if isinstance(error, FileNotFoundError) else str(error)
+def _reason(path: Path, error: Exception) -> str:
+    return "not there" if isinstance(error, FileNotFoundError) else str(error).removeprefix(f"{path}: ")

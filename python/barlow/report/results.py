@@ -96,7 +96,7 @@ def _label_free(evaluation: dict[str, Any]) -> str:
 
 def _protocol(evaluation: dict[str, Any]) -> str:
     notes = evaluation.get("protocol", {}).get("deviations") or []
-    split = evaluation.get("data", {}).get("partition")
+    split = str(evaluation.get("data", {}).get("partition") or "")
     baselines = (evaluation.get("protocol", {}).get("baselines") or {}).get("note")
     lines = [line for line in (split, *notes, baselines and f"baselines: {baselines}") if line]
     items = "".join(f"<li>{escape(line)}</li>" for line in lines)

@@ -22,6 +22,7 @@ from barlow import durable
 CHECKPOINTS = "checkpoints"
 """The folder of a run that holds them."""
 PATTERN = "step-*"
+FILES = ("model.safetensors", "optim.safetensors", "state.json")
 
 
 def save_checkpoint(
@@ -34,13 +35,13 @@ def save_checkpoint(
 ) -> Path:
     """Writes `directory/step-…`, then removes all but the `keep` newest that verify. `state` must be JSON."""
     path = directory / f"step-{step:08d}"
-    files = {
-        "model.safetensors": save(_portable(model.state_dict())),
-        "optim.safetensors": save(_portable(_optimizer_tensors(model, optimizer))),
-        "state.json": (json.dumps({"format": 1, "step": step, **state}, indent=2) + "\n").encode(),
-    }
-    durable.write_folder(path, files)
-    durable.prune(directory, keep, PATTERN)
+    contents = (
+        save(_portable(model.state_dict())),
+        save(_portable(_optimizer_tensors(model, optimizer))),
+        (json.dumps({"format": 1, "step": step, **state}, indent=2) + "\n").encode(),
+    )
+    durable.write_folder(path, dict(zip(FILES, contents, strict=True)))
+    durable.prune(directory, keep, PATTERN, FILES)
     return path
 
 
@@ -49,7 +50,7 @@ def find_checkpoint(directory: Path) -> Path | None:
 
     Raises `ValueError` if there are some and none verifies: to start anew is the user's choice.
     """
-    path = durable.newest_valid(directory, PATTERN)
+    path = durable.newest_valid(directory, PATTERN, FILES)
     if path is None and newest_step(directory) is not None:
         raise ValueError(f"every checkpoint in {directory} is damaged; move that folder away to start anew")
     return path

@@ -25,7 +25,9 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from barlow import __version__, durable
-from barlow.config import Config, from_json, to_json, validate
+from barlow.config import Config, load, to_json, validate
+from barlow.train.lock import FILE_NAME as LOCK_FILE
+from barlow.train.lock import alone, refuse_if_running
 
 if TYPE_CHECKING:  # the command line imports this file, and torch takes seconds
     import torch
@@ -51,17 +53,21 @@ def launch(data: Path, config: Config, run: Path, *, nproc: int = 0, preset: str
     `ValueError`, `DataError` or `OSError` for whatever cannot work, before anything is written or started;
     `SystemExit` with the exit code of the rank that failed first, which has shown its own error.
     """
+    data, run = Path(data).absolute(), Path(run).absolute()
+    if not in_rank():
+        refuse_if_running(run)  # before the slow imports
     import torch
 
     from barlow.data import open_index
 
-    data, run = Path(data).absolute(), Path(run).absolute()
     nproc = nproc or max(1, torch.cuda.device_count())
     if nproc > 1 and not in_rank():
         index = open_index(data)
         check(config, index, nproc, run)
-        prepare(run, config, data, index, nproc, preset, device=None)
-        _start_ranks(nproc, ["-m", "barlow", "--", "train", str(data), "--run", str(run)])
+        with alone(run):
+            check(config, index, nproc, run)  # again: now nobody else changes the folder
+            prepare(run, config, data, index, nproc, preset, device=None)
+            _start_ranks(nproc, ["-m", "barlow", "--", "train", str(data), "--run", str(run)])
     else:
         _as_rank(data, config, run, preset)
 
@@ -82,19 +88,19 @@ def check(config: Config, index: Index, world_size: int, run: Path) -> None:
     if run.exists() and not run.is_dir():
         raise ValueError(f"--run {run} is a file")
     if not (run / CONFIG_FILE).exists():
-        if run.is_dir() and any(run.iterdir()):
+        if run.is_dir() and any(path.name != LOCK_FILE for path in run.iterdir()):
             raise ValueError(f"--run {run} is neither empty nor a run of barlow")
         return
     if newest_step(run / CHECKPOINTS) is None:
         return  # until there is a checkpoint, the folder binds nobody
-    saved = from_json((run / CONFIG_FILE).read_text())
+    saved = load(run / CONFIG_FILE)
     changed = [text for text in _differences(saved, config) if not text.startswith(FREE_FIELDS)]
     if changed:
         raise ValueError(f"{run} was started with another config: {'; '.join(changed)}; choose another --run")
-    record = json.loads((run / RUN_FILE).read_text())
-    if record["index_digest"] != index.digest():
+    record = durable.read_json(run / RUN_FILE)
+    if record.get("index_digest") != index.digest():
         raise ValueError(
-            f"{run} was started on other data ({record['num_samples']} images of {record['data']}); "
+            f"{run} was started on other data ({record.get('num_samples')} images of {record.get('data')}); "
             f"{index.source} has {len(index)} images and another index digest"
         )
 
@@ -112,7 +118,9 @@ def prepare(
     import torch
 
     path = run / RUN_FILE
-    before: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    before: dict[str, Any] = {}
+    with contextlib.suppress(OSError, ValueError):  # nothing hangs on it: it is written anew
+        before = durable.read_json(path)
     record = {
         "data": str(data),
         "num_samples": len(index),
@@ -164,12 +172,18 @@ def _as_rank(data: Path, config: Config, run: Path, preset: str | None) -> None:
     from barlow.distributed import agree, barrier, gather_values, process_group
     from barlow.train.loop import train
 
-    with process_group() as world, warnings.catch_warnings(), _only_the_first_failure_speaks():
+    with contextlib.ExitStack() as stack:
+        world = stack.enter_context(process_group())
+        stack.enter_context(warnings.catch_warnings())
+        stack.enter_context(_only_the_first_failure_speaks())
         if world.rank > 0:
             warnings.simplefilter("ignore")  # the first rank gives the same ones
         index = open_index(data)
         if world.rank == 0:
             check(config, index, world.size, run)
+            if _LAUNCHER not in os.environ:  # which would hold it
+                stack.enter_context(alone(run))
+                check(config, index, world.size, run)
         agree("the version of barlow", __version__)
         agree("the config", to_json(config))
         agree("the data", index.digest())
@@ -234,13 +248,25 @@ def _only_the_first_failure_speaks() -> Iterator[None]:
     place = os.environ.get("TORCHELASTIC_ERROR_FILE")
     try:
         yield
-    except Exception:
+    except Exception as error:
         if place:
             try:
                 (Path(place).parent.parent / "first-failure").touch(exist_ok=False)
             except FileExistsError:
                 raise SystemExit(1) from None
+        if _lost_contact(error):
+            # Whoever is gone said why, or could not: a traceback of this rank's explains nothing.
+            rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "?"))
+            print(f"barlow: error: rank {rank} has lost another rank", file=sys.stderr, flush=True)
+            raise SystemExit(1) from None
         raise
+
+
+def _lost_contact(error: Exception) -> bool:
+    """Whether a collective failed because a peer is gone. gloo and NCCL say so in their texts only."""
+    text = str(error)
+    gloo = "gloo" in text and ("by peer" in text or "Broken pipe" in text)
+    return isinstance(error, RuntimeError) and (gloo or "remote process exited" in text)
 
 
 def _differences(before: Config, after: Config) -> list[str]:

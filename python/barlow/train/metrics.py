@@ -74,13 +74,15 @@ class Metrics:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics file, none if it is absent; a line cut by a crash is left out with a warning."""
+    """The lines of a metrics file, none if it is absent; a line that a crash cut or a disk spoiled is left
+    out with a warning."""
     lines = []
-    for number, text in enumerate(path.read_text().splitlines() if path.exists() else [], start=1):
+    for number, raw in enumerate(path.read_bytes().splitlines() if path.exists() else [], start=1):
         try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            warnings.warn(f"{path}:{number} is not a whole line of JSON and is left out", stacklevel=2)
+            line = json.loads(raw)
+            lines.append({**line, "step": int(line["step"]), "time_s": float(line["time_s"])})
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+            warnings.warn(f"{path}:{number} is not a whole line of metrics and is left out", stacklevel=2)
     return lines
 
 

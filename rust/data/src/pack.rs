@@ -3,6 +3,7 @@
 //! Not here: changes to image bytes: what is packed is what was there.
 
 mod durable;
+mod names;
 mod shards;
 mod split;
 mod target;
@@ -21,7 +22,7 @@ use crate::store::Files;
 use crate::workers::{self, Progress};
 use durable::Staging;
 use shards::{ShardWriter, Written};
-use target::check_target;
+use target::{check_apart, check_target};
 
 pub use unpack::{Unpacked, unpack};
 
@@ -89,8 +90,10 @@ pub struct Report {
     pub bytes: u64,
     /// Number of classes; 0 if there are no labels.
     pub classes: u64,
-    /// Files of the source that are no images.
+    /// Files of the source that are no images, and links inside of archives.
     pub ignored: u64,
+    /// Classes that have images held out and none to train on.
+    pub classes_without_training: u64,
     /// Images that were left out.
     pub rejects: Vec<Reject>,
     /// Wall time.
@@ -98,16 +101,20 @@ pub struct Report {
 }
 
 /// Packs a source (see [`scan::scan`]) into the folder `out`: `shard-00000.tar` and so on, and an index.
-/// Members keep their names; labels that come from `.cls` members are written as such. `out` is complete or
+/// Members keep their names, and names that [`unpack`] could not give back are refused; labels that come from `.cls` members are written as such. `out` is complete or
 /// absent, and the same source and options give the same bytes.
 pub fn pack(source: &Path, out: &Path, options: &Options, progress: Progress<'_>) -> Result<Report> {
     let started = Instant::now();
     if options.shard_bytes == 0 || options.min_shards == 0 {
         return Err(Fault::Setting("shard_bytes and min_shards must be at least 1".into()).into());
     }
+    durable::recover(out).map_err(|error| Error::from(error).in_shard(out.display()))?;
     check_target(out, options.overwrite)?;
+    check_apart(source, out)?;
     let plan = scan::plan(source, progress)?;
-    let held = split::held_out(&plan.candidates, plan.class_names.len(), options.held_out)?;
+    names::check(&plan)?;
+    let split::Split { held, classes_without_training } =
+        split::held_out(&plan.candidates, plan.class_names.len(), options.held_out)?;
     let located = |error: std::io::Error| Error::from(error).in_shard(out.display());
     let staging = Staging::new(out).map_err(located)?;
     let mut packing = Packing { plan: &plan, options, progress, done: 0, report: Report::default() };
@@ -130,6 +137,7 @@ pub fn pack(source: &Path, out: &Path, options: &Options, progress: Progress<'_>
     staging.commit().map_err(located)?;
     report.classes = plan.class_names.len() as u64;
     report.ignored = plan.listing.ignored;
+    report.classes_without_training = classes_without_training;
     report.seconds = started.elapsed().as_secs_f64();
     Ok(report)
 }

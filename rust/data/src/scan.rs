@@ -28,7 +28,7 @@ pub(crate) const RUN_BYTES: u64 = 256 << 10;
 pub struct Scanned {
     /// With shard paths relative to the source.
     pub index: Index,
-    /// Files that are no images and do not claim to be.
+    /// Files that are no images and do not claim to be, and links inside of archives.
     pub ignored: u64,
 }
 

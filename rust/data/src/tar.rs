@@ -39,6 +39,7 @@ pub struct Members<R> {
     position: u64,
     end: u64,
     done: bool,
+    links: u64,
 }
 
 /// What extension headers said about the next real member.
@@ -51,7 +52,7 @@ struct Pending {
 
 /// Lists an archive of `archive_bytes` bytes; `read(offset, buffer)` fills the buffer or fails.
 pub fn members<R: FnMut(u64, &mut [u8]) -> Result<()>>(archive_bytes: u64, read: R) -> Members<R> {
-    Members { read, position: 0, end: archive_bytes, done: false }
+    Members { read, position: 0, end: archive_bytes, done: false, links: 0 }
 }
 
 /// The members of an archive in memory.
@@ -78,6 +79,11 @@ impl<R: FnMut(u64, &mut [u8]) -> Result<()>> Iterator for Members<R> {
 }
 
 impl<R: FnMut(u64, &mut [u8]) -> Result<()>> Members<R> {
+    /// How many members so far were links, hard or symbolic: they have no data and are passed over.
+    pub fn links(&self) -> u64 {
+        self.links
+    }
+
     fn advance(&mut self) -> Result<Option<Member>> {
         let mut pending = Pending::default();
         loop {
@@ -94,7 +100,7 @@ impl<R: FnMut(u64, &mut [u8]) -> Result<()>> Members<R> {
                 Kind::LongName | Kind::LongLink | Kind::Pax | Kind::PaxGlobal => {
                     self.extension(&header, &mut pending).map_err(|error| error.at(at))?;
                 }
-                Kind::File | Kind::Other | Kind::Bare => {
+                Kind::File | Kind::Other | Kind::Bare | Kind::Link => {
                     if let Some(member) = self.member(&header, &pending).map_err(|error| error.at(at))? {
                         return Ok(Some(member));
                     }
@@ -208,7 +214,8 @@ impl<R: FnMut(u64, &mut [u8]) -> Result<()>> Members<R> {
             }
             .into());
         }
-        if header.kind == Kind::Bare {
+        if matches!(header.kind, Kind::Bare | Kind::Link) {
+            self.links += u64::from(header.kind == Kind::Link);
             return Ok(None);
         }
         let length = pax.and_then(|records| records.size).unwrap_or(header.size);

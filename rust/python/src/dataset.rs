@@ -141,7 +141,7 @@ impl Index {
         self.inner.num_shards()
     }
 
-    /// Files that a scan left out because they are no images; 0 for an opened index.
+    /// Files that a scan left out because they are no images, and links in archives; 0 for an opened index.
     #[getter]
     fn num_ignored(&self) -> u64 {
         self.num_ignored
@@ -257,6 +257,7 @@ fn report_dict<'py>(py: Python<'py>, report: &Report) -> PyResult<Bound<'py, PyD
     dict.set_item("bytes", report.bytes)?;
     dict.set_item("classes", report.classes)?;
     dict.set_item("ignored", report.ignored)?;
+    dict.set_item("classes_without_training", report.classes_without_training)?;
     dict.set_item("skipped", skipped)?;
     dict.set_item("seconds", report.seconds)?;
     Ok(dict)

@@ -3,8 +3,9 @@
 //! Not here: what is written.
 
 use std::ffi::OsString;
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 /// Writes a file that appears whole or not at all.
@@ -29,22 +30,24 @@ pub(super) fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
 pub(super) struct Staging {
     temporary: PathBuf,
     target: PathBuf,
+    /// Locked as long as the process lives, which tells a folder in the making from what a dead one left.
+    _lock: File,
 }
 
 impl Staging {
-    /// Creates `target.tmp-PID`. What a killed process of the same number left there is removed: that
-    /// is no rarity in containers, where the number is always the same.
+    /// Creates `target.tmp-PID`. Call [`recover`] before: where the number of a process is always the same, as
+    /// in containers, a killed one may have left this very folder.
     pub(super) fn new(target: &Path) -> io::Result<Self> {
-        let target = std::path::absolute(target)?;
+        let target = plain(target)?;
         let temporary = beside(&target, "tmp");
         if let Some(parent) = target.parent() {
             fs::create_dir_all(parent)?;
         }
-        if fs::symlink_metadata(&temporary).is_ok() {
-            fs::remove_dir_all(&temporary)?;
-        }
         fs::create_dir(&temporary)?;
-        Ok(Self { temporary, target })
+        let lock = File::open(&temporary)?;
+        // Some file systems know no locks: there, leftovers stay.
+        let _ = lock.try_lock();
+        Ok(Self { temporary, target, _lock: lock })
     }
 
     /// Where to write meanwhile.
@@ -70,6 +73,44 @@ impl Staging {
         }
         Ok(())
     }
+}
+
+/// Cleans up behind processes that died while they wrote `target`: what they had begun is removed, and what
+/// they had moved aside to replace it goes back if nothing has taken its place.
+pub(super) fn recover(target: &Path) -> io::Result<()> {
+    let target = plain(target)?;
+    let (Some(parent), Some(name)) = (target.parent(), target.file_name()) else { return Ok(()) };
+    let Ok(entries) = fs::read_dir(parent) else { return Ok(()) };
+    for entry in entries {
+        let path = entry?.path();
+        let left = |kind: &str| {
+            let rest = path.file_name()?.as_bytes().strip_prefix(name.as_bytes())?;
+            let number = rest.strip_prefix(format!(".{kind}-").as_bytes())?;
+            (!number.is_empty() && number.iter().all(u8::is_ascii_digit)).then_some(())
+        };
+        let (begun, aside) = (left("tmp").is_some(), left("old").is_some());
+        if !(begun || aside) || !path.is_dir() {
+            continue;
+        }
+        match File::open(&path)?.try_lock() {
+            Ok(()) => {}
+            // Without locks only the own number is surely that of a dead process.
+            Err(TryLockError::Error(_)) if path == beside(&target, "tmp") => {}
+            Err(_) => continue,
+        }
+        if aside && fs::symlink_metadata(&target).is_err() {
+            fs::rename(&path, &target)?;
+            sync_folder(Some(parent))?;
+        } else {
+            fs::remove_dir_all(&path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Absolute and without a slash at the end, so that something can be appended to the name.
+fn plain(path: &Path) -> io::Result<PathBuf> {
+    Ok(std::path::absolute(path)?.components().collect())
 }
 
 impl Drop for Staging {
@@ -144,11 +185,38 @@ mod tests {
         // What a killed process left is no obstacle, and a committed folder replaces the old one.
         fs::create_dir(beside(&target, "tmp")).unwrap();
         fs::write(beside(&target, "tmp").join("litter"), b"").unwrap();
-        let staging = Staging::new(&target).unwrap();
+        recover(&target).unwrap();
+        let staging = Staging::new(&target.join("")).unwrap();
         write_synced(&staging.path().join("y"), b"2").unwrap();
         staging.commit().unwrap();
         assert_eq!(names(&target), ["y"]);
         assert_eq!(names(&folder.join("deep")), ["out"]);
+        fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn what_the_dead_left_goes_and_what_the_living_write_stays() {
+        let folder = folder("recover");
+        let target = folder.join("out");
+        for name in ["out.tmp-1", "out.old-2", "out.tmp-x", "out.tmp-", "other.tmp-1", "out2.tmp-1"] {
+            fs::create_dir(folder.join(name)).unwrap();
+            fs::write(folder.join(name).join(name), b"").unwrap();
+        }
+        let staging = Staging::new(&target).unwrap();
+        let own = staging.path().file_name().unwrap().to_str().unwrap().to_owned();
+        // The last process died between its two renames: the output comes back.
+        recover(&target).unwrap();
+        let strangers = ["other.tmp-1", "out2.tmp-1", "out.tmp-", "out.tmp-x"].map(String::from);
+        let mut expected = [&strangers[..], &["out".into(), own]].concat();
+        expected.sort();
+        assert_eq!(names(&folder), expected);
+        assert_eq!(names(&target), ["out.old-2"]);
+        // Where something stands, what was moved aside is old.
+        fs::create_dir(folder.join("out.old-3")).unwrap();
+        recover(&target).unwrap();
+        assert_eq!(names(&folder), expected);
+        assert_eq!(names(&target), ["out.old-2"]);
+        drop(staging);
         fs::remove_dir_all(&folder).unwrap();
     }
 }

@@ -12,15 +12,30 @@ use crate::scan::REJECTED_NAME;
 /// An output may be written where nothing is, or in place of an earlier output.
 pub(super) fn check_target(out: &Path, overwrite: bool) -> Result<()> {
     let refuse = |text: &str| Err(Fault::Setting(format!("{}: {text}", out.display())).into());
+    // Without a slash at the end, behind which a link looks like its folder.
+    let plain: PathBuf = out.components().collect();
+    if fs::symlink_metadata(plain).is_ok_and(|metadata| metadata.is_symlink()) {
+        return refuse("is a link; give the folder that it leads to");
+    }
     match fs::read_dir(out).map(|mut entries| entries.next().is_none()) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
         Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => refuse("exists and is no folder"),
         Err(error) => Err(Error::from(error).in_shard(out.display())),
         Ok(true) => Ok(()),
         Ok(false) if !is_output(out) => refuse("exists and holds something else than packed shards"),
-        Ok(false) if !overwrite => refuse("exists already; allow to overwrite it, or choose another folder"),
+        Ok(false) if !overwrite => refuse("exists already; --overwrite (overwrite=True) replaces it"),
         Ok(false) => Ok(()),
     }
+}
+
+/// Refuses a source that lies in the output that it would replace: its other parts would be lost.
+pub(super) fn check_apart(source: &Path, out: &Path) -> Result<()> {
+    let (Ok(source), Ok(target)) = (fs::canonicalize(source), fs::canonicalize(out)) else { return Ok(()) };
+    if source.starts_with(&target) {
+        let text = format!("{}: the source lies in it; choose another folder", out.display());
+        return Err(Fault::Setting(text).into());
+    }
+    Ok(())
 }
 
 /// Whether a folder has what `pack` writes and nothing else: it may then be replaced.

@@ -2,15 +2,14 @@
 //! Not here: overwriting, links, owners, times, and any path that a stranger's archive could choose.
 
 use std::collections::HashMap;
-use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::Write;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use super::durable::Staging;
+use super::durable::{self, Staging};
+use super::names::inner_path;
 use super::{PARTS, TICK, check_target};
 use crate::error::{Error, Fault, Result};
 use crate::index::{Index, index_path};
@@ -33,6 +32,7 @@ pub struct Unpacked {
 /// they can be had again.
 pub fn unpack(source: &Path, out: &Path, progress: Progress<'_>) -> Result<Unpacked> {
     let started = Instant::now();
+    durable::recover(out).map_err(|error| Error::from(error).in_shard(out.display()))?;
     if fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_some()) {
         return Err(Fault::Setting(format!("{}: exists and is not empty", out.display())).into());
     }
@@ -51,6 +51,9 @@ pub fn unpack(source: &Path, out: &Path, progress: Progress<'_>) -> Result<Unpac
     for archive in &archives {
         unpacking.archive(archive).map_err(|error| error.in_shard(archive.path.display()))?;
         unpacking.before += archive.bytes;
+    }
+    if unpacking.result.files == 0 {
+        return Err(Error::from(Fault::Empty(": the archives hold no files")).in_shard(source.display()));
     }
     (unpacking.progress)(total, total)?;
     let mut result = unpacking.result;
@@ -191,35 +194,4 @@ impl Unpacking<'_> {
 
 fn locate(error: Error, member: &Member) -> Error {
     error.at(member.offset).in_member(&member.name)
-}
-
-/// The relative path that a member name stands for; a name that could lead elsewhere is refused.
-fn inner_path(name: &[u8]) -> Result<PathBuf> {
-    let mut path = PathBuf::new();
-    let refuse = || Error::from(Fault::Source("a member name that leads out of the folder".into()));
-    if name.starts_with(b"/") {
-        return Err(refuse());
-    }
-    for part in name.split(|&byte| byte == b'/') {
-        match part {
-            b"" | b"." => {}
-            b".." => return Err(refuse()),
-            part => path.push(OsStr::from_bytes(part)),
-        }
-    }
-    if path.as_os_str().is_empty() { Err(refuse()) } else { Ok(path) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_stay_below_the_folder() {
-        assert_eq!(inner_path(b"./a//b/./c.jpg").unwrap(), PathBuf::from("a/b/c.jpg"));
-        assert_eq!(inner_path(b"..a/b..").unwrap(), PathBuf::from("..a/b.."));
-        for name in [&b"/etc/x"[..], b"../x", b"a/../../x", b"a/..", b"//x", b".", b""] {
-            assert!(inner_path(name).is_err(), "{}", name.escape_ascii());
-        }
-    }
 }

@@ -30,7 +30,7 @@ pub struct Listing {
     pub shards: Vec<ShardFile>,
     /// What matters of them.
     pub(super) items: Vec<Item>,
-    /// Files of no interest.
+    /// Files of no interest, and links inside of archives.
     pub ignored: u64,
     /// Whether shards are archives; otherwise each is one image.
     pub in_archives: bool,
@@ -124,13 +124,15 @@ fn archive(listing: &mut Listing, path: Vec<u8>, alive: &mut dyn FnMut() -> Resu
         let file = File::open(&absolute)?;
         let shard = listing.shard(path.clone(), metadata.len());
         let read = |offset: u64, buffer: &mut [u8]| Ok(file.read_exact_at(buffer, offset)?);
-        for (number, member) in tar::members(metadata.len(), read).enumerate() {
+        let mut members = tar::members(metadata.len(), read);
+        for (number, member) in members.by_ref().enumerate() {
             if number % 256 == 0 {
                 alive()?;
             }
             let member = member.map_err(|error| explain(error, &file))?;
             add_member(listing, shard, member, &file)?;
         }
+        listing.ignored += members.links();
         Ok(())
     };
     work().map_err(|error| error.in_shard(absolute.display()))
@@ -267,7 +269,10 @@ fn loose_images(listing: &mut Listing, files: &[Loose], alive: &mut dyn FnMut() 
         if !is_image(&path, || first_bytes(&absolute))? {
             listing.ignored += 1;
             if file.is_archive() {
-                listing.hint = ": the tar archives lie deeper; give the folder that has them";
+                listing.hint = match file.folder.as_slice() {
+                    b"train" | b"held-out" => ": they were packed in two parts; give train or held-out in it",
+                    _ => ": the tar archives lie deeper; give the folder that has them",
+                };
             }
             continue;
         }

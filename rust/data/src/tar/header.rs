@@ -14,8 +14,10 @@ pub(super) enum Kind {
     File,
     /// Not a file, but followed by `size` bytes of data (GNU dump folders, volume labels).
     Other,
-    /// Not a file and without data: links, devices, folders. Some writers store a size nonetheless.
+    /// Not a file and without data: devices, folders. Some writers store a size nonetheless.
     Bare,
+    /// A second name, hard or symbolic, of another member; without data as well.
+    Link,
     /// GNU `L`: its data are the next member's name.
     LongName,
     /// GNU `K`: its data are the next member's link target, of no interest here.
@@ -47,7 +49,8 @@ pub(super) fn parse(block: &[u8; BLOCK]) -> Result<Header> {
         0 | b'0' | b'7' => Kind::File,
         // POSIX lets a hard link carry data, `tarfile` says that it never does.
         b'1' if size != 0 => return Err(Fault::TarType('1').into()),
-        b'1'..=b'6' => Kind::Bare,
+        b'1' | b'2' => Kind::Link,
+        b'3'..=b'6' => Kind::Bare,
         b'D' | b'V' => Kind::Other,
         b'L' => Kind::LongName,
         b'K' => Kind::LongLink,

@@ -1,0 +1,48 @@
+"""Here: the lock of a run folder, so that no two runs ever write into one.
+
+Not here: what a run writes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+FILE_NAME = ".lock"
+
+
+@contextlib.contextmanager
+def alone(run: Path) -> Iterator[None]:
+    """Holds the run folder (made if need be) for this process; `ValueError` if another process has it.
+
+    The kernel gives the lock back when the process ends in whatever way, so the file that stays behind means
+    nothing. Where the file system knows no locks, a warning says that two runs would not notice each other.
+    """
+    run.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(run / FILE_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"{run} is in use: another process is training in it") from None
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
+                raise
+            warnings.warn(
+                f"{run} cannot be locked ({error.strerror}): start no second run in it", stacklevel=3
+            )
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def refuse_if_running(run: Path) -> None:
+    """`ValueError` if a process has the run folder; makes nothing. For a quick answer before slow checks."""
+    if (run / FILE_NAME).is_file():
+        with warnings.catch_warnings(), alone(run):
+            warnings.simplefilter("ignore")
