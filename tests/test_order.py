@@ -1,4 +1,4 @@
-"""The order of samples: the native map against a plain-Python twin, world sizes, whole epochs."""
+"""The order of samples: the native map against its plain-Python twin, world sizes, whole epochs."""
 
 from __future__ import annotations
 
@@ -6,36 +6,7 @@ import numpy as np
 import pytest
 
 from barlow import _native as native
-
-WORD = 0xFFFFFFFF
-
-
-def philox(counter: list[int], key: list[int]) -> list[int]:
-    """Philox4x32-10, from the published description."""
-    c, k = counter, key
-    for _ in range(10):
-        low, high = c[0] * 0xD2511F53, c[2] * 0xCD9E8D57
-        c = [high >> 32 ^ c[1] ^ k[0], high & WORD, low >> 32 ^ c[3] ^ k[1], low & WORD]
-        k = [k[0] + 0x9E3779B9 & WORD, k[1] + 0xBB67AE85 & WORD]
-    return c
-
-
-def permuted(seed: int, epoch: int, n: int, at: int) -> int:
-    """A Feistel network of ten rounds on the bits of n - 1, repeated until the value is below n."""
-    key = [seed & WORD, seed >> 32]
-    bits = (n - 1).bit_length()
-    if bits < 2:
-        return at ^ (n == 2 and philox([0, 0xFFFF0000, n, epoch], key)[0] & 1)
-    while True:
-        left_bits, right_bits = bits - bits // 2, bits // 2
-        left, right = at >> right_bits, at & (1 << right_bits) - 1
-        for turn in range(10):
-            noise = philox([right, 0xFFFF0000 | turn, n & WORD, epoch], key)[0]
-            left, right = right, left ^ noise >> 32 - left_bits
-            left_bits, right_bits = right_bits, left_bits
-        at = left << right_bits | right
-        if at < n:
-            return at
+from plain_draws import permuted
 
 
 @pytest.mark.parametrize("num_samples", [1, 2, 3, 4, 5, 64, 97, 1000])

@@ -185,6 +185,9 @@ def simd() -> list[str]:
     """Instruction sets of this CPU that pixels can be computed on, slowest first: `portable` always, then
     `avx2`, `avx512` (with VNNI and VBMI)."""
 
+VIEWS_VERSION: int
+"""Another version gives other parameters or pixels for the same image and settings."""
+
 # Batches (rust/python/src/loader.rs)
 
 @final

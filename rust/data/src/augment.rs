@@ -16,6 +16,10 @@ pub use crate::ops::simd::Simd;
 use crate::ops::{colour, flip, hue};
 use crate::random::Draws;
 
+/// Changes whenever the same image and settings would give other parameters or other pixels; the order has
+/// a version of its own. tests/test_golden.py pins what each version gives.
+pub const VERSION: u32 = 1;
+
 /// Largest side of a view in pixels: far above any network's input, far below what exhausts memory.
 const MAX_SIZE: u32 = 4096;
 

@@ -26,4 +26,8 @@ mod _native {
     /// Format version of the order: another version gives other batches.
     #[pymodule_export]
     const ORDER_VERSION: u32 = barlow_data::order::VERSION;
+
+    /// Format version of views: another version gives other pixels.
+    #[pymodule_export]
+    const VIEWS_VERSION: u32 = barlow_data::augment::VERSION;
 }
