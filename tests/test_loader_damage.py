@@ -13,7 +13,7 @@ import torch
 
 from barlow.data import DataError, Index, apply, decode, draw, pack
 from photos import NUM_IMAGES, TWO_VIEWS, endless, loader, passes, photo, samples, write_folder, write_tar
-from test_order import WORD, philox
+from plain_draws import WORD, philox
 
 SEED = 5
 FLIPPED = (2, 7, 30)

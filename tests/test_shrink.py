@@ -89,7 +89,7 @@ def test_views_are_cut_from_the_smallest_image_that_has_their_pixels(
         # The smallest that is never enlarged, by the definition.
         enough = [by for by in (1, 2, 4, 8) if min(width, height) >= by * SIZE]
         assert max(enough) == shrink
-        box = tuple(edge / shrink for edge in (x, y, x + width, y + height))
+        box = (x / shrink, y / shrink, (x + width) / shrink, (y + height) / shrink)
         expected = _draft(photo, shrink).resize((SIZE, SIZE), Image.Resampling.BICUBIC, box=box)
         difference = np.abs(found[i].transpose(1, 2, 0).astype(int) - np.asarray(expected).astype(int))
         assert difference.max() <= 1

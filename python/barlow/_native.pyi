@@ -163,8 +163,8 @@ def peek(data: bytes) -> tuple[str, int, int]:
 def decode(data: bytes, shrink: int = 1) -> NDArray[np.uint8]:
     """RGB pixels [H, W, 3] of a JPEG, PNG or WebP, as Pillow gives them; EXIF orientation is ignored.
 
-    `shrink` 2, 4 or 8 divides both sides of a JPEG (rounded up), as Pillow's `draft` does. One exception: of
-    16-bit grey PNGs it keeps the high byte, where Pillow's `convert("RGB")` cuts everything above 255 to white.
+    `shrink` 2, 4 or 8 divides both sides of a JPEG (rounded up), as Pillow's `draft` does. One exception:
+    16-bit grey PNGs keep their high byte, where Pillow's `convert("RGB")` cuts everything above 255 to white.
     """
 
 def check_view(view: Any) -> None:

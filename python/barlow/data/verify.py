@@ -28,7 +28,9 @@ def damaged(
     total = len(index)
     order = _native.Order(total, 1, shuffle=False)
     meter = _native.Meter(threads)
-    stream = _native.Loader(index, (), order, meter, epoch=0, step=0, end_epoch=1, replace=None)
+    stream = _native.Loader(
+        index, (), order, meter, epoch=0, step=0, end_epoch=1, shrink_on_load=False, replace=None
+    )
     found: list[tuple[int, DataError]] = []
     in_flight = 0
     try:
