@@ -8,9 +8,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import shlex
 import signal
 import sys
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from json import dumps
@@ -20,8 +20,10 @@ from typing import Annotated, Any, Literal, NoReturn
 import tyro
 
 from barlow import __version__
+from barlow.bench import Settings
 from barlow.config import PRESETS, Config, load
 from barlow.messages import notes, one_line, show_warning, unboxed, worded_here
+from barlow.terminal import bar
 from barlow.train.launch import CONFIG_FILE, follow_launcher
 
 Source = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="SRC")]
@@ -62,7 +64,7 @@ def pack(
     _check("--shard-mb", shard_mb, 1, 1 << 20)
     _check("--min-shards", min_shards, 1, 1 << 20)
     _check("--threads", threads, 0, _MAX_THREADS)
-    with _bar("packing") as progress, _hint(on_error):
+    with bar("packing") as progress, _hint(on_error):
         report = pack(
             source,
             out,
@@ -106,7 +108,7 @@ def index(source: Source, out: Path | None = None, *, threads: int = 0) -> None:
     from barlow.data import index_source
 
     _check("--threads", threads, 0, _MAX_THREADS)
-    with _bar("indexing") as progress:
+    with bar("indexing") as progress:
         path = index_source(source, out, threads=threads, progress=progress)
     print(path)
 
@@ -124,7 +126,7 @@ def verify(source: Source, *, threads: int = 0, json: bool = False) -> None:
 
     _check("--threads", threads, 0, _MAX_THREADS)
     opened = open_index(source)
-    with _bar("verifying") as progress:
+    with bar("verifying") as progress:
         found = damaged(opened, threads=threads, progress=progress)
     if json:
         print(dumps(as_json(opened, found), indent=2))
@@ -145,7 +147,7 @@ def unpack(source: Source, out: Out) -> None:
     """
     from barlow.data import unpack
 
-    with _bar("unpacking") as progress:
+    with bar("unpacking") as progress:
         report = unpack(source, out, progress=progress)
     _print(report)
 
@@ -234,6 +236,30 @@ def report(run: Run, *, out: Path | None = None) -> None:
     print(write(run, out))
 
 
+def bench(
+    what: tyro.conf.Positional[Literal["loader"]],
+    data: Data,
+    *,
+    settings: Annotated[Settings, tyro.conf.arg(name="")] = Settings(),  # noqa: B008
+) -> None:
+    """Measures data loading on this machine, beside the peers that are installed.
+
+    Rounds of all pipelines alternate. One that is not installed is listed, one that fails is reported; exit
+    code 1 if barlow or the official pipeline fails.
+
+    Args:
+        what: loader: from images to batches of views.
+        data: Shards, or a tar or folder of images.
+        settings: What is measured.
+    """
+    from barlow.bench import run
+
+    with bar("measuring") as progress:
+        succeeded = run(data, settings, command=shlex.join(["barlow", *sys.argv[1:]]), progress=progress)
+    if not succeeded:
+        raise SystemExit(1)
+
+
 def demo(*, data: Path | None = None, run: Path = Path("runs/demo"), nproc: int = 2) -> None:
     """Does the whole job in minutes: pack, train, evaluate, export, report.
 
@@ -283,6 +309,7 @@ def _parse(arguments: list[str]) -> Callable[[], None]:
         "eval": evaluate,
         "export": export,
         "report": report,
+        "bench": bench,
         "demo": demo,
     }
     errors = io.StringIO()
@@ -344,27 +371,3 @@ def _fail(text: str, code: int) -> NoReturn:
 def _print(report: dict[str, Any]) -> None:
     for name, value in report.items():
         print(f"{name}: {value}")
-
-
-@contextlib.contextmanager
-def _bar(title: str) -> Iterator[Callable[[int, int], None]]:
-    """A function of (done, total): a bar on a terminal, elsewhere a line every ten seconds; on stderr."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        last_s = time.monotonic()
-
-        def line(done: int, total: int) -> None:
-            nonlocal last_s
-            if time.monotonic() - last_s >= 10:
-                last_s = time.monotonic()
-                print(f"{title}: {done}/{total}", file=sys.stderr, flush=True)
-
-        yield line
-        return
-    columns = (TextColumn(title), BarColumn(bar_width=None), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task(title, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

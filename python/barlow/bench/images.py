@@ -1,0 +1,54 @@
+"""Here: the images of a run: which ones, what they weigh, and the files that the peers read.
+
+Not here: what is made of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from barlow.data import Index, open_index
+
+
+@dataclass(frozen=True)
+class Images:
+    """The chosen images twice: as an index of the source, which barlow reads, and as files."""
+
+    index: Path
+    """Index of exactly these images, in the order of `files`."""
+    files: list[Path]
+    facts: dict[str, float | int | str]
+    """source, images, mean_bytes, mean_pixels (area)."""
+
+
+def prepare(source: Path | str, count: int, batch_size: int, folder: Path) -> Images:
+    """Writes `count` images, evenly spaced in the source, into the new `folder`, byte for byte.
+
+    Rounded down to whole batches, so that no pipeline has a short one; `ValueError` if there is not even one.
+    """
+    opened = open_index(source)
+    count = min(count, len(opened)) // batch_size * batch_size
+    if count == 0:
+        raise ValueError(f"{source} has {len(opened)} images, too few for one batch of {batch_size}")
+    index = opened.subset([i * len(opened) // count for i in range(count)])
+    folder.mkdir()
+    files, num_bytes, num_pixels = [], 0, 0
+    for i in range(count):
+        data = index.read(i)
+        height, width = index.shape(i)
+        num_bytes, num_pixels = num_bytes + len(data), num_pixels + height * width
+        files.append(folder / f"{i:06d}{_suffix(index, i)}")
+        files[-1].write_bytes(data)
+    facts = {
+        "source": str(source),
+        "images": count,
+        "mean_bytes": round(num_bytes / count),
+        "mean_pixels": round(num_pixels / count),
+    }
+    return Images(Path(index.write(folder.parent / "bench.index")), files, facts)
+
+
+def _suffix(index: Index, i: int) -> str:
+    """DALI goes by the content, but others look at the name."""
+    return Path(index.name(i)).suffix.lower()
