@@ -132,6 +132,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "statistics: minutes under miri")]
     fn below_is_uniform_and_in_range() {
         let mut draws = Draws::new(7, 0, 0, 0, 0);
         let mut counts = [0u32; 6];
