@@ -246,6 +246,7 @@ def test_a_peer_fails_alone(
     assert bench.run(folder, settings)
     out = capsys.readouterr().out
     assert "not installed: Absent (pip install surely-not)" in out
+    assert "absent failed" not in out
     assert "broken failed: KeyError: 'broken'" in out
     assert [row for row in out.splitlines() if row.startswith("barlow  ") and " uint8 " in row]
     entries["broken"] = dataclasses.replace(broken, needs=())

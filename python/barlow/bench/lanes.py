@@ -69,6 +69,8 @@ class Lane:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if error is not None:  # Ctrl-C above all: nobody waits for the rest of a round
+            self._process.kill()
         self.close()
 
     def _ask(self, message: dict[str, Any], limit_s: float) -> dict[str, Any]:
