@@ -228,7 +228,7 @@ def report(run: Run, *, out: Path | None = None) -> None:
     """
     from barlow.report import write
 
-    print(write(run, out))
+    print(write(run, out, progress=lambda title: print(f"drawing: {title}", file=sys.stderr, flush=True)))
 
 
 def demo(*, data: Path | None = None, run: Path = Path("runs/demo"), nproc: int = 2) -> None:
