@@ -420,5 +420,7 @@ def test_progress_off_a_terminal_is_plain_lines(images: Path, tmp_path: Path, ca
     assert [line.split()[1] for line in lines] == ["1/4", "3/4", "4/4"]
     for line in lines:
         assert "(floor 0.6)" in line
+    assert re.search(r"epoch 0\.50/0\.67 ", lines[1])  # 3 and 4 of 6 steps
+    for line in lines:
         assert " ETA 0:0" in line
         assert "\x1b" not in line

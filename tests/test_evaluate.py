@@ -235,12 +235,18 @@ def test_the_untrained_network_is_the_one_training_began_with(
 
 
 def test_unlabelled_images_still_get_the_numbers_that_need_no_labels(
-    run: Path, pictures: Path, tmp_path: Path
+    run: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    result = evaluate(run, pictures / "plain", out=tmp_path / "e.json", quiet=True)
+    capsys.readouterr()
+    result = evaluate(run, pictures / "plain", out=tmp_path / "e.json")
     assert result["knn"] is None
     assert result["linear"] is None
     assert "no labels" in result["reason"]
+    assert not any("probe" in note for note in result["protocol"]["deviations"])
+    told = capsys.readouterr().out
+    assert f"{result['label_free']['effective_rank']:.2f} of " in told
+    assert f"{result['label_free']['instance_retrieval_top1']:.2f}" in told
+    assert "probe" not in told.lower()
     assert 1 <= result["label_free"]["effective_rank"] <= 18
     assert 0 <= result["label_free"]["instance_retrieval_top1"] <= 100
     # A part held out that has no labels either, as `make demo DATA=` of a flat folder has it.
@@ -258,7 +264,7 @@ def test_every_deviation_from_the_official_protocol_is_told(evaluation: dict) ->
         "16 px after a resize to 16 px",
     ):
         assert words in told
-    official = deviations.protocol(Config(), torch.float32, None)
+    official = deviations.protocol(Config(), torch.float32, None, labelled=True)
     assert official["deviations"] == []
 
 

@@ -233,7 +233,7 @@ def report(run: Run, *, out: Path | None = None) -> None:
     """
     from barlow.report import write
 
-    print(write(run, out))
+    print(write(run, out, progress=lambda title: print(f"drawing: {title}", file=sys.stderr, flush=True)))
 
 
 def bench(

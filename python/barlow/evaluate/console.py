@@ -60,6 +60,15 @@ class Console:
             self._console.print(table)
         else:
             self.say(f"No accuracies: {result['reason']}.")
+        table = Table(title="Without labels")
+        for column in ("", "effective rank", "a view finds its twin, %"):
+            table.add_column(column, justify="right" if column else "left")
+        for name, row in (("trained", result), ("untrained", result.get("untrained"))):
+            if row is not None:
+                free = row["label_free"]
+                rank = f"{free['effective_rank']:.2f} of {free['num_features']}"
+                table.add_row(name, rank, f"{free['instance_retrieval_top1']:.2f}")
+        self._console.print(table)
         for note in result["protocol"]["deviations"]:
             self.say(f"differs from the official protocol: {note}")
         self.say(f"wrote {path}")

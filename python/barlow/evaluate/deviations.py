@@ -18,9 +18,12 @@ _OFFICIAL_SIZE, _OFFICIAL_RESIZE = 224, 256
 
 
 def protocol(
-    config: Config, dtype: torch.dtype, baseline_factors: tuple[float, ...] | None
+    config: Config, dtype: torch.dtype, baseline_factors: tuple[float, ...] | None, *, labelled: bool
 ) -> dict[str, Any]:
-    """Every setting that the numbers depend on, and `deviations` from the official protocol as text."""
+    """Every setting that the numbers depend on, and `deviations` from the official protocol as text.
+
+    Without labels there are no probes, so neither they nor their rates deviate from anything.
+    """
     settings, data = config.evaluate, config.data
     return {
         "knn": {
@@ -44,19 +47,18 @@ def protocol(
         "test_view": f"shorter side to {data.eval_resize} px (bilinear), centre crop of {data.image_size} px",
         "precision": str(dtype).removeprefix("torch."),
         "baselines": None
-        if baseline_factors is None
+        if baseline_factors is None or not labelled
         else {
             "untrained": "the weights and batch-norm statistics that the run began with",
             "learning_rate_factors": list(baseline_factors),
             "note": "the best of these rates on the test images counts, in the baselines' favour",
         },
-        "deviations": _deviations(config, dtype),
+        "deviations": (_probe_deviations(config) if labelled else []) + _view_deviations(config, dtype),
     }
 
 
-def _deviations(config: Config, dtype: torch.dtype) -> list[str]:
-    settings, data = config.evaluate, config.data
-    told = []
+def _probe_deviations(config: Config) -> list[str]:
+    settings, told = config.evaluate, []
     for field, words in (
         ("linear_epochs", "epochs"),
         ("linear_lr", "learning rate"),
@@ -73,6 +75,11 @@ def _deviations(config: Config, dtype: torch.dtype) -> list[str]:
         )
     if settings.linear_standardize:
         told.append("linear probe: every feature is standardised by the training images")
+    return told
+
+
+def _view_deviations(config: Config, dtype: torch.dtype) -> list[str]:
+    data, told = config.data, []
     if (data.image_size, data.eval_resize) != (_OFFICIAL_SIZE, _OFFICIAL_RESIZE):
         told.append(
             f"views: {data.image_size} px after a resize to {data.eval_resize} px instead of "

@@ -88,7 +88,9 @@ def evaluate(
         "weights_sha256": digest,
         "model": dataclasses.asdict(model_config),
         "data": job.describe_data(),
-        "protocol": deviations.protocol(config, dtype, BASELINE_FACTORS if baselines else None),
+        "protocol": deviations.protocol(
+            config, dtype, BASELINE_FACTORS if baselines else None, labelled=isinstance(parts, Partition)
+        ),
         "device": str(where) if where.type == "cpu" else torch.cuda.get_device_name(where),
         "torch": torch.__version__,
         "seconds": round(time.monotonic() - began, 1),

@@ -26,20 +26,24 @@ _VIEWS, _MATRIX, _NEIGHBOURS = (
 )
 
 
-def write(run: str | Path, out: str | Path | None = None) -> Path:
+def write(
+    run: str | Path, out: str | Path | None = None, *, progress: Callable[[str], None] | None = None
+) -> Path:
     """Writes the report of a run folder as one self-contained HTML file; returns its path.
 
     `out` defaults to `report.html` in the run folder. Unfinished runs, runs without an evaluation and
     runs whose data have moved get a report too: it names what it had to leave out. A folder that is no
-    run at all is a `ValueError`.
+    run at all is a `ValueError`. `progress` is told the title of each part before it is drawn.
     """
     folder = Path(run).resolve()
     rec = record.read(folder)
+    tell = progress or (lambda title: None)
+    tell("Results and curves")
     sections = [
         page.header(rec, synthetic=record.is_synthetic(rec)),
         results.section_of(rec.evaluation),
         curves.section_of(rec),
-        *_pictures(rec),
+        *_pictures(rec, tell),
         page.settings(rec),
         page.footer(),
     ]
@@ -48,7 +52,7 @@ def write(run: str | Path, out: str | Path | None = None) -> Path:
     return destination
 
 
-def _pictures(rec: Record) -> list[str]:
+def _pictures(rec: Record, tell: Callable[[str], None]) -> list[str]:
     """The sections that need images, and two of them the network; each that cannot be drawn says why."""
     config = rec.config
     if config is None:
@@ -61,7 +65,9 @@ def _pictures(rec: Record) -> list[str]:
     views_px = config.data.image_size
     sections = [
         _or_absent(
-            _VIEWS, lambda: exhibits.contact_sheet(gallery.contact_sheet(train, config), view_px=views_px)
+            _VIEWS,
+            lambda: exhibits.contact_sheet(gallery.contact_sheet(train, config), view_px=views_px),
+            tell,
         )
     ]
     try:
@@ -81,17 +87,20 @@ def _pictures(rec: Record) -> list[str]:
             lambda: exhibits.matrix(
                 gallery.cross_correlation_matrix(model, matrix_images, config), held_out=has_held_out
             ),
+            tell,
         ),
         _or_absent(
             _NEIGHBOURS,
             lambda: exhibits.neighbours(
                 gallery.nearest(model, train, held_out, config), held_out=has_held_out
             ),
+            tell,
         ),
     ]
 
 
-def _or_absent(title: str, draw: Callable[[], str]) -> str:
+def _or_absent(title: str, draw: Callable[[], str], tell: Callable[[str], None]) -> str:
+    tell(title)
     try:
         return draw()
     except _EXPECTED as error:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from html import escape
 
 from barlow.report import charts
-from barlow.report.gallery import Matrix, Neighbour, Query, Source
+from barlow.report.gallery import Matrix, Neighbour, Neighbourhood, Source
 from barlow.report.page import section
 from barlow.report.pictures import MATRIX_SIDE, scale_uri
 
@@ -93,23 +93,30 @@ def matrix(m: Matrix, *, held_out: bool) -> str:
     )
 
 
-def neighbours(queries: list[Query], *, held_out: bool) -> str:
+def neighbours(hood: Neighbourhood, *, held_out: bool) -> str:
     """Query images, each with its nearest neighbours."""
     rows = []
-    for query in queries:
+    for query in hood.shown:
         cells = [
             f'<figure class="query"><img src="{query.uri}" alt="query: {escape(query.caption)}">'
             f"<figcaption><strong>{escape(query.caption)}</strong></figcaption></figure>"
         ]
         cells += [_found(neighbour) for neighbour in query.found]
         rows.append(f'<div class="hood">{"".join(cells)}</div>')
-    judged = [found.hit for query in queries for found in query.found if found.hit is not None]
-    score = f" {sum(judged)} of these {len(judged)} have the query&rsquo;s class." if judged else ""
     kind = "held-out images" if held_out else "training images (each finds others than itself)"
+    of = "" if hood.num_searched == hood.num_train else f", evenly spaced ones of {hood.num_train:,},"
+    score = ""
+    if hood.num_judged:
+        judged = [found.hit for query in hood.shown for found in query.found if found.hit is not None]
+        score = (
+            f" Of the {len(judged)} neighbours shown, {sum(judged)} have the query&rsquo;s class; of the "
+            f"neighbours of {hood.num_judged:,} queries, {100 * hood.same_class:.1f} %."
+        )
     return section(
         "<h2>Nearest neighbours</h2>",
-        f'<p class="why">Queries (framed) are {kind}; beside each the nearest training images by cosine of '
-        f"the backbone&rsquo;s features. &#10003; same class, &#10007; another.{score}</p>",
+        f'<p class="why">Queries (framed) are {kind}; beside each the nearest of {hood.num_searched:,} '
+        f"training images{of} by cosine of the backbone&rsquo;s features. &#10003; same class, "
+        f"&#10007; another.{score}</p>",
         f'<div class="hoods">{"".join(rows)}</div>',
     )
 

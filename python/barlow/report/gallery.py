@@ -27,8 +27,10 @@ from barlow.report import pictures
 NUM_SOURCES = 6
 NUM_QUERIES = 8
 NUM_NEIGHBOURS = 5
-BANK_IMAGES = 2000
-"""Images searched for neighbours: enough to find good ones, few enough for a CPU."""
+BANK_IMAGES = 10_000
+"""Most training images searched for neighbours; of more, evenly spaced ones."""
+JUDGED_IMAGES = 1000
+"""Most queries behind the share of neighbours of the same class: the few that are shown would say little."""
 MATRIX_IMAGES = 512
 """Images behind the cross-correlation matrix."""
 _SHOWN_PX = 224
@@ -88,6 +90,19 @@ class Query:
     uri: str
     caption: str
     found: list[Neighbour]
+
+
+@dataclass(frozen=True)
+class Neighbourhood:
+    """Queries to show, and how often neighbours have the query's class."""
+
+    shown: list[Query]
+    num_searched: int
+    num_train: int
+    num_judged: int
+    """Queries behind `same_class`; 0 without labels."""
+    same_class: float
+    """Share of the five nearest images of a query that have its class, over the judged queries."""
 
 
 def newest_model(run: Path, config: Config) -> Twins | None:
@@ -159,29 +174,47 @@ def matrix_of(z1_ND: Tensor, z2_ND: Tensor, config: Config) -> Matrix:
     )
 
 
-def nearest(model: Twins, train: Index, held_out: Index | None, config: Config) -> list[Query]:
-    """Evenly spaced query images, each with the five nearest of up to 2000 training images by cosine.
+def nearest(model: Twins, train: Index, held_out: Index | None, config: Config) -> Neighbourhood:
+    """Query images, each with the five nearest of up to 10,000 training images by cosine.
 
-    Queries are held-out images where there are any; otherwise training images, which do not find themselves.
+    Queries are evenly spaced held-out images where there are any; otherwise training images, which do not
+    find themselves.
     """
     bank = _subset(train, spread(len(train), BANK_IMAGES))
-    asked = held_out if held_out is not None else bank
-    query_ids = spread(len(asked), NUM_QUERIES)
+    asked = bank if held_out is None else held_out
+    query_ids = spread(len(asked), JUDGED_IMAGES)
     queries = _subset(asked, query_ids)
-    bank_NF, queries_MF = _features(model, bank, config), _features(model, queries, config)
+    bank_NF = _features(model, bank, config)
+    queries_MF = bank_NF[query_ids] if held_out is None else _features(model, queries, config)
     extra = int(held_out is None)
     similarity_Mk, found_Mk = knn.neighbours(bank_NF, queries_MF, min(NUM_NEIGHBOURS + extra, len(bank)))
-    rows = []
-    for number, query_id in enumerate(query_ids):
-        own = label_of(queries, number)
-        found = [
-            _neighbour(bank, j, similarity, own)
-            for j, similarity in zip(found_Mk[number].tolist(), similarity_Mk[number].tolist(), strict=True)
-            if held_out is not None or j != query_id
-        ]
-        caption = own or f"image {query_id}"
-        rows.append(Query(_thumbnail(queries, number), caption, found[:NUM_NEIGHBOURS]))
-    return rows
+    found = [
+        [
+            (j, similarity)
+            for j, similarity in zip(*row, strict=True)
+            if held_out is not None or j != query_ids[number]
+        ][:NUM_NEIGHBOURS]
+        for number, row in enumerate(zip(found_Mk.tolist(), similarity_Mk.tolist(), strict=True))
+    ]
+    theirs, own_names = _class_names(bank), _class_names(queries)
+    judged = [
+        theirs[j] == own
+        for own, row in zip(own_names, found, strict=True)
+        for j, _ in row
+        if own is not None and theirs[j] is not None
+    ]
+    shown = []
+    for number in spread(len(query_ids), NUM_QUERIES):
+        own = own_names[number]
+        row = [_neighbour(bank, j, similarity, own) for j, similarity in found[number]]
+        shown.append(Query(_thumbnail(queries, number), own or f"image {query_ids[number]}", row))
+    return Neighbourhood(
+        shown,
+        num_searched=len(bank),
+        num_train=len(train),
+        num_judged=len(query_ids) if judged else 0,
+        same_class=sum(judged) / max(1, len(judged)),
+    )
 
 
 def spread(length: int, count: int) -> list[int]:
@@ -194,6 +227,12 @@ def label_of(index: Index, i: int) -> str | None:
     """The class name of an image, or None."""
     label = int(index.labels[i])
     return index.class_names[label] if label >= 0 else None
+
+
+def _class_names(index: Index) -> list[str | None]:
+    """Of every image."""
+    names = index.class_names
+    return [names[label] if label >= 0 else None for label in index.labels.tolist()]
 
 
 def _subset(index: Index, ids: list[int]) -> Index:

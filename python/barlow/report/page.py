@@ -79,8 +79,14 @@ def _facts(rec: Record) -> list[tuple[str, str, bool]]:
     versions = rec.run.get("versions")
     if isinstance(versions, dict):
         add("versions", ", ".join(f"{name} {value}" for name, value in versions.items()), True)
-    add("data", rec.run.get("data"), True)
+    if isinstance(data := rec.run.get("data"), str):
+        add("data", end_of(data), True)
     return facts
+
+
+def end_of(path: str) -> str:
+    """The last two names of a path. The report may travel: where the images lay is nobody else's business."""
+    return "/".join(Path(path).parts[-2:])
 
 
 def _loss_and_floor(line: dict[str, Any]) -> str | None:

@@ -9,7 +9,7 @@ from html import escape
 from typing import Any
 
 from barlow.report import charts
-from barlow.report.page import missing, section
+from barlow.report.page import end_of, missing, section
 
 
 def section_of(evaluation: dict[str, Any] | None) -> str:
@@ -96,7 +96,10 @@ def _label_free(evaluation: dict[str, Any]) -> str:
 
 def _protocol(evaluation: dict[str, Any]) -> str:
     notes = evaluation.get("protocol", {}).get("deviations") or []
-    split = str(evaluation.get("data", {}).get("partition") or "")
+    data = evaluation.get("data", {})
+    split = str(data.get("partition") or "")
+    for part in filter(None, (data.get("train"), data.get("test"))):
+        split = split.replace(str(part), end_of(str(part)))
     baselines = (evaluation.get("protocol", {}).get("baselines") or {}).get("note")
     lines = [line for line in (split, *notes, baselines and f"baselines: {baselines}") if line]
     items = "".join(f"<li>{escape(line)}</li>" for line in lines)

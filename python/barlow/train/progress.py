@@ -73,7 +73,8 @@ class Display:
 
     def _epoch(self, step: int) -> str:
         epochs = self._last / self._steps_per_epoch
-        return f"epoch {step / self._steps_per_epoch:.1f}/{epochs:.4g}"
+        decimals = 1 if epochs >= 1 else 2
+        return f"epoch {step / self._steps_per_epoch:.{decimals}f}/{round(epochs, decimals):g}"
 
     def _eta(self, step: int) -> str:
         done = step - self._first
