@@ -141,28 +141,15 @@ fn to_rgb(
     for i in 0..BLOCK {
         let (v, m, l) = (value[i], middle[i], low[i]);
         let s = sector[i];
-        let outer = s == 0 || s == 5 || s == 6;
-        red[i] = if s == 1 || s == 4 {
-            m
-        } else if outer {
-            v
-        } else {
-            l
+        // Without short cuts, and one choice after the other: a `match`, or what looks like one, would be
+        // compiled to a jump for every pixel.
+        let choose = |high: bool, middle: bool| {
+            let below = if middle { m } else { l };
+            if high { v } else { below }
         };
-        green[i] = if s == 1 || s == 2 {
-            v
-        } else if s == 0 || s == 3 || s == 6 {
-            m
-        } else {
-            l
-        };
-        blue[i] = if s == 3 || s == 4 {
-            v
-        } else if s == 2 || s == 5 {
-            m
-        } else {
-            l
-        };
+        red[i] = choose((s == 0) | (s >= 5), (s == 1) | (s == 4));
+        green[i] = choose((s == 1) | (s == 2), (s == 0) | (s == 3) | (s == 6));
+        blue[i] = choose((s == 3) | (s == 4), (s == 2) | (s == 5));
     }
 }
 
