@@ -4,7 +4,7 @@
 
 use std::cell::RefCell;
 
-use barlow_data::decode::{Decoder, Image, peek};
+use barlow_data::decode::{Decoder, Header, Image, Part, peek};
 use libfuzzer_sys::{Corpus, fuzz_target};
 
 const MAX_PIXELS: u64 = 1 << 18;
@@ -32,5 +32,26 @@ fuzz_target!(|data: &[u8]| -> Corpus {
         (decoded.is_ok(), image.data)
     });
     assert_eq!(first, second, "poison shows, or the outcome changes");
+    check_part(data, &header, &first);
     Corpus::Keep
 });
+
+/// A part of the image, which the input's last bytes choose, against poison and against the whole.
+fn check_part(data: &[u8], header: &Header, (whole, pixels): &(bool, Vec<u8>)) {
+    let choice = data.iter().rev().take(4).fold(0u32, |choice, &byte| choice << 8 | u32::from(byte));
+    let shrink = 1 << (choice % 4);
+    let part = Part { shrink, rows: 1 + (choice >> 2) % header.height };
+    let [first, second] = [0xab, 0x54].map(|poison| {
+        let mut image = Image { data: vec![poison; pixels.len()], ..Image::default() };
+        let decoded = DECODER.with_borrow_mut(|decoder| decoder.decode_part(data, part, &mut image));
+        if decoded.is_ok() {
+            assert_eq!(image.data.len(), 3 * image.rows() * image.columns());
+        }
+        (decoded.is_ok(), image.data)
+    });
+    assert_eq!(first, second, "poison shows in a part, or the outcome changes");
+    assert!(first.0 || !whole, "a part is damaged, the whole is not");
+    if *whole && shrink == 1 {
+        assert!(pixels.starts_with(&first.1), "a part is not what it is of the whole");
+    }
+}
