@@ -76,7 +76,8 @@ def test_webdataset_labels_come_from_cls_members(tmp_path: Path) -> None:
     index = native.Index.scan(tmp_path / "w")
     assert index.labels.tolist() == [n * 7 % 5 for n in range(12)]
     assert index.class_names == ["0", "1", "2", "3", "4"]
-    assert index.num_ignored == 12
+    assert (index.num_ignored, index.member_names) == (0, ["json"])
+    assert native.Index.scan(tmp_path / "w", members=False).num_ignored == 12
     assert contents(index) == {name: data for name, data in files.items() if name.endswith("jpg")}
 
 

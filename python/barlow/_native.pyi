@@ -37,8 +37,13 @@ class Index:
         """Opens an index file, a folder with `barlow.index`, or a tar with `NAME.tar.index` beside it."""
 
     @staticmethod
-    def scan(path: _Path, threads: int = 0, progress: _Progress | None = None) -> Index:
-        """Makes an index in memory: of a tar, a folder of tars, a folder of class folders or of images."""
+    def scan(
+        path: _Path, threads: int = 0, progress: _Progress | None = None, *, members: bool = True
+    ) -> Index:
+        """Makes an index in memory: of a tar, a folder of tars, a folder of class folders or of images.
+
+        `members`: extra members are read and recorded, too; otherwise they are among the ignored files.
+        """
 
     def __len__(self) -> int: ...
     @property
@@ -59,11 +64,11 @@ class Index:
 
     @property
     def num_shards(self) -> int:
-        """Archives, or single images of a folder."""
+        """Archives, or single files of a folder."""
 
     @property
     def num_ignored(self) -> int:
-        """Files passed over by `scan` because they are no images, and links in archives."""
+        """Files passed over by `scan` that are no images and belong to none, and links in archives."""
 
     def name(self, i: int) -> str:
         """Member name of sample `i`, surrogateescape."""
@@ -77,8 +82,23 @@ class Index:
     def read(self, i: int) -> bytes:
         """The encoded bytes, checksum verified."""
 
+    @property
+    def member_names(self) -> list[str]:
+        """Extensions of all extra members, in byte order: those of files next to an image of its stem, such
+        as `json` of 0001.json beside 0001.jpg; all that follows the first dot, in lower case."""
+
+    def members(self, i: int) -> list[str]:
+        """Those of sample `i`, in byte order; surrogateescape."""
+
+    def read_member(self, i: int, name: str) -> bytes:
+        """The bytes of one of them, checksum verified; KeyError if sample `i` lacks it."""
+
+    def check_members(self, names: Sequence[str]) -> None:
+        """ValueError for a name that no sample of the data set has."""
+
     def digest(self) -> str:
-        """sha256 of names, labels, lengths, checksums and class names; where shards lie does not matter."""
+        """sha256 of names, labels, lengths, checksums and class names; neither where shards lie nor extra
+        members matter."""
 
     def subset(self, ids: Sequence[int] | NDArray[np.integer]) -> Index:
         """The samples `ids`, in this order, numbered anew; IndexError for an unknown one."""
@@ -127,14 +147,18 @@ def pack(
     min_shards: int = 1,
     held_out: float = 0.0,
     on_error: Literal["raise", "skip"] = "raise",
+    members: bool = True,
     overwrite: bool = False,
     threads: int = 0,
     progress: _Progress | None = None,
 ) -> dict[str, Any]:
     """Decodes every image once and writes shards and their index; the output is absent or complete.
 
-    Returns images, held_out_images, shards, bytes, classes, ignored (files that are no images, and links in
-    archives), classes_without_training (whose only image was held out), skipped and seconds.
+    `members`: extra members are packed, too.
+
+    Returns images, held_out_images, extra_members, shards, bytes, classes, ignored (files that are no images
+    and belong to none, and links in archives), classes_without_training (whose only image was held out),
+    skipped and seconds.
     """
 
 def unpack(source: _Path, out: _Path, *, progress: _Progress | None = None) -> dict[str, Any]:
@@ -234,9 +258,11 @@ class Loader:
         end_epoch: int | None,
         shrink_on_load: bool,
         replace: tuple[int, int] | None,
+        members: Sequence[str] = (),
     ) -> Loader:
         """`meter` decides the number of threads. `replace`: None, or how many samples may be replaced in an
-        epoch, and how many of the first epoch's have been already."""
+        epoch, and how many of the first epoch's have been already. `members`: extensions of the extra members
+        that come with each sample."""
 
     @property
     def forked(self) -> bool:
@@ -253,11 +279,13 @@ class Loader:
         Nobody else may touch it until `take` has returned this batch.
         """
 
-    def take(self, timeout_s: float) -> tuple[int, list[tuple[int, DataError]]] | None:
+    def take(
+        self, timeout_s: float
+    ) -> tuple[int, list[tuple[int, DataError]], list[list[bytes | None]]] | None:
         """Waits for the oldest lent batch, which is the caller's again; DataError if it failed.
 
         None when it is not finished in time; otherwise how many rows hold another sample than the order says,
-        and position and error of each damaged sample that was met.
+        position and error of each damaged sample that was met, and for each of `members` the bytes by row.
         """
 
     def doing(self) -> list[tuple[int, str, int, float]]:

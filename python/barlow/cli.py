@@ -44,6 +44,7 @@ def pack(
     min_shards: int = 1,
     held_out: float = 0.0,
     on_error: Literal["raise", "skip"] = "raise",
+    members: bool = True,
     overwrite: bool = False,
     threads: int = 0,
 ) -> None:
@@ -56,6 +57,7 @@ def pack(
         min_shards: Fewest shards, however small.
         held_out: Share of each class that goes to OUT/held-out, the rest to OUT/train; 0: no such split.
         on_error: What an image that can't be decoded does: end the command, or be left out and listed.
+        members: Keep other files of an image's stem beside it (0001.json of 0001.jpg).
         overwrite: Replace what an earlier pack left at OUT.
         threads: Decoding threads; 0 is all cores.
     """
@@ -72,6 +74,7 @@ def pack(
             min_shards=min_shards,
             held_out=held_out,
             on_error=on_error,
+            members=members,
             overwrite=overwrite,
             threads=threads,
             progress=progress,
@@ -97,19 +100,20 @@ def _hint(on_error: str) -> Iterator[None]:
         raise
 
 
-def index(source: Source, out: Path | None = None, *, threads: int = 0) -> None:
+def index(source: Source, out: Path | None = None, *, members: bool = True, threads: int = 0) -> None:
     """Indexes tars or folders of images where they are, rewriting nothing.
 
     Args:
         source: A tar, a folder of tars, or a folder of images.
         out: Where the index goes; by default beside the data, where every command looks for it.
+        members: Record other files of an image's stem (0001.json of 0001.jpg), which costs reading them.
         threads: Reading threads; 0 is all cores.
     """
     from barlow.data import index_source
 
     _check("--threads", threads, 0, _MAX_THREADS)
     with bar("indexing") as progress:
-        path = index_source(source, out, threads=threads, progress=progress)
+        path = index_source(source, out, threads=threads, progress=progress, members=members)
     print(path)
 
 

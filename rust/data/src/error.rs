@@ -108,12 +108,12 @@ pub enum Fault {
     NotAnIndex,
     /// An index of another version of the format.
     #[error(
-        "index format version {found}, this build reads version {supported}; write it anew with `barlow index`"
+        "index format version {found}, this build reads versions up to {supported}; write it anew with `barlow index`"
     )]
     IndexVersion {
         /// As stored.
         found: u32,
-        /// As understood here.
+        /// The newest that is understood here.
         supported: u32,
     },
     /// The index contradicts itself or its checksum.

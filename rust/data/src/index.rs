@@ -1,4 +1,5 @@
-//! Here: the index of a data set: for each sample its shard, offset, length, label, size and checksum.
+//! Here: the index of a data set: for each sample its shard, offset, length, label, size and checksum, and
+//! where its extra members lie.
 //! Not here: image bytes, order, writing to disk.
 //!
 //! The file is mapped, so all processes of a machine share one copy, and checked once when opened;
@@ -6,6 +7,7 @@
 //! that someone changes in place meanwhile can give wrong answers, not wrong memory.
 
 mod build;
+mod extras;
 mod format;
 
 use std::collections::HashMap;
@@ -19,7 +21,8 @@ use crate::error::{Error, Fault, Result};
 use crate::limits::{MAX_CLASSES, MAX_MEMBER_BYTES, MAX_NAME_BYTES, MAX_SAMPLES, MAX_SHARDS};
 use format::{CLASS_BYTES, HEADER_BYTES, Header, NO_LABEL, PROVEN, SAMPLE_BYTES, SHARD_BYTES, SampleRecord};
 
-pub use build::Builder;
+pub use build::{Builder, check_extras};
+pub use extras::{Extra, extension, stem};
 pub use format::VERSION;
 
 /// Name of the index in a folder of shards.
@@ -114,6 +117,7 @@ impl Index {
         limit("number of shards", header.num_shards, MAX_SHARDS)?;
         limit("number of classes", header.num_classes, MAX_CLASSES)?;
         let index = Self { bytes, header, root };
+        index.check_kinds()?;
         index.check_records()?;
         Ok(index)
     }
@@ -260,23 +264,31 @@ impl Index {
         for label in 0..self.header.num_classes {
             builder.class(self.class_name(label).unwrap_or_default())?;
         }
+        for kind in self.kinds() {
+            builder.kind(kind)?;
+        }
         let mut renumbered = HashMap::new();
         for id in ids {
             if id as usize >= self.len() {
                 return Err(Fault::Setting(format!("no sample {id}: there are {}", self.len())).into());
             }
-            let mut sample = self.sample(id)?;
-            let shard = match renumbered.get(&sample.shard) {
-                Some(&shard) => shard,
-                None => {
-                    let (bytes, relative) = self.shard_record(sample.shard.into()).unwrap_or_default();
-                    let absolute = self.shard_path(sample.shard);
-                    let path = if root == self.root { relative } else { absolute.as_os_str().as_bytes() };
-                    *renumbered.entry(sample.shard).or_insert(builder.shard(path, bytes)?)
+            let mut renumber = |builder: &mut Builder, shard: u32| -> Result<u32> {
+                if let Some(&known) = renumbered.get(&shard) {
+                    return Ok(known);
                 }
+                let (bytes, relative) = self.shard_record(shard.into()).unwrap_or_default();
+                let absolute = self.shard_path(shard);
+                let path = if root == self.root { relative } else { absolute.as_os_str().as_bytes() };
+                Ok(*renumbered.entry(shard).or_insert(builder.shard(path, bytes)?))
             };
-            sample.shard = shard;
+            let mut sample = self.sample(id)?;
+            sample.shard = renumber(&mut builder, sample.shard)?;
             builder.sample(self.name(id), &sample)?;
+            let mut extras = self.extras(id)?;
+            for extra in &mut extras {
+                extra.shard = renumber(&mut builder, extra.shard)?;
+            }
+            builder.extras(extras)?;
         }
         Self::from_bytes(builder.finish(), root)
     }

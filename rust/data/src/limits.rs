@@ -23,6 +23,17 @@ pub const MAX_COEFFICIENT_BYTES: u64 = 512 << 20;
 /// Largest member that is read into memory. The largest ImageNet file has 15 MB.
 pub const MAX_MEMBER_BYTES: u64 = 64 << 20;
 
+/// Most extra members of one sample: they are looked through one by one. A stem with more is no sample.
+pub const MAX_EXTRAS: u64 = 256;
+
+/// Most bytes of all extra members of one sample, which are in memory at the same time; no more than the
+/// image may have.
+pub const MAX_EXTRAS_BYTES: u64 = MAX_MEMBER_BYTES;
+
+/// Most different extensions of extra members in one index. Data sets have a few; this bounds the time to
+/// open an index where dots in the names of files make nearly every extension a different one.
+pub const MAX_KINDS: u64 = 1 << 20;
+
 /// Longest member name: `PATH_MAX` of Linux.
 pub const MAX_NAME_BYTES: u64 = 4096;
 

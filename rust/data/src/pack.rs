@@ -15,13 +15,13 @@ use std::time::{Duration, Instant};
 
 use crate::decode::{Decoder, Header, Image, peek};
 use crate::error::{Error, Fault, Place, Result};
-use crate::index::{FILE_NAME, Index, Sample};
+use crate::index::{Extra, FILE_NAME, Index, Sample, check_extras};
 use crate::limits::MAX_MEMBER_BYTES;
 use crate::scan::{self, Plan, REJECTED_NAME, RUN_BYTES};
 use crate::store::Files;
 use crate::workers::{self, Progress};
 use durable::Staging;
-use shards::{ShardWriter, Written};
+use shards::{Packed, ShardWriter, Written};
 use target::{check_apart, check_target};
 
 pub use unpack::{Unpacked, unpack};
@@ -49,6 +49,8 @@ pub struct Options {
     pub held_out: f64,
     /// For images that cannot be decoded.
     pub on_error: OnError,
+    /// Whether extra members are packed, too.
+    pub with_extras: bool,
     /// Whether an earlier output may be replaced; nothing else ever is.
     pub overwrite: bool,
     /// 0: one per processor.
@@ -62,6 +64,7 @@ impl Default for Options {
             min_shards: 1,
             held_out: 0.0,
             on_error: OnError::Raise,
+            with_extras: true,
             overwrite: false,
             threads: 0,
         }
@@ -84,13 +87,15 @@ pub struct Report {
     pub images: u64,
     /// Images held out.
     pub held_out_images: u64,
+    /// Extra members written.
+    pub extra_members: u64,
     /// Shards written.
     pub shards: u64,
     /// Size of all shards.
     pub bytes: u64,
     /// Number of classes; 0 if there are no labels.
     pub classes: u64,
-    /// Files of the source that are no images, and links inside of archives.
+    /// Files of the source that are no images and belong to none, and links inside of archives.
     pub ignored: u64,
     /// Classes that have images held out and none to train on.
     pub classes_without_training: u64,
@@ -101,8 +106,9 @@ pub struct Report {
 }
 
 /// Packs a source (see [`scan::scan`]) into the folder `out`: `shard-00000.tar` and so on, and an index.
-/// Members keep their names, and names that [`unpack`] could not give back are refused; labels that come from `.cls` members are written as such. `out` is complete or
-/// absent, and the same source and options give the same bytes.
+/// Members keep their names, and names that [`unpack`] could not give back are refused; labels that come from
+/// `.cls` members are written as such, extra members behind their image. `out` is complete or absent, and the
+/// same source and options give the same bytes.
 pub fn pack(source: &Path, out: &Path, options: &Options, progress: Progress<'_>) -> Result<Report> {
     let started = Instant::now();
     if options.shard_bytes == 0 || options.min_shards == 0 {
@@ -111,7 +117,7 @@ pub fn pack(source: &Path, out: &Path, options: &Options, progress: Progress<'_>
     durable::recover(out).map_err(|error| Error::from(error).in_shard(out.display()))?;
     check_target(out, options.overwrite)?;
     check_apart(source, out)?;
-    let plan = scan::plan(source, progress)?;
+    let plan = scan::plan(source, options.with_extras, progress)?;
     names::check(&plan)?;
     let split::Split { held, classes_without_training } =
         split::held_out(&plan.candidates, plan.class_names.len(), options.held_out)?;
@@ -175,6 +181,7 @@ struct Proven {
     data: Vec<u8>,
     header: Header,
     crc32c: u32,
+    extras: Vec<(Extra, Vec<u8>)>,
 }
 
 impl Packing<'_> {
@@ -183,9 +190,9 @@ impl Packing<'_> {
         let plan = self.plan;
         let sizes = chosen.iter().map(|&at| self.stored_bytes(at)).collect::<Result<Vec<u64>>>()?;
         let cuts = shards::cuts(&sizes, self.options.shard_bytes, self.options.min_shards);
-        let mut writer = ShardWriter::new(folder, &plan.class_names, cuts, plan.numbered)?;
+        let mut writer = ShardWriter::new(folder, plan, cuts)?;
         let files = Files::default();
-        let runs = workers::runs(chosen.iter().map(|&at| plan.candidates[at].length), RUN_BYTES);
+        let runs = workers::runs(chosen.iter().map(|&at| plan.candidates[at].bytes()), RUN_BYTES);
         let threads = workers::threads(self.options.threads).min(runs.len());
         let mut states = (0..threads)
             .map(|_| Ok((Decoder::new()?, Image::default())))
@@ -207,6 +214,7 @@ impl Packing<'_> {
             return Err(Fault::Empty(": all of them are damaged").into());
         }
         self.report.images += written.images;
+        self.report.extra_members += written.extra_members;
         self.report.shards += written.shards;
         self.report.bytes += written.bytes;
         Ok(written)
@@ -214,13 +222,12 @@ impl Packing<'_> {
 
     fn stored_bytes(&self, at: usize) -> Result<u64> {
         let candidate = &self.plan.candidates[at];
-        if candidate.length > MAX_MEMBER_BYTES {
+        let extras = check_extras(candidate.extras.iter().map(|extra| extra.length));
+        if candidate.length > MAX_MEMBER_BYTES || extras.is_err() {
             // It will be refused when it is read, with the policy for that.
             return Ok(0);
         }
-        let label = candidate.label.filter(|_| self.plan.numbered);
-        shards::stored_bytes(&candidate.name, candidate.length, label)
-            .map_err(|error| self.plan.locate(at, error))
+        shards::stored_bytes(candidate, self.plan.numbered).map_err(|error| self.plan.locate(at, error))
     }
 
     fn take(
@@ -232,7 +239,7 @@ impl Packing<'_> {
     ) -> Result<()> {
         self.done += 1;
         match proven {
-            Ok(Proven { data, header, crc32c }) => {
+            Ok(Proven { data, header, crc32c, extras }) => {
                 let candidate = &self.plan.candidates[at];
                 let sample = Sample {
                     shard: 0,
@@ -245,7 +252,7 @@ impl Packing<'_> {
                     crc32c,
                     proven: true,
                 };
-                writer.push(candidate.name.clone(), &data, sample)
+                writer.push(Packed { candidate, sample, data: &data, extras: &extras }, size)
             }
             Err(error) if self.options.on_error == OnError::Skip && is_about_an_image(&error) => {
                 let reject = Reject { place: error.place().clone(), reason: error.fault().to_string() };
@@ -265,7 +272,9 @@ fn prove(plan: &Plan, files: &Files, at: usize, decoder: &mut Decoder, image: &m
         .and_then(|header| decoder.decode(&data, image).map(|()| header))
         .map_err(|error| plan.locate(at, error))?;
     let crc32c = crc32c::crc32c(&data);
-    Ok(Proven { data, header, crc32c })
+    let mut extras = Vec::new();
+    plan.read_extras(files, at, |extra, bytes| extras.push((extra, bytes)))?;
+    Ok(Proven { data, header, crc32c, extras })
 }
 
 /// Whether skipping may pass over it: a bad image is left out, a bad archive or disk is not.

@@ -2,10 +2,11 @@
 //! Not here: pixels (headers only), writing.
 //!
 //! ```text
-//! source ─list─► items (images, labels) ─labels─► plan (candidates with labels) ─scan─► index
-//!                                                                               └pack─► shards + index
+//! source ─list─► items ─extras, labels─► plan (images, each with its label and extra files) ─scan─► index
+//!                                                                                           └pack─► shards + index
 //! ```
 
+mod extras;
 mod labels;
 mod list;
 
@@ -13,12 +14,13 @@ use std::path::Path;
 
 use crate::decode::{Header, peek};
 use crate::error::{Error, Fault, Result};
-use crate::index::{Builder, Index, Sample};
+use crate::index::{Builder, Extra, Index, Sample, check_extras};
 use crate::limits::MAX_MEMBER_BYTES;
 use crate::store::{Files, Shard};
 use crate::workers::{self, Progress};
 
-pub use labels::{Candidate, stem};
+pub use extras::ExtraFile;
+pub use labels::Candidate;
 pub use list::{Listing, REJECTED_NAME};
 
 /// Bytes that a worker takes at a time.
@@ -28,7 +30,7 @@ pub(crate) const RUN_BYTES: u64 = 256 << 10;
 pub struct Scanned {
     /// With shard paths relative to the source.
     pub index: Index,
-    /// Files that are no images and do not claim to be, and links inside of archives.
+    /// Files that are no images, do not claim to be, and belong to none, and links inside of archives.
     pub ignored: u64,
 }
 
@@ -38,6 +40,8 @@ pub struct Plan {
     pub listing: Listing,
     /// Everything that is, or claims to be, an image.
     pub candidates: Vec<Candidate>,
+    /// Extensions of the extra files, in byte order.
+    pub kinds: Vec<Vec<u8>>,
     /// In label order.
     pub class_names: Vec<Vec<u8>>,
     /// Whether labels come from `.cls` members and not from folders.
@@ -46,14 +50,14 @@ pub struct Plan {
 
 /// Indexes a source: a tar of class folders, a folder of tars (WebDataset or class folders), a folder of
 /// class folders, or a flat folder of images. Reads all of it once, with `threads` threads (0: all
-/// processors); the first damaged file is an error.
-pub fn scan(source: &Path, threads: usize, progress: Progress<'_>) -> Result<Scanned> {
-    let plan = plan(source, progress)?;
+/// processors); the first damaged file is an error. `with_extras`: extra members are recorded, too.
+pub fn scan(source: &Path, threads: usize, with_extras: bool, progress: Progress<'_>) -> Result<Scanned> {
+    let plan = plan(source, with_extras, progress)?;
     let files = Files::default();
     let total = plan.candidates.len() as u64;
-    let runs = workers::runs(plan.candidates.iter().map(|candidate| candidate.length), RUN_BYTES);
+    let runs = workers::runs(plan.candidates.iter().map(Candidate::bytes), RUN_BYTES);
     let mut buffers = vec![Vec::new(); workers::threads(threads).min(runs.len())];
-    let work = |buffer: &mut Vec<u8>, run: usize| -> Vec<Result<(Header, u32)>> {
+    let work = |buffer: &mut Vec<u8>, run: usize| -> Vec<Result<Probed>> {
         let candidates = runs.get(run).cloned().unwrap_or_default();
         candidates.map(|at| probe(&plan, &files, at, buffer)).collect()
     };
@@ -61,8 +65,7 @@ pub fn scan(source: &Path, threads: usize, progress: Progress<'_>) -> Result<Sca
     let mut done = 0;
     workers::ordered(runs.len(), &mut buffers, work, |found| {
         for result in found.unwrap_or_default() {
-            let (header, crc32c) = result?;
-            indexing.add(done, header, crc32c)?;
+            indexing.add(done, result?)?;
             done += 1;
         }
         progress(done as u64, total)
@@ -73,23 +76,35 @@ pub fn scan(source: &Path, threads: usize, progress: Progress<'_>) -> Result<Sca
 
 /// Lists a source and gives its images their labels. Reads tar headers, `.cls` members, and a few bytes of
 /// files whose names do not tell.
-pub fn plan(source: &Path, progress: Progress<'_>) -> Result<Plan> {
-    let mut listing =
-        list::list(source, &mut || progress(0, 0)).map_err(|error| error.in_shard(source.display()))?;
+pub fn plan(source: &Path, with_extras: bool, progress: Progress<'_>) -> Result<Plan> {
+    let mut listing = list::list(source, with_extras, &mut || progress(0, 0))
+        .map_err(|error| error.in_shard(source.display()))?;
+    extras::attach(&mut listing)?;
     let items = std::mem::take(&mut listing.items);
     let labelled =
         labels::assign(items, listing.in_archives).map_err(|error| error.in_shard(source.display()))?;
     if labelled.candidates.is_empty() {
         return Err(Error::from(Fault::Empty(listing.hint)).in_shard(source.display()));
     }
-    let labels::Labelled { candidates, class_names, numbered } = labelled;
-    Ok(Plan { listing, candidates, class_names, numbered })
+    let labels::Labelled { mut candidates, class_names, numbered } = labelled;
+    let kinds = extras::number(&mut candidates);
+    Ok(Plan { listing, candidates, kinds, class_names, numbered })
 }
 
-fn probe(plan: &Plan, files: &Files, at: usize, buffer: &mut Vec<u8>) -> Result<(Header, u32)> {
+/// What is to be known of an image and its extra files.
+struct Probed {
+    header: Header,
+    crc32c: u32,
+    extras: Vec<Extra>,
+}
+
+fn probe(plan: &Plan, files: &Files, at: usize, buffer: &mut Vec<u8>) -> Result<Probed> {
     plan.read(files, at, buffer)?;
     let header = peek(buffer).map_err(|error| plan.locate(at, error))?;
-    Ok((header, crc32c::crc32c(buffer)))
+    let crc32c = crc32c::crc32c(buffer);
+    let mut extras = Vec::new();
+    plan.read_extras(files, at, |extra, _| extras.push(extra))?;
+    Ok(Probed { header, crc32c, extras })
 }
 
 impl Plan {
@@ -100,18 +115,54 @@ impl Plan {
             let limit = MAX_MEMBER_BYTES;
             return Err(self.locate(at, Fault::Limit { what: "image, bytes,", found: length, limit }.into()));
         }
+        self.read_part(files, shard, offset, length, into).map_err(|error| self.locate(at, error))
+    }
+
+    /// Reads the extra files of a candidate, in their order, and gives each with its bytes. Shard and offset
+    /// are those of the source.
+    pub fn read_extras(&self, files: &Files, at: usize, mut each: impl FnMut(Extra, Vec<u8>)) -> Result<()> {
+        let extras = &self.candidates[at].extras;
+        check_extras(extras.iter().map(|extra| extra.length)).map_err(|error| {
+            match extras.iter().max_by_key(|extra| extra.length) {
+                Some(largest) => self.locate_file(largest.shard, &largest.name, largest.offset, error),
+                None => error,
+            }
+        })?;
+        for ExtraFile { shard, name, offset, length, kind } in extras {
+            let mut bytes = Vec::new();
+            self.read_part(files, *shard, *offset, *length, &mut bytes)
+                .map_err(|error| self.locate_file(*shard, name, *offset, error))?;
+            let crc32c = crc32c::crc32c(&bytes);
+            let (kind, shard, offset, length) = (*kind, *shard, *offset, *length as u32);
+            each(Extra { kind, shard, offset, length, crc32c }, bytes);
+        }
+        Ok(())
+    }
+
+    fn read_part(
+        &self,
+        files: &Files,
+        shard: u32,
+        offset: u64,
+        length: u64,
+        into: &mut Vec<u8>,
+    ) -> Result<()> {
         let file = &self.listing.shards[shard as usize];
         let path = self.listing.path(shard);
-        let shard = Shard { number: shard, path: &path, bytes: file.bytes };
-        files.read(&shard, offset, length, into).map_err(|error| self.locate(at, error))
+        files.read(&Shard { number: shard, path: &path, bytes: file.bytes }, offset, length, into)
     }
 
     /// Adds the address of a candidate to an error.
     pub fn locate(&self, at: usize, error: Error) -> Error {
-        let candidate = &self.candidates[at];
-        let error = error.in_shard(self.listing.path(candidate.shard).display());
+        let Candidate { shard, name, offset, .. } = &self.candidates[at];
+        self.locate_file(*shard, name, *offset, error)
+    }
+
+    /// Adds the address of a file of the source to an error.
+    pub fn locate_file(&self, shard: u32, name: &[u8], offset: u64, error: Error) -> Error {
+        let error = error.in_shard(self.listing.path(shard).display());
         match self.listing.in_archives {
-            true => error.in_member(&candidate.name).at(candidate.offset),
+            true => error.in_member(name).at(offset),
             false => error,
         }
     }
@@ -131,19 +182,27 @@ impl<'a> Indexing<'a> {
         for name in &plan.class_names {
             builder.class(name)?;
         }
+        for kind in &plan.kinds {
+            builder.kind(kind)?;
+        }
         Ok(Self { plan, builder, shard: None })
     }
 
-    fn add(&mut self, at: usize, header: Header, crc32c: u32) -> Result<()> {
+    /// The number of a shard in the index.
+    fn shard(&mut self, listed: u32) -> Result<u32> {
+        if let Some((_, indexed)) = self.shard.filter(|&(last, _)| last == listed) {
+            return Ok(indexed);
+        }
+        let file = &self.plan.listing.shards[listed as usize];
+        let indexed = self.builder.shard(&file.path, file.bytes)?;
+        self.shard = Some((listed, indexed));
+        Ok(indexed)
+    }
+
+    fn add(&mut self, at: usize, probed: Probed) -> Result<()> {
+        let Probed { header, crc32c, mut extras } = probed;
         let candidate = &self.plan.candidates[at];
-        let shard = match self.shard {
-            Some((listed, indexed)) if listed == candidate.shard => indexed,
-            _ => {
-                let file = &self.plan.listing.shards[candidate.shard as usize];
-                self.builder.shard(&file.path, file.bytes)?
-            }
-        };
-        self.shard = Some((candidate.shard, shard));
+        let shard = self.shard(candidate.shard)?;
         let sample = Sample {
             shard,
             offset: candidate.offset,
@@ -155,6 +214,11 @@ impl<'a> Indexing<'a> {
             crc32c,
             proven: false,
         };
-        self.builder.sample(&candidate.name, &sample).map_err(|error| self.plan.locate(at, error))
+        let added = self.builder.sample(&candidate.name, &sample);
+        added.map_err(|error| self.plan.locate(at, error))?;
+        for extra in &mut extras {
+            extra.shard = self.shard(extra.shard)?;
+        }
+        self.builder.extras(extras).map_err(|error| self.plan.locate(at, error))
     }
 }

@@ -1,4 +1,4 @@
-//! Here: the only reads of image bytes: file handles, kept open within bounds, and checked samples.
+//! Here: the only reads of samples' bytes: file handles, kept open within bounds, and checked samples.
 //! Not here: what the bytes mean, batching, threads.
 
 use std::collections::HashMap;
@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::{Error, Fault, Result};
-use crate::index::Index;
+use crate::index::{Extra, Index};
 
 /// Handles kept open: half of the 1024 files that a process may commonly open. Batches jump between
 /// shards, so with fewer handles than shards nearly every read would open its shard anew.
@@ -30,14 +30,35 @@ impl Store {
     /// indexed, or there is an error that names shard, member and offset.
     pub fn read(&self, id: u32, into: &mut Vec<u8>) -> Result<()> {
         let sample = self.index.sample(id).map_err(|error| error.in_shard(self.index.root().display()))?;
-        let path = self.index.shard_path(sample.shard);
-        let shard = Shard { number: sample.shard, path: &path, bytes: self.index.shard_bytes(sample.shard) };
-        let read = self.files.read(&shard, sample.offset, sample.length.into(), into);
+        self.part(sample.shard, sample.offset, sample.length, sample.crc32c, into)
+            .map_err(|error| error.in_member(self.index.name(id)))
+    }
+
+    /// The same for the extra members of a sample that are of these kinds ([`Index::kinds`]), in this order;
+    /// `None` for one that it lacks.
+    pub fn read_extras(&self, id: u32, kinds: &[u32]) -> Result<Vec<Option<Vec<u8>>>> {
+        let there = self.index.extras(id).map_err(|error| error.in_shard(self.index.root().display()))?;
+        let read = |&kind: &u32| {
+            let Some(&extra) = there.iter().find(|extra| extra.kind == kind) else { return Ok(None) };
+            let Extra { shard, offset, length, crc32c, .. } = extra;
+            let mut bytes = Vec::new();
+            self.part(shard, offset, length, crc32c, &mut bytes)
+                .map_err(|error| error.in_member(&self.index.extra_name(id, kind)))?;
+            Ok(Some(bytes))
+        };
+        kinds.iter().map(read).collect()
+    }
+
+    /// Reads and checks bytes; an error has their shard and offset.
+    fn part(&self, number: u32, offset: u64, length: u32, indexed: u32, into: &mut Vec<u8>) -> Result<()> {
+        let path = self.index.shard_path(number);
+        let shard = Shard { number, path: &path, bytes: self.index.shard_bytes(number) };
+        let read = self.files.read(&shard, offset, length.into(), into);
         read.and_then(|()| match crc32c::crc32c(into) {
-            found if found == sample.crc32c => Ok(()),
-            found => Err(Fault::Checksum { indexed: sample.crc32c, found }.into()),
+            found if found == indexed => Ok(()),
+            found => Err(Fault::Checksum { indexed, found }.into()),
         })
-        .map_err(|error| error.at(sample.offset).in_member(self.index.name(id)).in_shard(path.display()))
+        .map_err(|error| error.at(offset).in_shard(path.display()))
     }
 }
 

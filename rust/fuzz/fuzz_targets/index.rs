@@ -7,13 +7,16 @@ use std::path::Path;
 use std::sync::LazyLock;
 
 use barlow_data::decode::Format;
-use barlow_data::index::{Builder, Index, Sample};
+use barlow_data::index::{Builder, Extra, Index, Sample};
 use libfuzzer_sys::fuzz_target;
 
 static EXAMPLE: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let mut builder = Builder::new();
     for class in [&b"cat"[..], b"dog"] {
         builder.class(class).unwrap();
+    }
+    for kind in [&b"json"[..], b"txt"] {
+        builder.kind(kind).unwrap();
     }
     for shard in 0..2 {
         builder.shard(format!("{shard}.tar").as_bytes(), 1000).unwrap();
@@ -30,6 +33,8 @@ static EXAMPLE: LazyLock<Vec<u8>> = LazyLock::new(|| {
                 proven: number % 3 == 0,
             };
             builder.sample(format!("{number}.png").as_bytes(), &sample).unwrap();
+            let extra = |kind| Extra { kind, shard, offset: sample.offset + 50, length: number, crc32c: 0 };
+            builder.extras((0..number % 3).map(extra).collect()).unwrap();
         }
     }
     builder.finish()
@@ -64,10 +69,21 @@ fn examine(bytes: Vec<u8>) {
         assert!(sample.label.is_none_or(|label| (label as usize) < classes));
         assert!(sample.length > 0 && sample.width > 0 && sample.height > 0);
         let _ = index.shard_path(sample.shard);
+        let extras = index.extras(id);
+        for extra in extras.iter().flatten() {
+            assert!(extra.offset + u64::from(extra.length) <= index.shard_bytes(extra.shard));
+            assert_eq!(index.kind(index.kind_name(extra.kind)), Some(extra.kind));
+        }
+        // Extra members are checked when they are asked for, and this asks for them.
+        let Ok(extras) = extras else {
+            assert!(index.subset(&[id]).is_err());
+            continue;
+        };
         let part = index.subset(&[id]).unwrap();
         assert_eq!((part.name(0), part.sample(0).unwrap().offset), (&name[..], sample.offset));
+        assert_eq!(part.extras(0).unwrap().len(), extras.len());
     }
     let moved = index.moved_to(Path::new("/elsewhere"));
-    // A path that becomes too long is the only reason to refuse.
+    // A path that becomes too long, or a bad extra member, is the only reason to refuse.
     assert!(moved.is_err() || moved.is_ok_and(|moved| moved.len() == index.len()));
 }

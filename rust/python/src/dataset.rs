@@ -1,9 +1,9 @@
 //! Here: the data set to Python: index, scan, pack, unpack, order, the members of an archive.
 //! Not here: decisions; a path, an integer or a callback goes in, plain values come out.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -17,7 +17,7 @@ use barlow_data::scan;
 use barlow_data::store::Store;
 use barlow_data::tar;
 use numpy::{AllowTypeChange, PyArray1, PyArrayLike1};
-use pyo3::exceptions::{PyIndexError, PyValueError};
+use pyo3::exceptions::{PyIndexError, PyKeyError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
@@ -80,6 +80,10 @@ impl Index {
         Self { inner: Arc::new(index), source, num_ignored, store: OnceLock::new() }
     }
 
+    fn store(&self) -> &Store {
+        self.store.get_or_init(|| Store::new(Arc::clone(&self.inner)))
+    }
+
     fn id(&self, i: i64) -> PyResult<u32> {
         let known = u32::try_from(i).ok().filter(|&id| (id as usize) < self.inner.len());
         known.ok_or_else(|| PyIndexError::new_err(format!("no sample {i}: there are {}", self.inner.len())))
@@ -96,11 +100,17 @@ impl Index {
     }
 
     /// Indexes a source in place, in memory: a tar of class folders, a folder of tars, a folder of class
-    /// folders, or a flat folder. `progress(done, total)` counts images.
+    /// folders, or a flat folder. `progress(done, total)` counts images; `members`: with extra members.
     #[staticmethod]
-    #[pyo3(signature = (path, threads = 0, progress = None))]
-    fn scan(py: Python<'_>, path: PathBuf, threads: usize, progress: Option<Py<PyAny>>) -> PyResult<Self> {
-        let scanned = detached(py, progress, |tell| scan::scan(&path, threads, tell))?;
+    #[pyo3(signature = (path, threads = 0, progress = None, *, members = true))]
+    fn scan(
+        py: Python<'_>,
+        path: PathBuf,
+        threads: usize,
+        progress: Option<Py<PyAny>>,
+        members: bool,
+    ) -> PyResult<Self> {
+        let scanned = detached(py, progress, |tell| scan::scan(&path, threads, members, tell))?;
         Ok(Self::new(scanned.index, path, scanned.ignored))
     }
 
@@ -141,7 +151,8 @@ impl Index {
         self.inner.num_shards()
     }
 
-    /// Files that a scan left out because they are no images, and links in archives; 0 for an opened index.
+    /// Files that a scan left out because they are no images and belong to none, and links in archives; 0 for an
+    /// opened index.
     #[getter]
     fn num_ignored(&self) -> u64 {
         self.num_ignored
@@ -168,11 +179,42 @@ impl Index {
     fn read<'py>(&self, py: Python<'py>, i: i64) -> PyResult<Bound<'py, PyBytes>> {
         let id = self.id(i)?;
         let read = py.detach(|| {
-            let store = self.store.get_or_init(|| Store::new(Arc::clone(&self.inner)));
             let mut bytes = Vec::new();
-            store.read(id, &mut bytes).map(|()| bytes)
+            self.store().read(id, &mut bytes).map(|()| bytes)
         });
         Ok(PyBytes::new(py, &read.map_err(|error| to_py(py, &error))?))
+    }
+
+    /// Extensions of all extra members of the data set, in byte order.
+    #[getter]
+    fn member_names(&self) -> Vec<OsString> {
+        self.inner.kinds().map(|kind| OsString::from_vec(kind.to_vec())).collect()
+    }
+
+    /// Extensions of the extra members of a sample, in byte order.
+    fn members(&self, py: Python<'_>, i: i64) -> PyResult<Vec<OsString>> {
+        let extras = self.inner.extras(self.id(i)?).map_err(|error| to_py(py, &error))?;
+        let name = |kind| self.inner.kind_name(kind).to_vec();
+        Ok(extras.iter().map(|extra| OsString::from_vec(name(extra.kind))).collect())
+    }
+
+    /// ValueError for a name that no sample has.
+    fn check_members(&self, py: Python<'_>, names: Vec<OsString>) -> PyResult<()> {
+        let names: Vec<&[u8]> = names.iter().map(|name| name.as_bytes()).collect();
+        self.inner.kinds_of(&names).map(|_| ()).map_err(|error| to_py(py, &error))
+    }
+
+    /// The bytes of an extra member, checksum verified; KeyError if the sample lacks it.
+    fn read_member<'py>(&self, py: Python<'py>, i: i64, name: OsString) -> PyResult<Bound<'py, PyBytes>> {
+        let id = self.id(i)?;
+        let read = py.detach(|| match self.inner.kind(name.as_bytes()) {
+            Some(kind) => self.store().read_extras(id, &[kind]),
+            None => Ok(Vec::new()),
+        });
+        match read.map_err(|error| to_py(py, &error))?.first() {
+            Some(Some(bytes)) => Ok(PyBytes::new(py, bytes)),
+            _ => Err(PyKeyError::new_err(name)),
+        }
     }
 
     /// Identifies the data, wherever they lie: 64 hexadecimal digits.
@@ -214,7 +256,7 @@ pub(crate) fn members(py: Python<'_>, path: PathBuf) -> PyResult<Vec<(Bound<'_, 
 /// Packs a source into shards and an index.
 #[pyfunction]
 #[pyo3(signature = (source, out, *, shard_bytes = 256 << 20, min_shards = 1, held_out = 0.0, on_error = "raise",
-                    overwrite = false, threads = 0, progress = None))]
+                    members = true, overwrite = false, threads = 0, progress = None))]
 #[allow(clippy::too_many_arguments)] // They are keywords in Python.
 pub(crate) fn pack<'py>(
     py: Python<'py>,
@@ -224,6 +266,7 @@ pub(crate) fn pack<'py>(
     min_shards: u64,
     held_out: f64,
     on_error: &str,
+    members: bool,
     overwrite: bool,
     threads: usize,
     progress: Option<Py<PyAny>>,
@@ -235,7 +278,8 @@ pub(crate) fn pack<'py>(
             return Err(PyValueError::new_err(format!("on_error is \"{other}\", not \"raise\" or \"skip\"")));
         }
     };
-    let options = Options { shard_bytes, min_shards, held_out, on_error, overwrite, threads };
+    let options =
+        Options { shard_bytes, min_shards, held_out, on_error, with_extras: members, overwrite, threads };
     let report = detached(py, progress, |tell| packing::pack(&source, &out, &options, tell))?;
     report_dict(py, &report)
 }
@@ -253,6 +297,7 @@ fn report_dict<'py>(py: Python<'py>, report: &Report) -> PyResult<Bound<'py, PyD
     let dict = PyDict::new(py);
     dict.set_item("images", report.images)?;
     dict.set_item("held_out_images", report.held_out_images)?;
+    dict.set_item("extra_members", report.extra_members)?;
     dict.set_item("shards", report.shards)?;
     dict.set_item("bytes", report.bytes)?;
     dict.set_item("classes", report.classes)?;

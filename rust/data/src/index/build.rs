@@ -3,20 +3,30 @@
 
 use sha2::{Digest, Sha256};
 
-use super::Sample;
-use super::format::{Header, NO_LABEL, PROVEN, SampleRecord, write_string_place};
+use super::format::{ExtraRecord, Header, NO_LABEL, PROVEN, SampleRecord, write_string_place};
+use super::{Extra, Sample};
 use crate::error::{Fault, Result};
-use crate::limits::{MAX_CLASSES, MAX_NAME_BYTES, MAX_SAMPLES, MAX_SHARDS};
+use crate::limits::{
+    MAX_CLASSES, MAX_EXTRAS, MAX_EXTRAS_BYTES, MAX_KINDS, MAX_NAME_BYTES, MAX_SAMPLES, MAX_SHARDS,
+};
 
-/// Collects the sections of an index. A shard stands before its samples, classes in label order.
+/// Collects the sections of an index. A shard stands before its samples, classes in label order, kinds in
+/// byte order, extra members behind their sample.
 pub struct Builder {
     samples: Vec<u8>,
     shards: Vec<u8>,
     classes: Vec<u8>,
+    /// For each sample up to the last one that has extra members: how many those before it have.
+    starts: Vec<u8>,
+    num_starts: u64,
+    extras: Vec<u8>,
+    kinds: Vec<u8>,
     strings: Vec<u8>,
     num_samples: u64,
     num_shards: u64,
     num_classes: u64,
+    num_extras: u64,
+    num_kinds: u64,
     last_shard: (usize, usize),
     content: Sha256,
 }
@@ -34,10 +44,16 @@ impl Builder {
             samples: Vec::new(),
             shards: Vec::new(),
             classes: Vec::new(),
+            starts: Vec::new(),
+            num_starts: 0,
+            extras: Vec::new(),
+            kinds: Vec::new(),
             strings: Vec::new(),
             num_samples: 0,
             num_shards: 0,
             num_classes: 0,
+            num_extras: 0,
+            num_kinds: 0,
             last_shard: (0, 0),
             content: Sha256::new(),
         }
@@ -63,6 +79,38 @@ impl Builder {
         self.content.update((name.len() as u32).to_le_bytes());
         self.content.update(name);
         Ok(label)
+    }
+
+    /// Adds an extension of extra members and gives its number.
+    pub fn kind(&mut self, extension: &[u8]) -> Result<u32> {
+        let kind = count("number of extra member extensions", &mut self.num_kinds, MAX_KINDS)?;
+        let at = self.string("extra member extension, bytes,", extension)?;
+        write_string_place(at as u64, extension.len(), &mut self.kinds);
+        Ok(kind)
+    }
+
+    /// Adds the extra members of the sample that was added last; of each kind one at most.
+    pub fn extras(&mut self, mut extras: Vec<Extra>) -> Result<()> {
+        extras.sort_unstable_by_key(|extra| extra.kind);
+        check_extras(extras.iter().map(|extra| extra.length.into()))?;
+        if extras.windows(2).any(|pair| pair[0].kind == pair[1].kind) {
+            return Err(Fault::Source("two extra members of one sample and extension".into()).into());
+        }
+        if !extras.is_empty() {
+            self.fill_starts(self.num_samples);
+        }
+        for Extra { kind, shard, offset, length, crc32c } in extras {
+            ExtraRecord { offset, length, crc32c, shard, kind }.write(&mut self.extras);
+            self.num_extras += 1;
+        }
+        Ok(())
+    }
+
+    fn fill_starts(&mut self, up_to: u64) {
+        for _ in self.num_starts..up_to {
+            self.starts.extend(self.num_extras.to_le_bytes());
+        }
+        self.num_starts = self.num_starts.max(up_to);
     }
 
     /// Adds a sample under its member name.
@@ -102,16 +150,23 @@ impl Builder {
     }
 
     /// The index file. Its digest is the sha256 over names, labels, lengths, checksums and sizes in
-    /// pixels of all samples in order, and the class names: the same data in other shards keep it.
-    pub fn finish(self) -> Vec<u8> {
+    /// pixels of all samples in order, and the class names: the same data in other shards keep it, and the
+    /// same images with and without extra members.
+    pub fn finish(mut self) -> Vec<u8> {
+        if self.num_kinds > 0 {
+            self.fill_starts(self.num_samples + 1);
+        }
         let header = Header {
             num_samples: self.num_samples,
             num_shards: self.num_shards,
             num_classes: self.num_classes,
             strings_bytes: self.strings.len() as u64,
             digest: self.content.finalize().into(),
+            num_extras: self.num_extras,
+            num_kinds: self.num_kinds,
         };
-        header.assemble([&self.samples, &self.shards, &self.classes, &self.strings])
+        let Self { samples, shards, classes, starts, extras, kinds, strings, .. } = self;
+        header.assemble([&samples, &shards, &classes, &starts, &extras, &kinds, &strings])
     }
 
     fn string(&mut self, what: &'static str, text: &[u8]) -> Result<usize> {
@@ -123,6 +178,19 @@ impl Builder {
         self.strings.extend(text);
         Ok(at)
     }
+}
+
+/// Refuses extra members of one sample, given by their lengths, that are too many or too large together.
+pub fn check_extras(lengths: impl ExactSizeIterator<Item = u64>) -> Result<()> {
+    let (found, limit) = (lengths.len() as u64, MAX_EXTRAS);
+    if found > limit {
+        return Err(Fault::Limit { what: "number of extra members of a sample", found, limit }.into());
+    }
+    let (found, limit) = (lengths.fold(0, u64::saturating_add), MAX_EXTRAS_BYTES);
+    if found > limit {
+        return Err(Fault::Limit { what: "extra members of a sample, bytes,", found, limit }.into());
+    }
+    Ok(())
 }
 
 /// The number of one more thing.

@@ -3,14 +3,21 @@
 
 use crate::error::{Fault, Result};
 
-/// The version of the layout that this build writes and reads.
-pub const VERSION: u32 = 1;
+/// The newest version of the layout; this build reads all up to it.
+pub const VERSION: u32 = 2;
+
+/// The layout without extra members. An index that has none is still written so: those who know no other
+/// version can read it.
+const PLAIN: u32 = 1;
 
 pub(super) const MAGIC: [u8; 8] = *b"BARLOWIX";
 pub(super) const HEADER_BYTES: usize = 128;
 pub(super) const SAMPLE_BYTES: usize = 40;
 pub(super) const SHARD_BYTES: usize = 24;
 pub(super) const CLASS_BYTES: usize = 16;
+pub(super) const START_BYTES: usize = 8;
+pub(super) const EXTRA_BYTES: usize = 24;
+pub(super) const KIND_BYTES: usize = 16;
 /// In place of a label.
 pub(super) const NO_LABEL: u32 = u32::MAX;
 
@@ -28,6 +35,9 @@ pub(super) struct Header {
     pub(super) strings_bytes: u64,
     /// sha256 of the content (see `Builder`).
     pub(super) digest: [u8; 32],
+    pub(super) num_extras: u64,
+    /// Different extensions of extra members; 0: the data set has none, and no section for them.
+    pub(super) num_kinds: u64,
 }
 
 impl Header {
@@ -39,8 +49,21 @@ impl Header {
         self.num_shards.checked_mul(SHARD_BYTES as u64)?.checked_add(self.shards_at()?)
     }
 
-    pub(super) fn strings_at(&self) -> Option<u64> {
+    pub(super) fn starts_at(&self) -> Option<u64> {
         self.num_classes.checked_mul(CLASS_BYTES as u64)?.checked_add(self.classes_at()?)
+    }
+
+    pub(super) fn extras_at(&self) -> Option<u64> {
+        let starts = if self.num_kinds == 0 { 0 } else { self.num_samples.checked_add(1)? };
+        starts.checked_mul(START_BYTES as u64)?.checked_add(self.starts_at()?)
+    }
+
+    pub(super) fn kinds_at(&self) -> Option<u64> {
+        self.num_extras.checked_mul(EXTRA_BYTES as u64)?.checked_add(self.extras_at()?)
+    }
+
+    pub(super) fn strings_at(&self) -> Option<u64> {
+        self.num_kinds.checked_mul(KIND_BYTES as u64)?.checked_add(self.kinds_at()?)
     }
 
     pub(super) fn file_bytes(&self) -> Option<u64> {
@@ -48,16 +71,19 @@ impl Header {
     }
 
     /// Header and sections as a file; the checksum covers every other byte of it.
-    pub(super) fn assemble(&self, sections: [&[u8]; 4]) -> Vec<u8> {
+    pub(super) fn assemble(&self, sections: [&[u8]; 7]) -> Vec<u8> {
         let mut file =
             Vec::with_capacity(HEADER_BYTES + sections.iter().map(|part| part.len()).sum::<usize>());
         file.extend(MAGIC);
-        file.extend(VERSION.to_le_bytes());
+        file.extend(if self.num_kinds == 0 { PLAIN } else { VERSION }.to_le_bytes());
         file.extend((HEADER_BYTES as u32).to_le_bytes());
         for count in [self.num_samples, self.num_shards, self.num_classes, self.strings_bytes] {
             file.extend(count.to_le_bytes());
         }
         file.extend(self.digest);
+        for count in [self.num_extras, self.num_kinds] {
+            file.extend(count.to_le_bytes());
+        }
         file.resize(HEADER_BYTES, 0);
         for section in sections {
             file.extend(section);
@@ -74,7 +100,7 @@ impl Header {
         }
         let short = Fault::IndexDamaged("header");
         let found = u32_at(file, 8).ok_or(short)?;
-        if found != VERSION {
+        if !(PLAIN..=VERSION).contains(&found) {
             return Err(Fault::IndexVersion { found, supported: VERSION }.into());
         }
         let indexed = u32_at(file, CHECKSUM_AT).ok_or(Fault::IndexDamaged("header"))?;
@@ -89,7 +115,7 @@ impl Header {
     }
 
     fn fields(file: &[u8]) -> Option<Self> {
-        let reserved = file.get(80..CHECKSUM_AT)?;
+        let reserved = file.get(if u32_at(file, 8)? == PLAIN { 80 } else { 96 }..CHECKSUM_AT)?;
         let plain = u32_at(file, 12)? == HEADER_BYTES as u32 && reserved.iter().all(|&byte| byte == 0);
         plain.then_some(Self {
             num_samples: u64_at(file, 16)?,
@@ -97,6 +123,8 @@ impl Header {
             num_classes: u64_at(file, 32)?,
             strings_bytes: u64_at(file, 40)?,
             digest: file.get(48..80)?.try_into().ok()?,
+            num_extras: u64_at(file, 80)?,
+            num_kinds: u64_at(file, 88)?,
         })
     }
 }
@@ -156,7 +184,37 @@ impl SampleRecord {
     }
 }
 
-/// Where a string lies in the string section; the tail of shard and class records.
+/// One extra member, as stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct ExtraRecord {
+    pub(super) offset: u64,
+    pub(super) length: u32,
+    pub(super) crc32c: u32,
+    pub(super) shard: u32,
+    pub(super) kind: u32,
+}
+
+impl ExtraRecord {
+    pub(super) fn write(&self, to: &mut Vec<u8>) {
+        to.extend(self.offset.to_le_bytes());
+        for word in [self.length, self.crc32c, self.shard, self.kind] {
+            to.extend(word.to_le_bytes());
+        }
+    }
+
+    /// `record` has at least [`EXTRA_BYTES`] bytes, or the answer is `None`.
+    pub(super) fn read(record: &[u8]) -> Option<Self> {
+        Some(Self {
+            offset: u64_at(record, 0)?,
+            length: u32_at(record, 8)?,
+            crc32c: u32_at(record, 12)?,
+            shard: u32_at(record, 16)?,
+            kind: u32_at(record, 20)?,
+        })
+    }
+}
+
+/// Where a string lies in the string section; the tail of shard, class and kind records.
 pub(super) fn write_string_place(at: u64, length: usize, to: &mut Vec<u8>) {
     to.extend(at.to_le_bytes());
     to.extend((length as u32).to_le_bytes());

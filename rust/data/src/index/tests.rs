@@ -147,9 +147,12 @@ fn a_lie_behind_a_right_checksum_is_found() {
     };
     let first = 128;
     for (file, message) in [
-        (with(8, &[2]), "format version 2"),
+        (with(8, &[0]), "format version 0"),
+        (with(8, &[3]), "format version 3, this build reads versions up to 2"),
         (with(12, &[127]), "header"),
         (with(100, &[1]), "header"),
+        (with(80, &[1]), "header"),
+        (with(88, &[1]), "header"),
         (with(16, &[4]), "size"),
         (with(16, &[0xff; 8]), "size"),
         (with(24, &[0xff; 8]), "size"),

@@ -1,12 +1,14 @@
 //! Here: member names as paths below a folder: which ones can be written there, and that no two of them collide.
 //! Not here: reading, writing.
 
+use std::borrow::Cow;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use crate::error::{Error, Fault, Result, printable};
-use crate::scan::{Plan, stem};
+use crate::index::stem;
+use crate::scan::{Candidate, ExtraFile, Plan};
 
 /// Longest component of a path on Linux (`NAME_MAX`).
 const MAX_COMPONENT_BYTES: usize = 255;
@@ -21,36 +23,48 @@ pub(super) fn inner_path(name: &[u8]) -> Result<PathBuf> {
     if path.as_os_str().is_empty() { Err(refuse()) } else { Ok(path) }
 }
 
+/// A file to be.
+struct Named<'a> {
+    name: Cow<'a, [u8]>,
+    /// The file of the source that an error is about: an image, for its label too, or an extra member.
+    of: (u32, &'a [u8], u64),
+}
+
 /// Refuses what unpacking could not give back: names that lead elsewhere or are too long for a file, and two
 /// that are one path, or of which one would be the folder of the other.
 pub(super) fn check(plan: &Plan) -> Result<()> {
-    for (at, candidate) in plan.candidates.iter().enumerate() {
-        inner_path(&candidate.name).map_err(|error| plan.locate(at, error))?;
-        if parts(&candidate.name).any(|part| part.len() > MAX_COMPONENT_BYTES) {
+    let mut files = Vec::with_capacity(plan.candidates.len());
+    for Candidate { name, shard, offset, extras, .. } in &plan.candidates {
+        let of = (*shard, name.as_slice(), *offset);
+        files.push(Named { name: Cow::from(name), of });
+        if plan.numbered {
+            files.push(Named { name: Cow::from([stem(name), b".cls"].concat()), of });
+        }
+        files.extend(extras.iter().map(|ExtraFile { name, shard, offset, .. }| Named {
+            name: Cow::from(name),
+            of: (*shard, name, *offset),
+        }));
+    }
+    let locate = |file: &Named<'_>, error| {
+        let (shard, name, offset) = file.of;
+        plan.locate_file(shard, name, offset, error)
+    };
+    for file in &files {
+        inner_path(&file.name).map_err(|error| locate(file, error))?;
+        if parts(&file.name).any(|part| part.len() > MAX_COMPONENT_BYTES) {
             let text = format!("a name with more than {MAX_COMPONENT_BYTES} bytes between two slashes");
-            return Err(plan.locate(at, Fault::Source(text).into()));
+            return Err(locate(file, Fault::Source(text).into()));
         }
     }
-    let images = plan.candidates.iter().map(|candidate| candidate.name.as_slice());
-    unique(plan, images)?;
-    if plan.numbered {
-        let labels: Vec<Vec<u8>> =
-            plan.candidates.iter().map(|candidate| [stem(&candidate.name), b".cls"].concat()).collect();
-        unique(plan, labels.iter().map(Vec::as_slice))?;
-    }
-    Ok(())
-}
-
-fn unique<'a>(plan: &Plan, names: impl Iterator<Item = &'a [u8]>) -> Result<()> {
-    let names: Vec<&[u8]> = names.collect();
+    let names: Vec<&[u8]> = files.iter().map(|file| &*file.name).collect();
     let Some((first, second)) = collision(&names) else { return Ok(()) };
-    let earlier = &plan.candidates[first];
+    let (shard, name, _) = files[first].of;
     let text = format!(
         "the name collides with an earlier one ({}: {}); `barlow index` can use such archives where they are",
-        plan.listing.path(earlier.shard).display(),
-        printable(&earlier.name)
+        plan.listing.path(shard).display(),
+        printable(name)
     );
-    Err(plan.locate(second, Fault::Source(text).into()))
+    Err(locate(&files[second], Fault::Source(text).into()))
 }
 
 /// Two names of which one is, or lies below, the other: (the earlier, the later).

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use super::durable;
 use crate::error::Result;
-use crate::index::{Builder, FILE_NAME, Sample};
-use crate::scan::stem;
+use crate::index::{Builder, Extra, FILE_NAME, Sample, stem};
+use crate::scan::{Candidate, Plan};
 use crate::tar;
 
 /// Writes the shards of one folder.
@@ -20,6 +20,7 @@ pub(super) struct ShardWriter<'a> {
     open: Option<Open>,
     num_shards: u32,
     num_samples: u64,
+    num_extras: u64,
     bytes: u64,
     numbered: bool,
 }
@@ -31,12 +32,22 @@ struct Open {
     bytes: u64,
     room: u64,
     /// Samples go to the index once the size of their shard is known.
-    samples: Vec<(Vec<u8>, Sample)>,
+    samples: Vec<(Vec<u8>, Sample, Vec<Extra>)>,
+}
+
+/// A sample with all of its bytes; shards and offsets are still those of the source.
+pub(super) struct Packed<'a> {
+    pub(super) candidate: &'a Candidate,
+    pub(super) sample: Sample,
+    pub(super) data: &'a [u8],
+    /// In the order of the candidate's extra files.
+    pub(super) extras: &'a [(Extra, Vec<u8>)],
 }
 
 /// What one folder came to be.
 pub(super) struct Written {
     pub(super) images: u64,
+    pub(super) extra_members: u64,
     pub(super) shards: u64,
     pub(super) bytes: u64,
 }
@@ -69,13 +80,19 @@ pub(super) fn cuts(sizes: &[u64], shard_bytes: u64, min_shards: u64) -> Vec<u64>
     cuts
 }
 
-/// Bytes that a sample takes in a shard.
-pub(super) fn stored_bytes(name: &[u8], length: u64, label: Option<u32>) -> Result<u64> {
-    let image = tar::header_for(name, length)?.len() as u64 + length + tar::padding(length).len() as u64;
-    Ok(match label {
-        Some(label) => image + label_member(name, label)?.len() as u64,
-        None => image,
-    })
+/// Bytes that a sample takes in a shard; with `numbered`, labels are also written as `.cls` members.
+pub(super) fn stored_bytes(candidate: &Candidate, numbered: bool) -> Result<u64> {
+    let Candidate { name, length, label, extras, .. } = candidate;
+    let mut bytes = 0;
+    for (name, length) in
+        [(name, length)].into_iter().chain(extras.iter().map(|extra| (&extra.name, &extra.length)))
+    {
+        bytes += tar::header_for(name, *length)?.len() as u64 + length + tar::padding(*length).len() as u64;
+    }
+    if let Some(label) = label.filter(|_| numbered) {
+        bytes += label_member(name, label)?.len() as u64;
+    }
+    Ok(bytes)
 }
 
 /// The `.cls` member that tells the class where no folder does.
@@ -89,39 +106,46 @@ fn label_member(name: &[u8], label: u32) -> Result<Vec<u8>> {
 }
 
 impl<'a> ShardWriter<'a> {
-    /// `cuts` as from [`cuts`]; with `numbered`, labels are also written as `.cls` members.
-    pub(super) fn new(
-        folder: &'a Path,
-        class_names: &[Vec<u8>],
-        cuts: Vec<u64>,
-        numbered: bool,
-    ) -> Result<Self> {
+    /// For some samples of `plan`; `cuts` as from [`cuts`].
+    pub(super) fn new(folder: &'a Path, plan: &Plan, cuts: Vec<u64>) -> Result<Self> {
         let mut builder = Builder::new();
-        for name in class_names {
+        for name in &plan.class_names {
             builder.class(name)?;
         }
-        let cuts = cuts.into_iter();
-        Ok(Self { folder, builder, cuts, open: None, num_shards: 0, num_samples: 0, bytes: 0, numbered })
+        for kind in &plan.kinds {
+            builder.kind(kind)?;
+        }
+        Ok(Self {
+            folder,
+            builder,
+            cuts: cuts.into_iter(),
+            open: None,
+            num_shards: 0,
+            num_samples: 0,
+            num_extras: 0,
+            bytes: 0,
+            numbered: plan.numbered,
+        })
     }
 
-    /// Appends a sample; its shard and offset are set here.
-    pub(super) fn push(&mut self, name: Vec<u8>, data: &[u8], mut sample: Sample) -> Result<()> {
-        let length = data.len() as u64;
-        let cls = sample.label.filter(|_| self.numbered);
-        let size = stored_bytes(&name, length, cls)?;
+    /// Appends a sample of `size` bytes ([`stored_bytes`]): image, label, extra members.
+    pub(super) fn push(&mut self, packed: Packed<'_>, size: u64) -> Result<()> {
         self.make_room(size)?;
         let Some(open) = &mut self.open else { return Ok(()) };
-        let header = tar::header_for(&name, length)?;
-        sample.offset = open.bytes + header.len() as u64;
-        open.file.write_all(&header)?;
-        open.file.write_all(data)?;
-        open.file.write_all(tar::padding(length))?;
-        if let Some(label) = cls {
-            open.file.write_all(&label_member(&name, label)?)?;
+        let Packed { candidate, mut sample, data, extras } = packed;
+        sample.offset = open.member(&candidate.name, data)?;
+        if let Some(label) = sample.label.filter(|_| self.numbered) {
+            let member = label_member(&candidate.name, label)?;
+            open.file.write_all(&member)?;
+            open.bytes += member.len() as u64;
         }
-        open.bytes += size;
+        let mut placed = Vec::with_capacity(extras.len());
+        for (file, (extra, data)) in candidate.extras.iter().zip(extras) {
+            placed.push(Extra { offset: open.member(&file.name, data)?, ..*extra });
+        }
         open.room = open.room.saturating_sub(size);
-        open.samples.push((name, sample));
+        self.num_extras += placed.len() as u64;
+        open.samples.push((candidate.name.clone(), sample, placed));
         self.num_samples += 1;
         Ok(())
     }
@@ -159,9 +183,11 @@ impl<'a> ShardWriter<'a> {
         open.file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
         let bytes = open.bytes + tar::END.len() as u64;
         let shard = self.builder.shard(open.name.as_bytes(), bytes)?;
-        for (name, mut sample) in open.samples {
+        for (name, mut sample, mut extras) in open.samples {
             sample.shard = shard;
             self.builder.sample(&name, &sample)?;
+            extras.iter_mut().for_each(|extra| extra.shard = shard);
+            self.builder.extras(extras)?;
         }
         self.num_shards += 1;
         self.bytes += bytes;
@@ -174,7 +200,26 @@ impl<'a> ShardWriter<'a> {
         let index: PathBuf = self.folder.join(FILE_NAME);
         durable::write_synced(&index, &self.builder.finish())?;
         durable::sync_folder(Some(self.folder))?;
-        Ok(Written { images: self.num_samples, shards: self.num_shards.into(), bytes: self.bytes })
+        Ok(Written {
+            images: self.num_samples,
+            extra_members: self.num_extras,
+            shards: self.num_shards.into(),
+            bytes: self.bytes,
+        })
+    }
+}
+
+impl Open {
+    /// Appends a member; gives the offset of its data.
+    fn member(&mut self, name: &[u8], data: &[u8]) -> Result<u64> {
+        let length = data.len() as u64;
+        let header = tar::header_for(name, length)?;
+        let offset = self.bytes + header.len() as u64;
+        self.file.write_all(&header)?;
+        self.file.write_all(data)?;
+        self.file.write_all(tar::padding(length))?;
+        self.bytes = offset + length + tar::padding(length).len() as u64;
+        Ok(offset)
     }
 }
 

@@ -69,6 +69,7 @@ mod tests {
                 offset: 0,
                 length: 1,
                 label: Some(label as u32),
+                extras: Vec::new(),
             })
         };
         counts.iter().enumerate().flat_map(class).collect()

@@ -35,7 +35,7 @@ fn images_go_to_shards_and_back() {
     assert_eq!(seen.last(), Some(&(20, 20)));
 
     let index = Arc::new(Index::open(&out).unwrap());
-    assert_eq!(index.digest(), scan(&source, 1, &mut |_, _| Ok(())).unwrap().index.digest());
+    assert_eq!(index.digest(), scan(&source, 1, true, &mut |_, _| Ok(())).unwrap().index.digest());
     let store = Store::new(Arc::clone(&index));
     let mut bytes = Vec::new();
     for id in 0..20 {

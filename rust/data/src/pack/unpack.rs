@@ -130,6 +130,11 @@ fn known_by(index: &Path) -> Result<Known> {
         if let Some(shard) = known.get_mut(sample.shard as usize) {
             shard.insert(sample.offset, (sample.crc32c, sample.length));
         }
+        for extra in index.extras(id)? {
+            if let Some(shard) = known.get_mut(extra.shard as usize) {
+                shard.insert(extra.offset, (extra.crc32c, extra.length));
+            }
+        }
     }
     Ok(known.into_iter().enumerate().map(|(shard, known)| (index.shard_path(shard as u32), known)).collect())
 }

@@ -2,9 +2,11 @@
 //! Not here: files.
 
 use crate::error::{Error, Fault, Result, printable};
+use crate::index::stem;
 use crate::limits::MAX_CLASSES;
 
-use super::list::Item;
+use super::extras::ExtraFile;
+use super::list::{Item, Role};
 
 /// What is, or claims to be, an image, before anyone has looked into it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +21,15 @@ pub struct Candidate {
     pub length: u64,
     /// Its class, if the source has classes.
     pub label: Option<u32>,
+    /// What else belongs to it.
+    pub extras: Vec<ExtraFile>,
+}
+
+impl Candidate {
+    /// Of the image and its extra files together.
+    pub fn bytes(&self) -> u64 {
+        self.extras.iter().fold(self.length, |sum, extra| sum.saturating_add(extra.length))
+    }
 }
 
 pub(super) struct Labelled {
@@ -27,17 +38,10 @@ pub(super) struct Labelled {
     pub(super) numbered: bool,
 }
 
-/// What members of one sample have in common: the name up to the first dot of its last component.
-pub fn stem(name: &[u8]) -> &[u8] {
-    let base = name.iter().rposition(|&byte| byte == b'/').map_or(0, |slash| slash + 1);
-    let dot = name[base..].iter().position(|&byte| byte == b'.');
-    &name[..dot.map_or(name.len(), |dot| base + dot)]
-}
-
 /// One `.cls` anywhere makes the source a WebDataset, in which every image has one. Otherwise either
 /// all images lie in class folders or none does.
 pub(super) fn assign(items: Vec<Item>, in_archives: bool) -> Result<Labelled> {
-    match items.iter().any(|item| item.label.is_some()) {
+    match items.iter().any(|item| matches!(item.role, Role::Label(_))) {
         true => by_number(items),
         false => by_folder(items, in_archives),
     }
@@ -55,11 +59,11 @@ fn by_number(items: Vec<Item>) -> Result<Labelled> {
         let mut image = None;
         let mut label = None;
         for item in sample {
-            let twice = match &item.label {
-                Some(text) => {
+            let twice = match &item.role {
+                Role::Label(text) => {
                     label.replace(number(text).map_err(|error| error.in_member(&item.name))?).is_some()
                 }
-                None => image.replace(item).is_some(),
+                _ => image.replace(item).is_some(),
             };
             if twice {
                 return Err(inconsistent(&item.name, "a second image or label of one sample"));
@@ -127,7 +131,7 @@ fn components(name: &[u8]) -> impl Iterator<Item = &[u8]> {
 
 fn candidate(item: &Item, label: Option<u32>) -> Candidate {
     let Item { shard, offset, length, .. } = *item;
-    Candidate { shard, name: item.name.clone(), offset, length, label }
+    Candidate { shard, name: item.name.clone(), offset, length, label, extras: item.extras.clone() }
 }
 
 #[cfg(test)]
@@ -135,11 +139,12 @@ mod tests {
     use super::*;
 
     fn image(name: &str) -> Item {
-        Item { shard: 0, name: name.as_bytes().to_vec(), offset: 0, length: 1, label: None }
+        let name = name.as_bytes().to_vec();
+        Item { shard: 0, name, offset: 0, length: 1, role: Role::Image, extras: Vec::new() }
     }
 
     fn label(name: &str, text: &str) -> Item {
-        Item { label: Some(text.as_bytes().to_vec()), ..image(name) }
+        Item { role: Role::Label(text.as_bytes().to_vec()), ..image(name) }
     }
 
     fn assigned(items: Vec<Item>, in_archives: bool) -> (Vec<Option<u32>>, Vec<String>) {
@@ -150,13 +155,6 @@ mod tests {
 
     fn refused(items: Vec<Item>) -> String {
         assign(items, true).err().unwrap().to_string()
-    }
-
-    #[test]
-    fn a_stem_ends_at_the_first_dot_of_the_last_component() {
-        assert_eq!(stem(b"a.b/c.d/0001.left.jpg"), b"a.b/c.d/0001");
-        assert_eq!(stem(b"0001.cls"), b"0001");
-        assert_eq!(stem(b"a.b/none"), b"a.b/none");
     }
 
     #[test]

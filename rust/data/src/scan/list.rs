@@ -10,8 +10,10 @@ use std::path::{Path, PathBuf};
 
 use crate::decode::Format;
 use crate::error::{Error, Fault, Result};
-use crate::index::FILE_NAME;
+use crate::index::{FILE_NAME, extension as full_extension};
 use crate::tar;
+
+use super::extras::ExtraFile;
 
 /// List of the rejected images that `pack` leaves beside its shards.
 pub const REJECTED_NAME: &str = "rejected.jsonl";
@@ -32,13 +34,15 @@ pub struct Listing {
     pub(super) items: Vec<Item>,
     /// Files of no interest, and links inside of archives.
     pub ignored: u64,
-    /// Whether shards are archives; otherwise each is one image.
+    /// Whether shards are archives; otherwise each is one file.
     pub in_archives: bool,
+    /// Whether files beside the images are of interest.
+    pub(super) with_extras: bool,
     /// For the user who pointed at the wrong folder.
     pub(super) hint: &'static str,
 }
 
-/// An archive, or a loose image.
+/// An archive, or a loose file.
 pub struct ShardFile {
     /// Relative to the root; as bytes, because names need not be UTF-8.
     pub path: Vec<u8>,
@@ -46,20 +50,37 @@ pub struct ShardFile {
     pub bytes: u64,
 }
 
-/// An image, or the label beside it.
+/// An image, or something beside it.
 pub(super) struct Item {
     pub(super) shard: u32,
     pub(super) name: Vec<u8>,
     pub(super) offset: u64,
     pub(super) length: u64,
-    /// The text of a `.cls` member; an image has none.
-    pub(super) label: Option<Vec<u8>>,
+    pub(super) role: Role,
+    /// Of an image.
+    pub(super) extras: Vec<ExtraFile>,
+}
+
+pub(super) enum Role {
+    /// Or what claims to be one.
+    Image,
+    /// The text of a `.cls` member.
+    Label(Vec<u8>),
+    /// Any other file that can belong to an image, by its name.
+    Extra,
 }
 
 impl Listing {
     /// Absolute path of a shard.
     pub fn path(&self, shard: u32) -> PathBuf {
         self.root.join(OsStr::from_bytes(&self.shards[shard as usize].path))
+    }
+
+    /// Whether a file that is neither image nor label can belong to an image; counted as ignored if not.
+    fn takes_extra(&mut self, name: &[u8]) -> bool {
+        let taken = self.with_extras && !full_extension(name).is_empty();
+        self.ignored += u64::from(!taken);
+        taken
     }
 
     fn shard(&mut self, path: Vec<u8>, bytes: u64) -> u32 {
@@ -69,7 +90,11 @@ impl Listing {
 }
 
 /// Lists a source; `alive` is called now and then and may stop it.
-pub(super) fn list(source: &Path, alive: &mut dyn FnMut() -> Result<()>) -> Result<Listing> {
+pub(super) fn list(
+    source: &Path,
+    with_extras: bool,
+    alive: &mut dyn FnMut() -> Result<()>,
+) -> Result<Listing> {
     let absolute = std::path::absolute(source)?;
     let new = |root: &Path, in_archives| Listing {
         root: root.to_path_buf(),
@@ -77,6 +102,7 @@ pub(super) fn list(source: &Path, alive: &mut dyn FnMut() -> Result<()>) -> Resu
         items: Vec::new(),
         ignored: 0,
         in_archives,
+        with_extras,
         hint: "",
     };
     if !std::fs::metadata(&absolute)?.is_dir() {
@@ -163,7 +189,7 @@ fn add_member(listing: &mut Listing, shard: u32, member: tar::Member, file: &Fil
     if is_hidden(&name) {
         return Ok(());
     }
-    let label = match extension(&name).as_deref() {
+    let role = match extension(&name).as_deref() {
         Some(b"cls") if length > MAX_LABEL_BYTES => {
             let limit = MAX_LABEL_BYTES;
             let fault = Fault::Limit { what: "label, bytes,", found: length, limit };
@@ -172,7 +198,7 @@ fn add_member(listing: &mut Listing, shard: u32, member: tar::Member, file: &Fil
         Some(b"cls") => {
             let mut text = vec![0; length as usize];
             file.read_exact_at(&mut text, offset)?;
-            Some(text)
+            Role::Label(text)
         }
         _ => {
             let begin = || {
@@ -180,14 +206,14 @@ fn add_member(listing: &mut Listing, shard: u32, member: tar::Member, file: &Fil
                 file.read_exact_at(&mut magic, offset)?;
                 Ok(magic)
             };
-            if !is_image(&name, begin)? {
-                listing.ignored += 1;
-                return Ok(());
+            match is_image(&name, begin)? {
+                true => Role::Image,
+                false if listing.takes_extra(&name) => Role::Extra,
+                false => return Ok(()),
             }
-            None
         }
     };
-    listing.items.push(Item { shard, name, offset, length, label });
+    listing.items.push(Item { shard, name, offset, length, role, extras: Vec::new() });
     Ok(())
 }
 
@@ -258,7 +284,8 @@ fn walk(
     Ok(())
 }
 
-/// Adds each image of a folder as a shard of its own.
+/// Adds each image of a folder, and what may belong to one, as a shard of its own. A `.cls` is not among
+/// that: in folders it is no label, and packed it would become one.
 fn loose_images(listing: &mut Listing, files: &[Loose], alive: &mut dyn FnMut() -> Result<()>) -> Result<()> {
     for (number, file) in files.iter().enumerate() {
         if number % 256 == 0 {
@@ -266,18 +293,32 @@ fn loose_images(listing: &mut Listing, files: &[Loose], alive: &mut dyn FnMut() 
         }
         let path = file.path();
         let absolute = listing.root.join(OsStr::from_bytes(&path));
-        if !is_image(&path, || first_bytes(&absolute))? {
+        let role = if is_image(&path, || first_bytes(&absolute))? {
+            Role::Image
+        } else if file.is_archive() {
+            listing.hint = match file.folder.as_slice() {
+                b"train" | b"held-out" => ": they were packed in two parts; give train or held-out in it",
+                _ => ": the tar archives lie deeper; give the folder that has them",
+            };
             listing.ignored += 1;
-            if file.is_archive() {
-                listing.hint = match file.folder.as_slice() {
-                    b"train" | b"held-out" => ": they were packed in two parts; give train or held-out in it",
-                    _ => ": the tar archives lie deeper; give the folder that has them",
-                };
-            }
             continue;
-        }
+        } else if extension(&path).as_deref() == Some(b"cls") {
+            listing.ignored += 1;
+            continue;
+        } else if listing.takes_extra(&path) {
+            Role::Extra
+        } else {
+            continue;
+        };
         let shard = listing.shard(path.clone(), file.bytes);
-        listing.items.push(Item { shard, name: path, offset: 0, length: file.bytes, label: None });
+        listing.items.push(Item {
+            shard,
+            name: path,
+            offset: 0,
+            length: file.bytes,
+            role,
+            extras: Vec::new(),
+        });
     }
     Ok(())
 }
