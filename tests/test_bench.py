@@ -23,7 +23,7 @@ from barlow.bench.images import Images, prepare
 from barlow.bench.lanes import Failed, Lane
 from barlow.bench.pipelines import ENTRIES, Entry, official, ours
 from barlow.bench.pipelines.job import MEAN, STD, Job, Pipeline
-from barlow.data import Index, Order
+from barlow.data import Index, Order, views
 from commands import barlow_here, make_images
 
 NUM_IMAGES = 32
@@ -65,6 +65,7 @@ def test_the_result_says_what_was_measured(result: dict[str, Any], folder: Path)
         "mean_pixels": 72 * 72,
     }
     assert (result["task"], result["size"], result["rounds"], result["batch_size"]) == ("views", 64, 2, 8)
+    assert result["views"] == [str(view) for view in views.barlow_twins(64)]
     assert result["command"] == "barlow bench loader photos"
     assert result["versions"]["torch"] == torch.__version__.partition("+")[0]
     assert result["machine"]["cpu"]
@@ -102,7 +103,7 @@ def test_the_tables_show_every_pipeline(result: dict[str, Any]) -> None:
             row for row in text.splitlines() if row.startswith(line["title"]) and f" {line['output']} " in row
         ]
         assert tables.number(line["images_per_s"]["median"]) in row
-        assert f"{line['x_official']:.1f}" in row
+        assert tables.times(line["x_official"]) in row
     assert "barlow (float32): " in text
     assert f"{NUM_IMAGES} images of photos" in text
 

@@ -74,6 +74,7 @@ def measure(
         "task": settings.task,
         "title": task.title.format(size=size),
         "size": size,
+        "views": [str(view) for view in task.views(size)],
         "rounds": settings.rounds,
         "batch_size": settings.batch_size,
         "missing": [

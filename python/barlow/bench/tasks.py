@@ -33,20 +33,7 @@ def _crops(size: int) -> list[View]:
 
 
 def _dino(size: int) -> list[View]:
-    """Caron et al. 2021 with the crop scales of their code's defaults and bicubic crops."""
-
-    def view(size: int, scale: tuple[float, float], blur_p: float, solarize_p: float) -> View:
-        operations = (
-            views.Flip(),
-            views.ColorJitter(0.4, 0.4, 0.2, 0.1, p=0.8),
-            views.Grayscale(p=0.2),
-            views.GaussianBlur(p=blur_p),
-            views.Solarize(p=solarize_p),
-        )
-        return View(views.RandomResizedCrop(size, scale), operations)
-
-    local = view(round(size * LOCAL_SHARE), (0.05, 0.4), 0.5, 0.0)
-    return [view(size, (0.4, 1.0), 1.0, 0.0), view(size, (0.4, 1.0), 0.1, 0.2), *[local] * 8]
+    return views.dino(size=size, local_size=round(size * LOCAL_SHARE))
 
 
 def _evaluation(size: int) -> list[View]:
