@@ -88,6 +88,14 @@ def barlow_here(capfd: pytest.CaptureFixture[str], *arguments: object) -> Result
     return Result(code, out, err)
 
 
+def the_error(text: str) -> str:
+    """The only line that isn't a note, without its prefix."""
+    lines = [line for line in text.splitlines() if "`barlow index` keeps one" not in line]
+    assert len(lines) == 1, text
+    assert lines[0].startswith("barlow: error: "), text
+    return lines[0].removeprefix("barlow: error: ")
+
+
 def metrics(run: Path) -> list[dict[str, Any]]:
     """The run's lines of metrics without what differs from one execution to the next."""
     lines = [json.loads(text) for text in (run / "metrics.jsonl").read_text().splitlines()]

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from barlow.config import PRESETS, RANGES, Config, validate
+from barlow.config import PRESETS, Config
+from barlow.validation import RANGES, validate
 
 NUMBERS = [
     f"{section.name}.{name}"

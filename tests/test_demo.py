@@ -12,7 +12,7 @@ import pytest
 
 from barlow import demo, synthetic
 from barlow.config import demo as demo_config
-from barlow.config import validate
+from barlow.validation import validate
 
 # Few steps and a small probe; everything else, the network too, is the demo's own.
 SMALL = (

@@ -176,29 +176,6 @@ def test_the_views_are_those_of_training(run: Path, document: Document) -> None:
             assert document.all("rect", class_=f"window window-{('one', 'two')[number]}", **rect)
 
 
-@pytest.mark.parametrize("held_out", [True, False])
-def test_neighbours_are_the_nearest_by_cosine_and_judged_over_all_queries(run: Path, held_out: bool) -> None:
-    config, source = tiny_run.tiny_config(), json.loads((run / "run.json").read_text())["data"]
-    train = open_index(source)
-    asked = open_index(Path(source).parent / "held-out") if held_out else train
-    model = gallery.newest_model(run, config)
-    assert model is not None
-    hood = gallery.nearest(model, train, asked if held_out else None, config)
-    bank, queries = (gallery._features(model, index, config).double().numpy() for index in (train, asked))
-    bank, queries = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (bank, queries))
-    cosines = queries @ bank.T
-    if not held_out:
-        np.fill_diagonal(cosines, -2)  # nobody finds himself
-    best = np.argsort(-cosines, axis=1)[:, :5]
-    same = train.labels[best] == asked.labels[:, None]
-    assert hood.same_class == pytest.approx(same.mean())
-    assert (hood.num_searched, hood.num_train, hood.num_judged) == (36, 36, len(asked))
-    for query, i in zip(hood.shown, gallery.spread(len(asked), 8), strict=True):
-        assert query.caption == asked.class_names[asked.labels[i]]
-        assert [n.similarity for n in query.found] == pytest.approx(cosines[i, best[i]], abs=1e-5)
-        assert [n.hit for n in query.found] == same[i].tolist()
-
-
 def test_the_report_names_no_place_of_this_machine_and_says_what_it_draws(run: Path) -> None:
     told: list[str] = []
     html = report.write(run, progress=told.append).read_text(encoding="utf-8")

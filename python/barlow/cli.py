@@ -22,8 +22,7 @@ import tyro
 from barlow import __version__
 from barlow.bench import Settings
 from barlow.config import PRESETS, Config, load
-from barlow.messages import notes, one_line, show_warning, unboxed, worded_here
-from barlow.terminal import bar
+from barlow.terminal import bar, notes, one_line, show_warning, unboxed, worded_here
 from barlow.train.launch import CONFIG_FILE, follow_launcher
 
 Source = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="SRC")]

@@ -1,6 +1,7 @@
-"""Here: what a run is: frozen dataclasses whose defaults are the paper's, the presets, validation, JSON.
+"""Here: what a run is: frozen dataclasses whose defaults are the paper's, the presets, JSON.
 
-Not here: reading the command line, building anything from a config, environment variables.
+Not here: which settings can work (validation.py), reading the command line, building anything from a config,
+environment variables.
 
 Sources: the paper (Zbontar et al., ICML 2021, sections 2 and 3, appendix A) and the official code
 (facebookresearch/barlowtwins, main.py). Where the two differ, the field says which one it follows.
@@ -257,84 +258,6 @@ PRESETS: dict[str, Callable[[], Config]] = {
     "cifar10-cpu": cifar10_cpu,
     "demo": demo,
 }
-
-
-RANGES = {
-    "data.image_size": "[1, 4096]",  # what the loader's views can be
-    "data.crop_scale": "(0, 1]",
-    "data.mean": "[0, 1]",
-    "data.std": "(0, inf)",
-    "data.eval_resize": "[1, 4096]",
-    "data.threads": "[0, 4096]",
-    "data.prefetch": "[1, 4096]",
-    "data.max_replaced": "[0, 1]",
-    "model.width": "[1, 4096]",
-    "model.projector": "[1, 65536]",  # beyond, the correlation matrix alone has 16 GiB
-    "objective.lambd": "[0, inf)",
-    "objective.eps": "[0, inf)",
-    "optim.batch_size": "[2, inf)",  # the loss correlates over the batch
-    "optim.epochs": "[1, 4294967296)",  # the loader counts them in 32 bits
-    "optim.warmup_epochs": "[0, inf)",
-    "optim.lr_weights": "(0, inf)",
-    "optim.lr_biases": "[0, inf)",
-    "optim.lr_final_ratio": "[0, 1]",
-    "optim.momentum": "[0, 1)",
-    "optim.trust_coefficient": "(0, inf)",
-    "optim.weight_decay": "[0, inf)",
-    "optim.reference_world_size": "[1, inf)",
-    "train.seed": "[0, 9223372036854775808)",
-    "train.steps": "[0, inf)",
-    "train.log_every": "[1, inf)",
-    "checkpoint.every_epochs": "(0, inf)",
-    "checkpoint.keep": "[1, inf)",
-    "evaluate.knn_k": "[1, inf)",
-    "evaluate.knn_temperature": "(0, inf)",
-    "evaluate.linear_epochs": "[1, inf)",
-    "evaluate.linear_crops": "[0, inf)",
-    "evaluate.linear_lr": "(0, inf)",
-    "evaluate.linear_batch_size": "[1, inf)",
-    "evaluate.linear_weight_decay": "[0, inf)",
-    "evaluate.batch_size": "[1, inf)",
-}
-"""Where every number of a config must lie, as intervals; of a tuple, each of its numbers."""
-
-
-def validate_ranges(config: Config) -> None:
-    """Raises `ValueError` naming the flag for a number outside its range; NaN is outside of all."""
-    for name, interval in RANGES.items():
-        section, field_name = name.split(".")
-        flag, value = f"--{name.replace('_', '-')}", getattr(getattr(config, section), field_name)
-        numbers = value if isinstance(value, tuple) else (value,)
-        if not numbers:
-            raise ValueError(f"{flag} needs at least one value")
-        for number in numbers:
-            if not _within(number, interval):
-                raise ValueError(f"{flag} must lie in {interval}, not {number}")
-
-
-def _within(number: float, interval: str) -> bool:
-    low, high = map(float, interval[1:-1].split(","))
-    above = low <= number if interval.startswith("[") else low < number
-    return above and (number <= high if interval.endswith("]") else number < high)
-
-
-def validate(config: Config, *, num_samples: int, world_size: int) -> None:
-    """Raises `ValueError` naming the flag for any setting that cannot work on this data and world."""
-    validate_ranges(config)
-    data, batch_size = config.data, config.optim.batch_size
-    low, high = data.crop_scale
-    if low > high:
-        raise ValueError(f"--data.crop-scale must be a low and a high end, not {low} {high}")
-    if data.eval_resize < data.image_size:
-        raise ValueError(
-            f"--data.eval-resize {data.eval_resize} is smaller than --data.image-size {data.image_size}"
-        )
-    if batch_size > num_samples:
-        raise ValueError(
-            f"--optim.batch-size {batch_size} is larger than the data set ({num_samples} images)"
-        )
-    if batch_size % world_size:
-        raise ValueError(f"--optim.batch-size {batch_size} is not divisible by the {world_size} processes")
 
 
 def to_json(config: Config | ModelConfig) -> str:

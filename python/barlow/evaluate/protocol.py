@@ -18,13 +18,14 @@ import torch
 from torch import Tensor
 
 from barlow import durable
-from barlow.config import Config, validate_ranges
+from barlow.config import Config
 from barlow.data import Index, views
 from barlow.evaluate import accuracy, console, deviations, features, knn, label_free, linear, partition
 from barlow.evaluate.partition import Partition
 from barlow.model import build_model
 from barlow.model.precision import autocast_dtype
 from barlow.model.weights import load_backbone
+from barlow.validation import validate_ranges
 
 BASELINE_FACTORS = (1.0, 0.1, 0.01)
 """Learning rates of a baseline's probe, relative to the trained network's; its best one counts."""

@@ -25,9 +25,10 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from barlow import __version__, durable
-from barlow.config import Config, load, to_json, validate
+from barlow.config import Config, load, to_json
 from barlow.train.lock import FILE_NAME as LOCK_FILE
 from barlow.train.lock import alone, refuse_if_running
+from barlow.validation import validate
 
 if TYPE_CHECKING:  # the command line imports this file, and torch takes seconds
     import torch
