@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from typing import Any
 
@@ -39,7 +40,27 @@ def cut(image: Image.Image, parameters: Any) -> Image.Image:
 
 def view(image: Image.Image, parameters: Any) -> Image.Image:
     """An RGB image to one view of it."""
-    image = cut(image, parameters)
+    return operated(cut(image, parameters), parameters)
+
+
+def operated(image: Image.Image, parameters: Any) -> Image.Image:
     for name, *value in parameters["operations"]:
         image = OPERATIONS[name](image, *value)
     return image
+
+
+def draft(data: bytes, shrink: int) -> Image.Image:
+    """A JPEG decoded at a fraction of its size, both sides rounded up."""
+    image = Image.open(io.BytesIO(data))
+    sides = [-(-side // shrink) for side in image.size]
+    image.draft("RGB", (image.width // shrink, image.height // shrink))
+    assert [*image.size] == sides
+    return image.convert("RGB")
+
+
+def drafted_cut(data: bytes, parameters: Any, shrink: int) -> Image.Image:
+    """The crop of a view from such a draft; the corners of its window need not be whole there."""
+    x, y, width, height = parameters["window"]
+    box = (x / shrink, y / shrink, (x + width) / shrink, (y + height) / shrink)
+    resample = Image.Resampling[parameters["interpolation"].upper()]
+    return draft(data, shrink).resize(parameters["resized"], resample, box=box)

@@ -13,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+import plain_pixels
 from barlow.data import Index, Loader, decode, draw, pack, views
 
 WIDTH, HEIGHT = 1501, 1203
@@ -44,17 +45,10 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[bytes]]
     return folder / "shards", data
 
 
-def _draft(data: bytes, shrink: int) -> Image.Image:
-    image = Image.open(io.BytesIO(data))
-    image.draft("RGB", (WIDTH // shrink, HEIGHT // shrink))
-    assert image.size == (-(-WIDTH // shrink), -(-HEIGHT // shrink))
-    return image.convert("RGB")
-
-
 @pytest.mark.parametrize("shrink", [2, 4, 8])
 def test_decoding_at_a_fraction_is_pillows_draft(shrink: int) -> None:
     data = _photo(7)
-    assert np.array_equal(decode(data, shrink=shrink), np.asarray(_draft(data, shrink)))
+    assert np.array_equal(decode(data, shrink=shrink), np.asarray(plain_pixels.draft(data, shrink)))
 
 
 @pytest.mark.parametrize("shrink", [0, 3, 16])
@@ -85,14 +79,15 @@ def test_views_are_cut_from_the_smallest_image_that_has_their_pixels(
     recipe = _crop(scale)
     found = _loaded(source, recipe, shrink_on_load=True)
     for i, photo in enumerate(data):
-        x, y, width, height = draw(recipe[0], 5, 0, i, 0, WIDTH, HEIGHT)["window"]
+        parameters = draw(recipe[0], 5, 0, i, 0, WIDTH, HEIGHT)
+        x, y, width, height = parameters["window"]
         # The smallest that is never enlarged, by the definition.
         enough = [by for by in (1, 2, 4, 8) if min(width, height) >= by * SIZE]
         assert max(enough) == shrink
-        box = (x / shrink, y / shrink, (x + width) / shrink, (y + height) / shrink)
-        expected = _draft(photo, shrink).resize((SIZE, SIZE), Image.Resampling.BICUBIC, box=box)
-        difference = np.abs(found[i].transpose(1, 2, 0).astype(int) - np.asarray(expected).astype(int))
-        assert difference.max() <= 1
+        expected = plain_pixels.drafted_cut(photo, parameters, shrink)
+        difference = np.abs(found[i].transpose(1, 2, 0).astype(int) - np.asarray(expected))
+        # Older Pillows fix the order of the two passes: see plain_pixels.py.
+        assert difference.max() == 0 or (not plain_pixels.SAME_PASS_ORDER and difference.mean() < 1)
         # And it is close to what the whole image gives; the frequencies that differ are above the view's.
         full = Image.open(io.BytesIO(photo)).crop((x, y, x + width, y + height))
         full = np.asarray(full.resize((SIZE, SIZE), Image.Resampling.BICUBIC)).astype(int)

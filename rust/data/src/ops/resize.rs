@@ -91,6 +91,18 @@ impl Cut {
         ([across, down], origin)
     }
 
+    /// The order of the passes in Pillow 13 (before, rows always came first): columns first where they lose
+    /// more than twice the pixels that rows lose. With a `box` Pillow counts those of the image around it.
+    fn columns_first(&self, image: Pixels<'_>) -> bool {
+        let (across, down) = match image.shrink {
+            1 => (self.window.width, self.window.height),
+            shrink => (image.width.div_ceil(shrink), image.height.div_ceil(shrink)),
+        };
+        let lost = |from: u32, to: u32| i64::from(from) - i64::from(to);
+        let down = lost(down, self.resized.1);
+        down > 0 && 2 * lost(across, self.resized.0) < down
+    }
+
     /// False if the window leaves an image of this size, or the square the resized window.
     fn fits(&self, image: Pixels<'_>) -> bool {
         let inside =
@@ -141,7 +153,7 @@ impl Resize {
         let stride = image.columns() * 3;
         let bytes = &image.rgb[(origin.1 + top) * stride + (origin.0 + left) * 3..];
         let source = Rows { bytes, stride, length: (right - left) * 3, count: bottom - top };
-        if columns_first(cut) {
+        if cut.columns_first(image) {
             self.columns_then_rows(source, picture);
         } else {
             self.rows_then_columns(source, picture);
@@ -168,14 +180,6 @@ impl Resize {
         let source = Rows { bytes, stride: length, length, count: size };
         narrow(self.simd, source, &self.across, &mut self.columns, Target::Planes(picture));
     }
-}
-
-/// The order of the passes in Pillow 13 (before, rows always came first): columns first where they lose
-/// more than twice the pixels that rows lose.
-fn columns_first(cut: &Cut) -> bool {
-    let lost = |from: u32, to: u32| i64::from(from) - i64::from(to);
-    let down = lost(cut.window.height, cut.resized.1);
-    down > 0 && 2 * lost(cut.window.width, cut.resized.0) < down
 }
 
 #[cfg(test)]
@@ -205,13 +209,14 @@ mod tests {
     }
 
     /// One value of the square, slowly.
-    fn slow(rgb: &[u8], width: usize, cut: &Cut, channel: usize, x: u32, y: u32) -> u8 {
+    fn slow(image: Pixels<'_>, cut: &Cut, channel: usize, x: u32, y: u32) -> u8 {
         let Window { x: left, y: top, width: across, height: down } = cut.window;
-        let value =
-            |x: u32, y: u32| i64::from(rgb[((top + y) as usize * width + (left + x) as usize) * 3 + channel]);
+        let value = |x: u32, y: u32| {
+            i64::from(image.rgb[((top + y) * image.width + left + x) as usize * 3 + channel])
+        };
         let columns = weights(across, cut.resized.0, cut.offset.0 + x, cut.interpolation);
         let rows = weights(down, cut.resized.1, cut.offset.1 + y, cut.interpolation);
-        let out = if columns_first(cut) {
+        let out = if cut.columns_first(image) {
             let column = |x| level(rows.iter().map(|&(y, w)| w * value(x, y)));
             level(columns.iter().map(|&(x, w)| w * column(x)))
         } else {
@@ -248,7 +253,7 @@ mod tests {
                     resize.cut(image, &cut, false, &mut picture)?;
                     for (i, &found) in (0..).zip(&picture) {
                         let (channel, y, x) = (i / (size * size), i / size % size, i % size);
-                        let expected = slow(&rgb, width, &cut, channel as usize, x, y);
+                        let expected = slow(image, &cut, channel as usize, x, y);
                         assert_eq!(found, expected, "{}, {cut:?}: {channel}, {x}, {y}", simd.name());
                     }
                     let mut mirrored = vec![0xab; picture.len()];
