@@ -162,6 +162,25 @@ def test_damaged_images_stop_the_packing_or_are_listed(tmp_path: Path) -> None:
     assert not (tmp_path / "other").exists()
 
 
+def test_packing_without_decoding_looks_at_headers_alone(tmp_path: Path) -> None:
+    files = class_folders()
+    whole = files["bee/000.jpg"]
+    cut = files | {"bee/000.jpg": whole[: len(whole) - 40]}
+    report = native.pack(write_tar(tmp_path / "x.tar", cut), tmp_path / "out", decode=False)
+    assert report["images"] == len(files)
+    assert contents(native.Index.open(tmp_path / "out")) == cut
+    # What was not decoded is not taken as proven: byte 39 of a sample's record says so.
+    proven = []
+    for name, decode in (("out", False), ("other", True)):
+        if decode:
+            native.pack(write_tar(tmp_path / "y.tar", files), tmp_path / name)
+        raw = (tmp_path / name / "barlow.index").read_bytes()
+        proven.append({raw[128 + 40 * i + 39] & 1 for i in range(len(files))})
+    assert proven == [{0}, {1}]
+    no_image = write_tar(tmp_path / "z.tar", files | {"cat/002.PNG": b"no PNG"})
+    refused("image", native.pack, no_image, tmp_path / "none", decode=False)
+
+
 def test_only_an_earlier_output_is_ever_replaced(tmp_path: Path) -> None:
     folder = write_tree(tmp_path / "images", class_folders())
     out = tmp_path / "out"

@@ -44,6 +44,7 @@ def pack(
     held_out: float = 0.0,
     on_error: Literal["raise", "skip"] = "raise",
     members: bool = True,
+    decode: bool = True,
     overwrite: bool = False,
     threads: int = 0,
 ) -> None:
@@ -57,6 +58,7 @@ def pack(
         held_out: Share of each class that goes to OUT/held-out, the rest to OUT/train; 0: no such split.
         on_error: What an image that can't be decoded does: end the command, or be left out and listed.
         members: Keep other files of an image's stem beside it (0001.json of 0001.jpg).
+        decode: Prove images by decoding them; without, only headers are looked at, at the speed of the disk.
         overwrite: Replace what an earlier pack left at OUT.
         threads: Decoding threads; 0 is all cores.
     """
@@ -74,6 +76,7 @@ def pack(
             held_out=held_out,
             on_error=on_error,
             members=members,
+            decode=decode,
             overwrite=overwrite,
             threads=threads,
             progress=progress,

@@ -51,6 +51,9 @@ pub struct Options {
     pub on_error: OnError,
     /// Whether extra members are packed, too.
     pub with_extras: bool,
+    /// Decode every image to prove it. Otherwise headers alone are read, at the speed of the disk, and what
+    /// is damaged behind them shows up in training.
+    pub decode: bool,
     /// Whether an earlier output may be replaced; nothing else ever is.
     pub overwrite: bool,
     /// 0: one per processor.
@@ -65,6 +68,7 @@ impl Default for Options {
             held_out: 0.0,
             on_error: OnError::Raise,
             with_extras: true,
+            decode: true,
             overwrite: false,
             threads: 0,
         }
@@ -176,7 +180,7 @@ struct Packing<'a> {
     report: Report,
 }
 
-/// An image that has been decoded.
+/// An image that has been read, and decoded if it was to be.
 struct Proven {
     data: Vec<u8>,
     header: Header,
@@ -195,11 +199,11 @@ impl Packing<'_> {
         let runs = workers::runs(chosen.iter().map(|&at| plan.candidates[at].bytes()), RUN_BYTES);
         let threads = workers::threads(self.options.threads).min(runs.len());
         let mut states = (0..threads)
-            .map(|_| Ok((Decoder::new()?, Image::default())))
-            .collect::<Result<Vec<(Decoder, Image)>>>()?;
-        let work = |(decoder, image): &mut (Decoder, Image), run: usize| -> Vec<Result<Proven>> {
+            .map(|_| self.options.decode.then(|| Ok((Decoder::new()?, Image::default()))).transpose())
+            .collect::<Result<Vec<Tools>>>()?;
+        let work = |tools: &mut Tools, run: usize| -> Vec<Result<Proven>> {
             let chosen = runs.get(run).and_then(|run| chosen.get(run.clone())).unwrap_or_default();
-            chosen.iter().map(|&at| prove(plan, &files, at, decoder, image)).collect()
+            chosen.iter().map(|&at| prove(plan, &files, at, tools)).collect()
         };
         let mut results = chosen.iter().zip(&sizes);
         workers::ordered(runs.len(), &mut states, work, |proven| {
@@ -250,7 +254,7 @@ impl Packing<'_> {
                     height: header.height,
                     format: header.format,
                     crc32c,
-                    proven: true,
+                    proven: self.options.decode,
                 };
                 writer.push(Packed { candidate, sample, data: &data, extras: &extras }, size)
             }
@@ -264,12 +268,18 @@ impl Packing<'_> {
     }
 }
 
+/// What a thread decodes with; `None` if headers are enough.
+type Tools = Option<(Decoder, Image)>;
+
 /// Reads an image and decodes all of it.
-fn prove(plan: &Plan, files: &Files, at: usize, decoder: &mut Decoder, image: &mut Image) -> Result<Proven> {
+fn prove(plan: &Plan, files: &Files, at: usize, tools: &mut Tools) -> Result<Proven> {
     let mut data = Vec::new();
     plan.read(files, at, &mut data)?;
     let header = peek(&data)
-        .and_then(|header| decoder.decode(&data, image).map(|()| header))
+        .and_then(|header| match tools {
+            Some((decoder, image)) => decoder.decode(&data, image).map(|()| header),
+            None => Ok(header),
+        })
         .map_err(|error| plan.locate(at, error))?;
     let crc32c = crc32c::crc32c(&data);
     let mut extras = Vec::new();

@@ -256,7 +256,7 @@ pub(crate) fn members(py: Python<'_>, path: PathBuf) -> PyResult<Vec<(Bound<'_, 
 /// Packs a source into shards and an index.
 #[pyfunction]
 #[pyo3(signature = (source, out, *, shard_bytes = 256 << 20, min_shards = 1, held_out = 0.0, on_error = "raise",
-                    members = true, overwrite = false, threads = 0, progress = None))]
+                    members = true, decode = true, overwrite = false, threads = 0, progress = None))]
 #[allow(clippy::too_many_arguments)] // They are keywords in Python.
 pub(crate) fn pack<'py>(
     py: Python<'py>,
@@ -267,6 +267,7 @@ pub(crate) fn pack<'py>(
     held_out: f64,
     on_error: &str,
     members: bool,
+    decode: bool,
     overwrite: bool,
     threads: usize,
     progress: Option<Py<PyAny>>,
@@ -278,8 +279,16 @@ pub(crate) fn pack<'py>(
             return Err(PyValueError::new_err(format!("on_error is \"{other}\", not \"raise\" or \"skip\"")));
         }
     };
-    let options =
-        Options { shard_bytes, min_shards, held_out, on_error, with_extras: members, overwrite, threads };
+    let options = Options {
+        shard_bytes,
+        min_shards,
+        held_out,
+        on_error,
+        with_extras: members,
+        decode,
+        overwrite,
+        threads,
+    };
     let report = detached(py, progress, |tell| packing::pack(&source, &out, &options, tell))?;
     report_dict(py, &report)
 }
