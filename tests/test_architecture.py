@@ -51,6 +51,7 @@ BINDING_FLOORS = (("errors",), ("dataset", "pixels", "memory"), ("loader",))
 
 UNSAFE_ALLOWED = {
     CRATE + "jpeg.rs": "calls libjpeg-turbo",
+    CRATE + "jpeg/samples.rs": "calls libjpeg-turbo's encoder, in tests",
     CRATE + "index.rs": "maps the index file into memory",
     CRATE + "slots.rs": "writes into memory that Python lent",
     CRATE + "slots/": "the tests of slots.rs lend memory",

@@ -1,4 +1,4 @@
-//! An encoder for tests: libjpeg-turbo's own.
+//! Here: an encoder for tests: libjpeg-turbo's own. Not here: anything that is not a test's.
 
 use turbojpeg_sys as tj;
 
