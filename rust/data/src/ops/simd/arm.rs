@@ -49,6 +49,25 @@ unsafe fn bytes(from: &[u8; 16]) -> uint8x16_t {
     unsafe { vld1q_u8(from.as_ptr()) }
 }
 
+/// Adds to each lane's sum its four samples times their weights.
+///
+/// # Safety
+/// The CPU has NEON.
+#[inline(always)]
+unsafe fn weighted(sums: int32x4_t, quads: uint8x16_t, weights: int32x4_t) -> int32x4_t {
+    // SAFETY: as promised.
+    unsafe {
+        let first = vreinterpretq_s32_u8(vqtbl1q_u8(quads, bytes(&SAMPLES[0])));
+        let second = vreinterpretq_s32_u8(vqtbl1q_u8(quads, bytes(&SAMPLES[1])));
+        let third = vreinterpretq_s32_u8(vqtbl1q_u8(quads, bytes(&SAMPLES[2])));
+        let fourth = vreinterpretq_s32_u8(vqtbl1q_u8(quads, bytes(&SAMPLES[3])));
+        let sums = vmlaq_laneq_s32::<0>(sums, first, weights);
+        let sums = vmlaq_laneq_s32::<1>(sums, second, weights);
+        let sums = vmlaq_laneq_s32::<2>(sums, third, weights);
+        vmlaq_laneq_s32::<3>(sums, fourth, weights)
+    }
+}
+
 impl Vector for Neon {
     /// Four lanes each.
     type Sums = [int32x4_t; 4];
@@ -68,20 +87,16 @@ impl Vector for Neon {
 
     #[inline(always)]
     fn dot(sums: &mut Self::Sums, quads: &Quads, weights: &Packed) {
-        // SAFETY: the CPU has NEON (see above); `Packed` is the four words that are loaded.
+        // SAFETY: the CPU has NEON (see above); `Packed` is the four words that are loaded, `Quads` four
+        // times 16 bytes.
         unsafe {
             let weights = vreinterpretq_s32_u32(vld1q_u32(weights.as_ptr()));
-            for (sum, quads) in sums.iter_mut().zip(quads.0.as_chunks::<16>().0) {
-                let quads = bytes(quads);
-                let first = vreinterpretq_s32_u8(vqtbl1q_u8(quads, bytes(&SAMPLES[0])));
-                let second = vreinterpretq_s32_u8(vqtbl1q_u8(quads, bytes(&SAMPLES[1])));
-                let third = vreinterpretq_s32_u8(vqtbl1q_u8(quads, bytes(&SAMPLES[2])));
-                let fourth = vreinterpretq_s32_u8(vqtbl1q_u8(quads, bytes(&SAMPLES[3])));
-                *sum = vmlaq_laneq_s32::<0>(*sum, first, weights);
-                *sum = vmlaq_laneq_s32::<1>(*sum, second, weights);
-                *sum = vmlaq_laneq_s32::<2>(*sum, third, weights);
-                *sum = vmlaq_laneq_s32::<3>(*sum, fourth, weights);
-            }
+            let [a, b, c, d] = sums;
+            let quads = quads.0.as_ptr();
+            *a = weighted(*a, vld1q_u8(quads), weights);
+            *b = weighted(*b, vld1q_u8(quads.add(16)), weights);
+            *c = weighted(*c, vld1q_u8(quads.add(32)), weights);
+            *d = weighted(*d, vld1q_u8(quads.add(48)), weights);
         }
     }
 
