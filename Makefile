@@ -16,7 +16,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 RUST := Cargo.toml Cargo.lock $(shell find rust -name target -prune -o -type f -name '*.rs' -print -o -type f -name '*.c' -print -o -type f -name Cargo.toml -print)
 
-.PHONY: help setup demo test fuzz miri asan lint format wheel wheel-test bench clean
+.PHONY: help setup demo test fuzz miri asan arm lint format wheel wheel-test bench clean
 
 help: ## This list.
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | awk -F '|' '{ printf "%-20s %s\n", $$1, $$2 }'
@@ -38,6 +38,9 @@ miri: setup ## Undefined behaviour in the parts without FFI; needs a nightly Rus
 
 asan: setup ## The Rust tests under AddressSanitizer, libjpeg-turbo with them; needs a nightly Rust, and clang.
 	.ci/asan
+
+arm: setup ## The Rust tests on emulated 64-bit ARM, NEON among them; says what it needs. CI does not run it.
+	.ci/arm
 
 lint: setup ## Formatting, clippy, ruff, types, architecture.
 	cargo fmt --all --check

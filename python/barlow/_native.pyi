@@ -208,7 +208,7 @@ def apply(image: NDArray[np.uint8], parameters: Parameters, simd: str | None = N
 
 def simd() -> list[str]:
     """Instruction sets of this CPU that pixels can be computed on, slowest first: `portable` always, then
-    `avx2`, `avx512` (with VNNI and VBMI)."""
+    `avx2` and `avx512` (with VNNI and VBMI), or `neon`."""
 
 VIEWS_VERSION: int
 """Another version gives other parameters or pixels for the same image and settings."""

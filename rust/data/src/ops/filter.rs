@@ -52,8 +52,13 @@ pub(crate) struct Weights {
     packed: Vec<Packed>,
     stride: usize,
     extent: (usize, usize),
-    exact: Vec<f64>,
+    /// The weights of `TOGETHER` output pixels, place by place.
+    exact: Vec<[f64; TOGETHER]>,
 }
+
+/// Output pixels whose weights are computed together, one a lane: Pillow adds the weights of one up in
+/// order, which would keep a sum of neighbours from being vectorised.
+const TOGETHER: usize = 8;
 
 /// What a side of an image becomes: of its `source` pixels, the `length` from `start` on (which need not be
 /// whole) are resized to `resized`, of which those from `offset` on are wanted, last first if `mirrored`.
@@ -124,30 +129,49 @@ fn fill<V: Vector>(weights: &mut Weights, side: Side, size: u32, filter: Interpo
     // Three more than the filter's width: it may begin with the last pixel of a four.
     weights.stride = (support.ceil() as usize * 2 + 1 + 3).div_ceil(4);
     weights.spans.clear();
-    weights.packed.clear();
-    weights.exact.resize(4 * weights.stride, 0.0);
-    for i in 0..size {
-        let (centre, first, last) = span(if side.mirrored { end - 1 - i } else { start + i });
-        let (lead, count) = ((first - left) % 4, last - first);
-        let aligned = f64::from(first - lead);
-        for (place, weight) in (0..).zip(&mut weights.exact) {
-            let distance = (aligned + f64::from(place) - centre + 0.5) * (1.0 / stretch);
-            let inside = (place >= lead) & (place < lead + count);
-            *weight = if inside { filter.weight(distance) } else { 0.0 };
+    weights.packed.resize(size as usize * weights.stride, Packed::default());
+    weights.exact.resize(4 * weights.stride, [0.0; TOGETHER]);
+    for group in (0..size).step_by(TOGETHER) {
+        let together = TOGETHER.min((size - group) as usize);
+        let mut centres = [0.0; TOGETHER];
+        let mut firsts = [0.0; TOGETHER];
+        // Places of the first weight and after the last.
+        let (mut leads, mut ends) = ([0.0; TOGETHER], [0.0; TOGETHER]);
+        for (lane, i) in (group..size).take(TOGETHER).enumerate() {
+            let (centre, first, last) = span(if side.mirrored { end - 1 - i } else { start + i });
+            let lead = (first - left) % 4;
+            let places = lead + last - first;
+            weights.spans.push(((first - left) as usize / 4, places.div_ceil(4) as usize));
+            (centres[lane], firsts[lane]) = (centre, f64::from(first - lead));
+            (leads[lane], ends[lane]) = (f64::from(lead), f64::from(places));
         }
-        let sum: f64 = weights.exact.iter().sum();
-        let sum = if sum == 0.0 { 1.0 } else { sum };
-        for four in weights.exact.as_chunks::<4>().0 {
-            let mut fixed = [0; 4];
-            for (fixed, weight) in fixed.iter_mut().zip(four) {
-                let weight = weight / sum;
-                let rounded = weight * f64::from(1 << WEIGHT_BITS) + 0.5_f64.copysign(weight);
-                // SAFETY: no weight of these filters exceeds 2 in size: their sum is 1, and what is
-                // negative in them is a small part of it; pixels that are left out do not change that.
-                *fixed = unsafe { rounded.to_int_unchecked() };
+        let mut sums = [0.0; TOGETHER];
+        for (place, exact) in (0..).zip(&mut weights.exact) {
+            let place = f64::from(place);
+            for lane in 0..TOGETHER {
+                let distance = (firsts[lane] + place - centres[lane] + 0.5) * (1.0 / stretch);
+                let inside = (place >= leads[lane]) & (place < ends[lane]);
+                let weight = if inside { filter.weight(distance) } else { 0.0 };
+                exact[lane] = weight;
+                sums[lane] += weight;
             }
-            weights.packed.push(V::pack(fixed));
         }
-        weights.spans.push(((first - left) as usize / 4, (lead + count).div_ceil(4) as usize));
+        let sums = sums.map(|sum| if sum == 0.0 { 1.0 } else { sum });
+        let packed = &mut weights.packed[group as usize * weights.stride..];
+        for (four, exact) in weights.exact.as_chunks::<4>().0.iter().enumerate() {
+            let mut fixed = [[0; TOGETHER]; 4];
+            for (fixed, exact) in fixed.iter_mut().zip(exact) {
+                for lane in 0..TOGETHER {
+                    let weight = exact[lane] / sums[lane];
+                    let rounded = weight * f64::from(1 << WEIGHT_BITS) + 0.5_f64.copysign(weight);
+                    // SAFETY: no weight of these filters exceeds 2 in size: their sum is 1, and what is
+                    // negative in them is a small part of it; pixels that are left out do not change that.
+                    fixed[lane] = unsafe { rounded.to_int_unchecked() };
+                }
+            }
+            for lane in 0..together {
+                packed[lane * weights.stride + four] = V::pack(fixed.map(|fixed| fixed[lane]));
+            }
+        }
     }
 }

@@ -4,9 +4,13 @@
 //!
 //! Every step has a scalar twin, `Portable`, which defines it; all instruction sets give equal bytes.
 
+#[cfg(target_arch = "aarch64")]
+mod arm;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+#[cfg(target_arch = "aarch64")]
+pub(crate) use arm::Neon;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use x86::{Avx2, Avx512};
 
@@ -20,9 +24,12 @@ pub(crate) const LANES: usize = 16;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Simd(Level);
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Whatever has one of an architecture has those before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd)]
 pub(crate) enum Level {
     Portable,
+    #[cfg(target_arch = "aarch64")]
+    Neon,
     #[cfg(target_arch = "x86_64")]
     Avx2,
     #[cfg(target_arch = "x86_64")]
@@ -30,11 +37,16 @@ pub(crate) enum Level {
 }
 
 impl Simd {
-    /// What every CPU of the architecture has; on AArch64 that includes NEON.
+    /// What every CPU of the architecture has, as compilers use it.
     pub const PORTABLE: Self = Self(Level::Portable);
 
     /// The fastest that this CPU has.
     pub fn detect() -> Self {
+        // The order of bytes in a word matters in `arm`.
+        #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+        if std::arch::is_aarch64_feature_detected!("neon") {
+            return Self(Level::Neon);
+        }
         #[cfg(target_arch = "x86_64")]
         {
             if std::is_x86_feature_detected!("avx512vbmi")
@@ -54,25 +66,25 @@ impl Simd {
 
     /// All that this CPU has, slowest first: for tests and benchmarks.
     pub fn available() -> Vec<Self> {
-        let mut all = vec![Self::PORTABLE];
-        #[cfg(target_arch = "x86_64")]
-        {
-            let best = Self::detect();
-            // Whatever has AVX-512 has AVX2.
-            if best != Self::PORTABLE {
-                all.push(Self(Level::Avx2));
-            }
-            if best == Self(Level::Avx512) {
-                all.push(best);
-            }
-        }
-        all
+        let all = [
+            Level::Portable,
+            #[cfg(target_arch = "aarch64")]
+            Level::Neon,
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2,
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512,
+        ];
+        let best = Self::detect().0;
+        all.into_iter().filter(|&level| level <= best).map(Self).collect()
     }
 
-    /// `portable`, `avx2` or `avx512`.
+    /// `portable`, `neon`, `avx2` or `avx512`.
     pub fn name(self) -> &'static str {
         match self.0 {
             Level::Portable => "portable",
+            #[cfg(target_arch = "aarch64")]
+            Level::Neon => "neon",
             #[cfg(target_arch = "x86_64")]
             Level::Avx2 => "avx2",
             #[cfg(target_arch = "x86_64")]
@@ -101,6 +113,15 @@ macro_rules! kernel {
             use $crate::ops::simd::Level;
             match simd.level() {
                 Level::Portable => $inner::<$crate::ops::simd::Portable>($($arg),*),
+                #[cfg(target_arch = "aarch64")]
+                Level::Neon => {
+                    #[target_feature(enable = "neon")]
+                    fn wide($($arg: $kind),*) {
+                        $inner::<$crate::ops::simd::Neon>($($arg),*);
+                    }
+                    // SAFETY: a `Simd` of this level exists only where the CPU has NEON.
+                    unsafe { wide($($arg),*) }
+                }
                 #[cfg(target_arch = "x86_64")]
                 Level::Avx2 => {
                     #[target_feature(enable = "avx2")]

@@ -1,0 +1,220 @@
+//! Here: the steps of `Vector` in NEON intrinsics.
+//! Not here: their definition (`Portable`), the question what the CPU has (`Simd`).
+//!
+//! No closures here, nor iterator adaptors that take one: they would be compiled without the instructions.
+//!
+//! Every block of intrinsics rests on one promise: `Vector` is called inside `kernel!` only, in functions
+//! compiled for, and run on, CPUs with these instructions.
+
+use std::arch::aarch64::*;
+
+use super::{LANES, Line, Packed, Quads, Vector, WEIGHT_BITS};
+
+/// NEON as every 64-bit ARM CPU has it: weights as they are, in 32 bits. Products of bytes (dot products,
+/// as `Avx512` takes them) would need `usdot`, which Rust does not offer yet.
+pub(crate) struct Neon;
+
+/// Where sample `i` of four quads goes: to the lowest byte of each of four words. A look-up beyond the end
+/// gives 0.
+const SAMPLES: [[u8; 16]; 4] = {
+    let mut places = [[u8::MAX; 16]; 4];
+    let mut i = 0;
+    while i < 16 {
+        places[i % 4][i / 4 * 4] = i as u8;
+        i += 1;
+    }
+    places
+};
+
+/// Where the bytes of a channel are found in 16 bytes of each of four rows: four pixels of a row, then those
+/// of the next.
+const CHANNELS: [[u8; 16]; 3] = {
+    let mut places = [[0; 16]; 3];
+    let mut i = 0;
+    while i < 48 {
+        let (channel, row, pixel) = (i / 16, i / 4 % 4, i % 4);
+        places[channel][4 * row + pixel] = (16 * row + 3 * pixel + channel) as u8;
+        i += 1;
+    }
+    places
+};
+
+/// Sixteen bytes from memory.
+///
+/// # Safety
+/// The CPU has NEON.
+#[inline(always)]
+unsafe fn bytes(from: &[u8; 16]) -> uint8x16_t {
+    // SAFETY: the bytes are a whole reference's.
+    unsafe { vld1q_u8(from.as_ptr()) }
+}
+
+/// Adds to each lane's sum its four samples times their weights.
+///
+/// # Safety
+/// The CPU has NEON.
+#[inline(always)]
+unsafe fn weighted(sums: int32x4_t, quads: uint8x16_t, weights: int32x4_t) -> int32x4_t {
+    // SAFETY: as promised.
+    unsafe {
+        let first = vreinterpretq_s32_u8(vqtbl1q_u8(quads, bytes(&SAMPLES[0])));
+        let second = vreinterpretq_s32_u8(vqtbl1q_u8(quads, bytes(&SAMPLES[1])));
+        let third = vreinterpretq_s32_u8(vqtbl1q_u8(quads, bytes(&SAMPLES[2])));
+        let fourth = vreinterpretq_s32_u8(vqtbl1q_u8(quads, bytes(&SAMPLES[3])));
+        let sums = vmlaq_laneq_s32::<0>(sums, first, weights);
+        let sums = vmlaq_laneq_s32::<1>(sums, second, weights);
+        let sums = vmlaq_laneq_s32::<2>(sums, third, weights);
+        vmlaq_laneq_s32::<3>(sums, fourth, weights)
+    }
+}
+
+impl Vector for Neon {
+    /// Four lanes each.
+    type Sums = [int32x4_t; 4];
+    /// Eight values each.
+    type Levels = [uint16x8_t; 4];
+
+    #[inline(always)]
+    fn pack(weights: [i32; 4]) -> Packed {
+        weights.map(i32::cast_unsigned)
+    }
+
+    #[inline(always)]
+    fn zero() -> Self::Sums {
+        // SAFETY: the CPU has NEON (see above).
+        unsafe { [vdupq_n_s32(0); 4] }
+    }
+
+    #[inline(always)]
+    fn dot(sums: &mut Self::Sums, quads: &Quads, weights: &Packed) {
+        // SAFETY: the CPU has NEON (see above); `Packed` is the four words that are loaded, `Quads` four
+        // times 16 bytes.
+        unsafe {
+            let weights = vreinterpretq_s32_u32(vld1q_u32(weights.as_ptr()));
+            let [a, b, c, d] = sums;
+            let quads = quads.0.as_ptr();
+            *a = weighted(*a, vld1q_u8(quads), weights);
+            *b = weighted(*b, vld1q_u8(quads.add(16)), weights);
+            *c = weighted(*c, vld1q_u8(quads.add(32)), weights);
+            *d = weighted(*d, vld1q_u8(quads.add(48)), weights);
+        }
+    }
+
+    #[inline(always)]
+    fn levels(sums: Self::Sums) -> [u8; LANES] {
+        let mut out = [0; LANES];
+        // SAFETY: the CPU has NEON (see above); `out` is the 16 bytes that are stored.
+        unsafe {
+            let round = vdupq_n_s32(1 << (WEIGHT_BITS - 1));
+            let mut levels = [vdup_n_u16(0); 4];
+            for (level, sum) in levels.iter_mut().zip(sums) {
+                *level = vqmovun_s32(vshrq_n_s32::<{ WEIGHT_BITS as i32 }>(vaddq_s32(sum, round)));
+            }
+            let [a, b, c, d] = levels;
+            let (low, high) = (vqmovn_u16(vcombine_u16(a, b)), vqmovn_u16(vcombine_u16(c, d)));
+            vst1q_u8(out.as_mut_ptr(), vcombine_u8(low, high));
+        }
+        out
+    }
+
+    #[inline(always)]
+    fn gather(rows: [&[u8; 16]; LANES]) -> [Quads; 3] {
+        let mut out = [Quads::ZERO; 3];
+        // SAFETY: the CPU has NEON (see above); each store is to 16 bytes of a `Quads`.
+        unsafe {
+            for (i, rows) in rows.as_chunks::<4>().0.iter().enumerate() {
+                let [a, b, c, d] = *rows;
+                let rows = uint8x16x4_t(bytes(a), bytes(b), bytes(c), bytes(d));
+                for (quads, places) in out.iter_mut().zip(&CHANNELS) {
+                    let four = &mut quads.0.as_chunks_mut::<16>().0[i];
+                    vst1q_u8(four.as_mut_ptr(), vqtbl4q_u8(rows, bytes(places)));
+                }
+            }
+        }
+        out
+    }
+
+    /// A store that interleaves four vectors' words is the transposition.
+    #[inline(always)]
+    fn regroup(columns: &[[u8; LANES]; 4]) -> [[u8; LANES]; 4] {
+        let mut out = [[0; LANES]; 4];
+        let [a, b, c, d] = columns;
+        // SAFETY: the CPU has NEON (see above); `out` is the 64 bytes that are stored, and such stores need
+        // not be aligned.
+        unsafe {
+            let (a, b) = (vreinterpretq_u32_u8(bytes(a)), vreinterpretq_u32_u8(bytes(b)));
+            let (c, d) = (vreinterpretq_u32_u8(bytes(c)), vreinterpretq_u32_u8(bytes(d)));
+            vst4q_u32(out.as_mut_ptr().cast(), uint32x4x4_t(a, b, c, d));
+        }
+        out
+    }
+
+    #[inline(always)]
+    fn load(line: &Line) -> Self::Levels {
+        let at = line.as_ptr();
+        // SAFETY: the CPU has NEON (see above); a `Line` is 32 values.
+        unsafe { [vld1q_u16(at), vld1q_u16(at.add(8)), vld1q_u16(at.add(16)), vld1q_u16(at.add(24))] }
+    }
+
+    #[inline(always)]
+    fn add(mut one: Self::Levels, other: Self::Levels) -> Self::Levels {
+        for (one, other) in one.iter_mut().zip(other) {
+            // SAFETY: the CPU has NEON (see above).
+            *one = unsafe { vaddq_u16(*one, other) };
+        }
+        one
+    }
+
+    #[inline(always)]
+    fn weigh(mut sums: Self::Levels, ends: Self::Levels, full: u32, end: u32) -> Self::Levels {
+        // SAFETY: the CPU has NEON (see above).
+        unsafe {
+            let weights = vset_lane_u32::<1>(end, vdup_n_u32(full));
+            let round = vdupq_n_u32(1 << 23);
+            for (sums, ends) in sums.iter_mut().zip(ends) {
+                let low = vmlaq_lane_u32::<0>(round, vmovl_u16(vget_low_u16(*sums)), weights);
+                let low = vmlaq_lane_u32::<1>(low, vmovl_u16(vget_low_u16(ends)), weights);
+                let high = vmlaq_lane_u32::<0>(round, vmovl_high_u16(*sums), weights);
+                let high = vmlaq_lane_u32::<1>(high, vmovl_high_u16(ends), weights);
+                // The upper halves of the words.
+                let upper = vuzp2q_u16(vreinterpretq_u16_u32(low), vreinterpretq_u16_u32(high));
+                *sums = vshrq_n_u16::<8>(upper);
+            }
+        }
+        sums
+    }
+
+    #[inline(always)]
+    fn store(levels: Self::Levels, line: &mut Line) {
+        for (levels, values) in levels.into_iter().zip(line.as_chunks_mut::<8>().0) {
+            // SAFETY: the CPU has NEON (see above); `values` are the eight that are stored.
+            unsafe { vst1q_u16(values.as_mut_ptr(), levels) };
+        }
+    }
+
+    /// Four look-ups in a quarter of the table each; beyond its end, the first gives 0 and the others leave
+    /// what was found before.
+    #[inline(always)]
+    fn map(levels: &mut [u8], table: &[u8; 256]) -> bool {
+        let (blocks, rest) = levels.as_chunks_mut::<16>();
+        let at = table.as_ptr();
+        // SAFETY: the CPU has NEON (see above); the table is four times 64 bytes, a block is 16.
+        unsafe {
+            let (a, b) = (vld1q_u8_x4(at), vld1q_u8_x4(at.add(64)));
+            let (c, d) = (vld1q_u8_x4(at.add(128)), vld1q_u8_x4(at.add(192)));
+            let quarter = vdupq_n_u8(64);
+            for block in blocks {
+                let level = bytes(block);
+                let found = vqtbl4q_u8(a, level);
+                let level = vsubq_u8(level, quarter);
+                let found = vqtbx4q_u8(found, b, level);
+                let level = vsubq_u8(level, quarter);
+                let found = vqtbx4q_u8(found, c, level);
+                let level = vsubq_u8(level, quarter);
+                vst1q_u8(block.as_mut_ptr(), vqtbx4q_u8(found, d, level));
+            }
+        }
+        rest.iter_mut().for_each(|level| *level = table[usize::from(*level)]);
+        true
+    }
+}
