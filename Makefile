@@ -25,6 +25,7 @@ setup: $(VENV)/.extension ## Tools, .venv, dependencies, the extension. Every ot
 
 demo: setup ## The main job from images to a report. DATA=PATH: on a folder of images or a tar.
 	$(BIN)/python -m barlow.demo --run "$(or $(RUN),runs/demo)" $(if $(DATA),--data "$(DATA)")
+	@echo "for more of barlow in this shell: . $(BIN)/activate"
 
 test: setup ## All tests, Rust and Python.
 	cargo test --locked --package barlow-data

@@ -28,7 +28,7 @@ SETTINGS = Settings(images=768, batch_size=32)
 
 def _source() -> Path | None:
     beside = Path(__file__).resolve().parents[2] / "shared" / "data" / "imagenet-sample.tar"
-    for path in (Path(os.environ.get("BARLOW_IMAGES", "/nonexistent")), beside):
+    for path in (Path(os.environ.get("BARLOW_IMAGES") or "/nonexistent"), beside):
         if path.exists():
             return path
     return None

@@ -285,7 +285,7 @@ def test_a_backbone_that_changes_is_an_error(
 def test_settings_that_cannot_work_are_named(run: Path, pictures: Path) -> None:
     config = tiny_run.tiny_config()
     broken = dataclasses.replace(config, evaluate=dataclasses.replace(config.evaluate, knn_temperature=0.0))
-    with pytest.raises(ValueError, match=r"evaluate\.knn_temperature"):
+    with pytest.raises(ValueError, match=r"--evaluate\.knn-temperature must lie in"):
         evaluate(run, pictures, config=broken, quiet=True)
 
 

@@ -226,7 +226,7 @@ def cifar10_cpu() -> Config:
 
 
 def demo() -> Config:
-    """The five-minute run of `make demo` on two CPU cores: a plain ResNet-18 on 48-pixel views.
+    """The run of `make demo`, six minutes on two CPU cores: a plain ResNet-18 on 48-pixel views.
 
     Chosen on the synthetic shapes: crops of at least a fifth of the picture still show its figure.
     """
