@@ -40,7 +40,7 @@ def lanes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Lane]]
     if source is None:
         pytest.skip("no images: set BARLOW_IMAGES to shards, a tar or a folder of images")
     folder = tmp_path_factory.mktemp("bench") / "images"
-    chosen = images.prepare(source, SETTINGS.images, SETTINGS.batch_size, folder)
+    chosen = images.prepare(source, SETTINGS.images, SETTINGS.batch_size, folder, threads=CORES)
     started = {name: Lane(contest.job(name, "float32", chosen, SETTINGS, CORES)) for name in NAMES}
     try:
         for lane in started.values():

@@ -37,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def images(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Images:
-    return prepare(folder, NUM_IMAGES, 8, tmp_path_factory.mktemp("chosen") / "images")
+    return prepare(folder, NUM_IMAGES, 8, tmp_path_factory.mktemp("chosen") / "images", threads=2)
 
 
 @pytest.fixture(scope="module")
@@ -125,13 +125,14 @@ def test_bars_are_as_long_as_their_rates(result: dict[str, Any]) -> None:
 
 
 def test_the_images_are_spread_over_the_source(folder: Path, tmp_path: Path) -> None:
-    chosen = prepare(folder, 21, 5, tmp_path / "images")
+    chosen = prepare(folder, 21, 5, tmp_path / "images", threads=1)
     assert chosen.facts["images"] == 20
     originals = {path.read_bytes(): i for i, path in enumerate(sorted(folder.rglob("*.jpg")))}
     places = [originals[file.read_bytes()] for file in chosen.files]
     assert places == [i * NUM_IMAGES // 20 for i in range(20)]
-    with pytest.raises(ValueError, match="too few for one batch of 64"):
-        prepare(folder, 512, 64, tmp_path / "none")
+    assert prepare(folder, 512, 0, tmp_path / "more", threads=2).batch_size == NUM_IMAGES // (4 * 2)
+    with pytest.raises(ValueError, match="32 images are too few for 3 threads and batches of 11"):
+        prepare(folder, 512, 11, tmp_path / "none", threads=3)
 
 
 def _job(images: Images, name: str, **changes: Any) -> Job:
@@ -289,10 +290,10 @@ def test_physical_cores_come_first() -> None:
         (["--only", "barlow,dalli"], "no pipeline 'dalli', only barlow, official"),
         (["--picture", "bars.pdf"], "--picture must end in .svg or .png"),
         (["--rounds", "0"], "--rounds must be at least 1"),
-        (["--batch-size", "0"], "--batch-size must be at least 1"),
+        (["--batch-size", "-1"], "--batch-size must be at least 0"),
         (["--images", "-1"], "--images must be at least 0"),
         (["--size", "-1"], "--size must be at least 0"),
-        (["--images", "8"], "too few for one batch of 64"),
+        (["--batch-size", "64"], "32 images are too few for"),
     ],
 )
 def test_a_mistake_is_told_at_once(

@@ -29,8 +29,8 @@ class Settings:
     """Images of a round, a multiple of the batch size; 0: 512, of task small 8192, or all there are."""
     size: int = 0
     """Side of the (global) views in pixels; 0: 224, of task small 32."""
-    batch_size: int = 64
-    """Images of a batch, of every pipeline."""
+    batch_size: int = 0
+    """Images of a batch, of every pipeline; 0: 64, or less where a round would have under four a thread."""
     output: Literal["task", "float32", "uint8"] = "task"
     """Normalised floats or bytes; task: bytes for crops, else floats, and barlow in both."""
     only: str = ""

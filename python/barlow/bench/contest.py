@@ -46,7 +46,7 @@ def measure(
     data: Path | str, settings: Settings, *, command: str, progress: Callable[[int, int], None] | None
 ) -> dict[str, Any]:
     """The result, all of it JSON: what was measured on what, and one of `runs` for each thread count."""
-    for name, least in (("rounds", 1), ("images", 0), ("size", 0), ("batch_size", 1)):
+    for name, least in (("rounds", 1), ("images", 0), ("size", 0), ("batch_size", 0)):
         if getattr(settings, name) < least:
             raise ValueError(f"--{name.replace('_', '-')} must be at least {least}")
     threads = _thread_counts(settings.threads)
@@ -54,7 +54,8 @@ def measure(
     task = TASKS[settings.task]
     with tempfile.TemporaryDirectory(prefix="barlow-bench-") as temporary:
         wanted = settings.images or task.images
-        images = prepare(data, wanted, settings.batch_size, Path(temporary) / "images")
+        folder = Path(temporary) / "images"
+        images = prepare(data, wanted, settings.batch_size, folder, threads=max(threads))
         runs = []
         for i, count in enumerate(threads):
 
@@ -76,7 +77,7 @@ def measure(
         "size": size,
         "views": [str(view) for view in task.views(size)],
         "rounds": settings.rounds,
-        "batch_size": settings.batch_size,
+        "batch_size": images.batch_size,
         "missing": [
             {"name": name, "title": ENTRIES[name].title, "install": ENTRIES[name].install}
             for name in names
@@ -95,7 +96,7 @@ def job(name: str, output: str, images: Images, settings: Settings, threads: int
         output=output,
         threads=threads,
         cpus=machine.cores(threads),
-        batch_size=settings.batch_size,
+        batch_size=images.batch_size,
         index=str(images.index),
         files=[str(file) for file in images.files],
     )

@@ -10,6 +10,9 @@ from pathlib import Path
 
 from barlow.data import Index, open_index
 
+LARGEST_BATCH = 64
+"""Images of a batch if nobody says."""
+
 
 @dataclass(frozen=True)
 class Images:
@@ -18,19 +21,24 @@ class Images:
     index: Path
     """Index of exactly these images, in the order of `files`."""
     files: list[Path]
+    batch_size: int
+    """Divides their number."""
     facts: dict[str, float | int | str]
     """source, images, mean_bytes, mean_pixels (area)."""
 
 
-def prepare(source: Path | str, count: int, batch_size: int, folder: Path) -> Images:
+def prepare(source: Path | str, count: int, batch_size: int, folder: Path, *, threads: int) -> Images:
     """Writes `count` images, evenly spaced in the source, into the new `folder`, byte for byte.
 
-    Rounded down to whole batches, so that no pipeline has a short one; `ValueError` if there is not even one.
+    Rounded down to whole batches, so that no pipeline has a short one. With fewer batches than `threads` some
+    would stand idle: `ValueError`; `batch_size` 0 sees to it that each thread has several.
     """
     opened = open_index(source)
-    count = min(count, len(opened)) // batch_size * batch_size
-    if count == 0:
-        raise ValueError(f"{source} has {len(opened)} images, too few for one batch of {batch_size}")
+    count = min(count, len(opened))
+    batch_size = batch_size or min(LARGEST_BATCH, max(1, count // (4 * threads)))
+    if count < threads * batch_size:
+        raise ValueError(f"{count} images are too few for {threads} threads and batches of {batch_size}")
+    count -= count % batch_size
     index = opened.subset([i * len(opened) // count for i in range(count)])
     folder.mkdir()
     files, num_bytes, num_pixels = [], 0, 0
@@ -46,7 +54,7 @@ def prepare(source: Path | str, count: int, batch_size: int, folder: Path) -> Im
         "mean_bytes": round(num_bytes / count),
         "mean_pixels": round(num_pixels / count),
     }
-    return Images(Path(index.write(folder.parent / "bench.index")), files, facts)
+    return Images(Path(index.write(folder.parent / "bench.index")), files, batch_size, facts)
 
 
 def _suffix(index: Index, i: int) -> str:

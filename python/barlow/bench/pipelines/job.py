@@ -17,7 +17,8 @@ from barlow.data import View
 MEAN, STD = IMAGENET_MEAN, IMAGENET_STD
 
 Batch = Sequence[Any]
-"""For each view an array [N, 3, H, W] (torch or NumPy); of bare decoding N arrays [H, W, 3]."""
+"""For each view an array [N, 3, H, W] (torch or NumPy); of bare decoding N arrays [H, W, 3] or
+their shapes."""
 
 
 @dataclass(frozen=True)
