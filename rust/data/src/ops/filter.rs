@@ -132,7 +132,6 @@ fn fill<V: Vector>(weights: &mut Weights, side: Side, size: u32, filter: Interpo
     weights.packed.resize(size as usize * weights.stride, Packed::default());
     weights.exact.resize(4 * weights.stride, [0.0; TOGETHER]);
     for group in (0..size).step_by(TOGETHER) {
-        let together = TOGETHER.min((size - group) as usize);
         let mut centres = [0.0; TOGETHER];
         let mut firsts = [0.0; TOGETHER];
         // Places of the first weight and after the last.
@@ -156,22 +155,29 @@ fn fill<V: Vector>(weights: &mut Weights, side: Side, size: u32, filter: Interpo
                 sums[lane] += weight;
             }
         }
-        let sums = sums.map(|sum| if sum == 0.0 { 1.0 } else { sum });
-        let packed = &mut weights.packed[group as usize * weights.stride..];
-        for (four, exact) in weights.exact.as_chunks::<4>().0.iter().enumerate() {
-            let mut fixed = [[0; TOGETHER]; 4];
-            for (fixed, exact) in fixed.iter_mut().zip(exact) {
-                for lane in 0..TOGETHER {
-                    let weight = exact[lane] / sums[lane];
-                    let rounded = weight * f64::from(1 << WEIGHT_BITS) + 0.5_f64.copysign(weight);
-                    // SAFETY: no weight of these filters exceeds 2 in size: their sum is 1, and what is
-                    // negative in them is a small part of it; pixels that are left out do not change that.
-                    fixed[lane] = unsafe { rounded.to_int_unchecked() };
-                }
+        let first = group as usize * weights.stride;
+        pack::<V>(&weights.exact, sums, &mut weights.packed[first..], weights.stride);
+    }
+}
+
+/// Divides weights by their sums and packs those of each output pixel, `stride` fours apart.
+#[inline(always)]
+fn pack<V: Vector>(exact: &[[f64; TOGETHER]], sums: [f64; TOGETHER], packed: &mut [Packed], stride: usize) {
+    let sums = sums.map(|sum| if sum == 0.0 { 1.0 } else { sum });
+    for (four, exact) in exact.as_chunks::<4>().0.iter().enumerate() {
+        let mut fixed = [[0; TOGETHER]; 4];
+        for (fixed, exact) in fixed.iter_mut().zip(exact) {
+            for lane in 0..TOGETHER {
+                let weight = exact[lane] / sums[lane];
+                let rounded = weight * f64::from(1 << WEIGHT_BITS) + 0.5_f64.copysign(weight);
+                // SAFETY: no weight of these filters exceeds 2 in size: their sum is 1, and what is
+                // negative in them is a small part of it; pixels that are left out do not change that.
+                fixed[lane] = unsafe { rounded.to_int_unchecked() };
             }
-            for lane in 0..together {
-                packed[lane * weights.stride + four] = V::pack(fixed.map(|fixed| fixed[lane]));
-            }
+        }
+        // The last group may have fewer pixels.
+        for (lane, packed) in packed.chunks_exact_mut(stride).take(TOGETHER).enumerate() {
+            packed[four] = V::pack(fixed.map(|fixed| fixed[lane]));
         }
     }
 }
