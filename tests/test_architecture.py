@@ -44,7 +44,7 @@ NATIVE = "_native"
 CRATE_FLOORS = (
     ("error", "limits", "random"),
     ("tar", "jpeg", "png", "webp", "ops"),
-    ("decode", "index", "order", "store", "augment"),
+    ("decode", "index", "order", "store", "augment", "floats"),
     ("workers", "scan", "pack", "blocks", "meter", "slots", "loader"),
 )
 BINDING_FLOORS = (("errors",), ("dataset", "pixels", "memory"), ("loader",))

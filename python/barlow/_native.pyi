@@ -213,6 +213,15 @@ def simd() -> list[str]:
 VIEWS_VERSION: int
 """Another version gives other parameters or pixels for the same image and settings."""
 
+def to_floats(
+    views: NDArray[np.uint8],
+    scale: tuple[float, float, float],
+    shift: tuple[float, float, float],
+    threads: int,
+    out: NDArray[np.float32],
+) -> None:
+    """uint8 [N, 3, H, W] into float32 [N, H, W, 3], both C-contiguous: value * scale + shift by channel."""
+
 # Batches (rust/python/src/loader.rs)
 
 @final

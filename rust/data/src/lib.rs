@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! floor 3   workers, scan, pack (the only writes)   blocks, meter, slots, loader (threads, ordered delivery)
-//! floor 2   index   order   store   decode   augment
+//! floor 2   index   order   store   decode   augment   floats
 //! floor 1   tar     jpeg png webp            ops/ (resize, colour, blur, ...)
 //! floor 0   error   limits   random
 //! ```
@@ -14,6 +14,7 @@ pub mod augment;
 pub mod blocks;
 pub mod decode;
 pub mod error;
+pub mod floats;
 pub mod index;
 pub mod jpeg;
 pub mod limits;

@@ -21,7 +21,7 @@ mod _native {
     #[pymodule_export]
     use crate::memory::Pool;
     #[pymodule_export]
-    use crate::pixels::{apply, check_view, decode_image, draw, peek, simd};
+    use crate::pixels::{apply, check_view, decode_image, draw, peek, simd, to_floats};
 
     /// Format version of the order: another version gives other batches.
     #[pymodule_export]

@@ -7,7 +7,11 @@ use barlow_data::augment::{
     Applied, Augmenter, Crop, Cut, Interpolation, Operation, Parameters, Simd, View, Window,
 };
 use barlow_data::decode::{self, Decoder, Image, Part};
-use numpy::{PyArray1, PyArray3, PyArrayMethods, PyReadonlyArray3, PyUntypedArrayMethods};
+use barlow_data::floats;
+use numpy::{
+    PyArray1, PyArray3, PyArrayMethods, PyReadonlyArray3, PyReadonlyArray4, PyReadwriteArray4,
+    PyUntypedArrayMethods,
+};
 use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
@@ -102,6 +106,32 @@ pub(crate) fn apply<'py>(
     py.detach(|| Augmenter::on(simd).apply(&image, &parameters, &mut out))
         .map_err(|error| to_py(py, &error))?;
     PyArray1::from_vec(py, out).reshape([3, size, size])
+}
+
+/// uint8 [N, 3, H, W] into float32 [N, H, W, 3]: value * scale + shift by channel.
+#[pyfunction]
+pub(crate) fn to_floats<'py>(
+    py: Python<'py>,
+    views: PyReadonlyArray4<'py, u8>,
+    scale: [f32; 3],
+    shift: [f32; 3],
+    threads: usize,
+    mut out: PyReadwriteArray4<'py, f32>,
+) -> PyResult<()> {
+    let (&[n, channels, height, width], &[rows, down, across, last]) = (views.shape(), out.shape()) else {
+        return Err(PyTypeError::new_err("views and floats have four dimensions"));
+    };
+    if [n, channels, height, width] != [rows, 3, down, across] || last != 3 {
+        return Err(PyValueError::new_err("views [N, 3, H, W] become floats [N, H, W, 3]"));
+    }
+    let (Ok(bytes), Ok(floats)) = (views.as_slice(), out.as_slice_mut()) else {
+        return Err(PyValueError::new_err("views and floats must be C-contiguous"));
+    };
+    if bytes.is_empty() {
+        return Ok(());
+    }
+    py.detach(|| floats::to_floats(bytes, 3 * height * width, (scale, shift), threads, floats))
+        .map_err(|error| to_py(py, &error))
 }
 
 /// A view from `barlow.data.views`, validated: ValueError for a value that cannot work (also one that no

@@ -9,6 +9,7 @@ pub(crate) mod blur;
 pub(crate) mod colour;
 pub(crate) mod filter;
 pub(crate) mod flip;
+pub(crate) mod float;
 pub(crate) mod hue;
 pub(crate) mod resize;
 pub(crate) mod simd;
