@@ -258,9 +258,11 @@ class Loader:
         end_epoch: int | None,
         shrink_on_load: bool,
         replace: tuple[int, int] | None,
+        members: Sequence[str] = (),
     ) -> Loader:
         """`meter` decides the number of threads. `replace`: None, or how many samples may be replaced in an
-        epoch, and how many of the first epoch's have been already."""
+        epoch, and how many of the first epoch's have been already. `members`: extensions of the extra members
+        that come with each sample."""
 
     @property
     def forked(self) -> bool:
@@ -277,11 +279,13 @@ class Loader:
         Nobody else may touch it until `take` has returned this batch.
         """
 
-    def take(self, timeout_s: float) -> tuple[int, list[tuple[int, DataError]]] | None:
+    def take(
+        self, timeout_s: float
+    ) -> tuple[int, list[tuple[int, DataError]], list[list[bytes | None]]] | None:
         """Waits for the oldest lent batch, which is the caller's again; DataError if it failed.
 
         None when it is not finished in time; otherwise how many rows hold another sample than the order says,
-        and position and error of each damaged sample that was met.
+        position and error of each damaged sample that was met, and for each of `members` the bytes by row.
         """
 
     def doing(self) -> list[tuple[int, str, int, float]]:

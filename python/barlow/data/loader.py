@@ -11,7 +11,7 @@ import warnings
 import weakref
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Literal
 
@@ -49,6 +49,8 @@ class Batch:
     """int64 [N]: positions in the index, of what is in the row (also where it replaces another sample)."""
     epoch: int
     step: int
+    members: dict[str, list[bytes | None]] = field(default_factory=dict)
+    """For each of the loader's `members` N times the bytes, of what is in the row; None where it has none."""
 
 
 class Loader:
@@ -71,6 +73,8 @@ class Loader:
       after the copies to a GPU that were started from it.
     - `shrink_on_load`: JPEGs of more than a million pixels are decoded at 1/2, 1/4 or 1/8 of their size
       where every view of the image still has its pixels; False: always in full, as torchvision does.
+    - `members`: extensions of extra members that come with each sample, such as ("json", "txt"), on top of
+      the memory above; `Index.member_names` has those that there are. A damaged one damages its sample.
     - `on_error`: "raise", or "replace": another sample, drawn by (`seed`, epoch, damaged sample) alone,
       stands in for one whose bytes are damaged, under its own id and label. At most `max_replaced` (a
       share, rounded up) of the samples that this process takes in an epoch; more are an error. What is
@@ -99,6 +103,7 @@ class Loader:
         prefetch: int = 3,
         pin_memory: bool = False,
         shrink_on_load: bool = True,
+        members: Sequence[str] = (),
         on_error: Literal["raise", "replace"] = "raise",
         max_replaced: float = 0.01,
         stall_after: float = 60.0,
@@ -120,7 +125,11 @@ class Loader:
             _native.check_view(view)
         if pin_memory and not torch.cuda.is_available():
             raise ValueError("pin_memory=True needs a GPU")
-        self.index = open_index(source, threads=threads)
+        if isinstance(members, str) or len(set(members)) < len(members):
+            raise ValueError(f"members must be different extensions in a tuple or list, not {members!r}")
+        self._members = tuple(members)
+        self.index = open_index(source, threads=threads, members=bool(members))
+        self.index.check_members(self._members)
         self.views = tuple(views)
         self._order = _native.Order(
             len(self.index),
@@ -236,6 +245,7 @@ class Loader:
             end_epoch=self._end_epoch,
             shrink_on_load=self._shrink_on_load,
             replace=None if self._max_replaced is None else (self._max_replaced, before),
+            members=self._members,
         )
         # Also at interpreter exit, while the lent memory is still there.
         self._finalizer = weakref.finalize(self, stream.close, CLOSE_S)
@@ -263,7 +273,9 @@ class Loader:
         for reports in range(1, _GIVE_UP + 1):
             taken = stream.take(self._stall_after)
             if taken is not None:
-                self._note(*taken)
+                replaced, damaged, members = taken
+                self._note(replaced, damaged)
+                self._lent[0].members.update(zip(self._members, members, strict=True))
                 return
             batch, waited_s = self._lent[0], reports * self._stall_after
             where = f"epoch {batch.epoch}, step {batch.step}"

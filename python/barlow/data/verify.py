@@ -22,14 +22,24 @@ def damaged(
     """Position and error, with its address, of each sample that training would stumble over, in index order.
 
     It takes the way that training takes, up to the views: bytes against the checksum, shards against their
-    recorded sizes, decoding, the image's size against the index. `threads` 0 is every core that this process
-    may run on; `progress(done, total)`. `TimeoutError` names a read that hangs for ten minutes.
+    recorded sizes, decoding, the image's size against the index; and extra members against their checksums.
+    `threads` 0 is every core that this process may run on; `progress(done, total)`. `TimeoutError` names a
+    read that hangs for ten minutes.
     """
     total = len(index)
     order = _native.Order(total, 1, shuffle=False)
     meter = _native.Meter(threads)
     stream = _native.Loader(
-        index, (), order, meter, epoch=0, step=0, end_epoch=1, shrink_on_load=False, replace=None
+        index,
+        (),
+        order,
+        meter,
+        epoch=0,
+        step=0,
+        end_epoch=1,
+        shrink_on_load=False,
+        replace=None,
+        members=index.member_names,
     )
     found: list[tuple[int, DataError]] = []
     in_flight = 0

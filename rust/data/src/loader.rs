@@ -40,6 +40,8 @@ pub struct Settings {
     pub end_epoch: Option<u32>,
     /// Images over a megapixel are decoded at 1/2, 1/4 or 1/8 where all views leave enough pixels.
     pub shrink_on_load: bool,
+    /// Extensions of the extra members that are wanted with each sample.
+    pub extras: Vec<Vec<u8>>,
     /// What becomes of damaged samples.
     pub damage: Damage,
     /// Counts the work of the stream, and has one track for each worker thread.
@@ -86,6 +88,8 @@ struct Shared {
     order: Order,
     shrink_on_load: bool,
     damage: Damage,
+    /// By their numbers in the index.
+    extras: Vec<u32>,
     meter: Arc<Meter>,
 }
 
@@ -116,7 +120,9 @@ pub struct Doing {
 impl Loader {
     /// Checks the settings; starts nothing.
     pub fn new(settings: Settings) -> Result<Self> {
-        let Settings { index, views, order, start, end_epoch, shrink_on_load, damage, meter } = settings;
+        let Settings { index, views, order, start, end_epoch, shrink_on_load, extras, damage, meter } =
+            settings;
+        let extras = index.kinds_of(&extras)?;
         views.iter().try_for_each(View::validate)?;
         let steps = order.steps_per_epoch();
         if start.step >= steps {
@@ -128,7 +134,8 @@ impl Loader {
             Damage::Replace { before, .. } => before,
         };
         let store = Store::new(index.clone());
-        let shared = Shared { ring: Ring::new(), index, store, views, order, shrink_on_load, damage, meter };
+        let ring = Ring::new();
+        let shared = Shared { ring, index, store, views, order, shrink_on_load, damage, extras, meter };
         let loader = Self {
             shared: Arc::new(shared),
             end_epoch,

@@ -20,6 +20,9 @@ use crate::order::Position;
 /// What keeps lent memory alive for as long as it is not dropped.
 pub type Keep = Box<dyn Any + Send + Sync>;
 
+/// Extra members of one row, as many as were asked for; `None` where the sample lacks one.
+pub type Extras = Vec<Option<Vec<u8>>>;
+
 /// Memory for one batch of `rows` samples that belongs to somebody else.
 pub struct Memory {
     rows: usize,
@@ -74,6 +77,8 @@ struct Slot {
     /// The error of the first row (not of the first moment) that failed: the same for every schedule.
     fault: Mutex<Option<(usize, Error)>>,
     replaced: Mutex<Vec<Replaced>>,
+    /// By row.
+    extras: Mutex<Vec<(usize, Extras)>>,
 }
 
 /// Batches in flight, in order.
@@ -94,6 +99,8 @@ pub struct Filled {
     pub rows: usize,
     /// The rows that hold another sample than the order says, in order.
     pub replaced: Vec<Replaced>,
+    /// For each row its extra members; empty if none were asked for.
+    pub extras: Vec<Extras>,
     /// What kept its memory alive.
     pub keep: Option<Keep>,
 }
@@ -127,8 +134,8 @@ impl Ring {
         }
         let missing = AtomicUsize::new(ids.len());
         let unclaimed = AtomicUsize::new(0);
-        let (fault, replaced) = (Mutex::default(), Mutex::default());
-        let slot = Slot { position, ids, memory, unclaimed, missing, fault, replaced };
+        let (fault, replaced, extras) = (Mutex::default(), Mutex::default(), Mutex::default());
+        let slot = Slot { position, ids, memory, unclaimed, missing, fault, replaced, extras };
         let mut slots = lock(&self.slots);
         if self.stopped.load(Ordering::Relaxed) {
             return Err(closed());
@@ -216,8 +223,11 @@ impl Slot {
         }
         let mut replaced = std::mem::take(&mut *lock(&self.replaced));
         replaced.sort_unstable_by_key(|replaced| replaced.row);
+        let mut extras = std::mem::take(&mut *lock(&self.extras));
+        extras.sort_unstable_by_key(|&(row, _)| row);
+        let extras = extras.into_iter().map(|(_, extras)| extras).collect();
         let keep = lock(&self.memory.keep).take();
-        Ok(Filled { position: self.position, rows: self.ids.len(), replaced, keep })
+        Ok(Filled { position: self.position, rows: self.ids.len(), replaced, extras, keep })
     }
 }
 
@@ -289,6 +299,11 @@ impl Row<'_> {
     /// Says that this row holds another sample than it should, and why.
     pub fn replaced(&mut self, damaged: Vec<(u32, Error)>) {
         lock(&self.slot.replaced).push(Replaced { row: self.index, damaged });
+    }
+
+    /// Hands over the extra members of the sample that is in it; once.
+    pub fn extras(&mut self, extras: Extras) {
+        lock(&self.slot.extras).push((self.index, extras));
     }
 
     /// Writes the id of the sample that is in it and its label (-1 for none).

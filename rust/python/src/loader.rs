@@ -2,6 +2,8 @@
 //! waiting without the GIL and with signals; what is counted meanwhile.
 //! Not here: how many batches are in flight and what a pass is (Python), any work (`barlow-data`).
 
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,14 +11,14 @@ use std::time::{Duration, Instant};
 use barlow_data::loader::{self, Damage, Settings};
 use barlow_data::meter::{self, STAGES};
 use barlow_data::order::Position;
-use barlow_data::slots::{Memory, Replaced};
+use barlow_data::slots::{Extras, Memory, Replaced};
 use barlow_data::workers;
 use numpy::{
     Element, PyArray, PyArray1, PyArray4, PyArrayMethods, PyUntypedArray, PyUntypedArrayMethods, ndarray,
 };
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyBytes, PyDict};
 
 use crate::dataset::{Index, Order};
 use crate::errors::to_py;
@@ -28,8 +30,12 @@ const SLICE: Duration = Duration::from_millis(50);
 /// A thread's number, activity, sample and seconds.
 type Doing = (usize, &'static str, u32, f64);
 
-/// How many rows were replaced, and the damaged samples met with their errors.
-type Taken<'py> = (usize, Vec<(u32, Bound<'py, PyAny>)>);
+/// How many rows were replaced, the damaged samples met with their errors, and for each kind of extra member
+/// that was asked for those of all rows.
+type Taken<'py> = (usize, Vec<(u32, Bound<'py, PyAny>)>, Vec<Column<'py>>);
+
+/// One kind of extra member, by row.
+type Column<'py> = Vec<Option<Bound<'py, PyBytes>>>;
 
 /// What the threads of a loader have done, from stream to stream.
 #[pyclass(frozen, module = "barlow._native")]
@@ -83,14 +89,16 @@ impl Meter {
 #[pyclass(frozen, module = "barlow._native")]
 pub(crate) struct Loader {
     inner: loader::Loader,
+    num_members: usize,
 }
 
 #[pymethods]
 impl Loader {
     /// `replace`: None, or how many samples may be replaced in an epoch and how many of the first one's
-    /// have been already.
+    /// have been already. `members`: extensions of the extra members that `take` returns.
     #[new]
-    #[pyo3(signature = (index, views, order, meter, *, epoch, step, end_epoch, shrink_on_load, replace))]
+    #[pyo3(signature = (index, views, order, meter, *, epoch, step, end_epoch, shrink_on_load, replace,
+                        members = Vec::new()))]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments of one private caller")]
     fn new(
         py: Python<'_>,
@@ -103,6 +111,7 @@ impl Loader {
         end_epoch: Option<u32>,
         shrink_on_load: bool,
         replace: Option<(u64, u64)>,
+        members: Vec<OsString>,
     ) -> PyResult<Self> {
         let settings = Settings {
             index: index.inner.clone(),
@@ -111,11 +120,13 @@ impl Loader {
             start: Position { epoch, step },
             end_epoch,
             shrink_on_load,
+            extras: members.into_iter().map(OsString::into_vec).collect(),
             damage: replace.map_or(Damage::Raise, |(at_most, before)| Damage::Replace { at_most, before }),
             meter: meter.inner.clone(),
         };
+        let num_members = settings.extras.len();
         let inner = py.detach(|| loader::Loader::new(settings)).map_err(|error| to_py(py, &error))?;
-        Ok(Self { inner })
+        Ok(Self { inner, num_members })
     }
 
     /// True in a process that was forked off from the one with the threads: only `close` may be called.
@@ -160,7 +171,8 @@ impl Loader {
     }
 
     /// Waits up to `timeout_s` for the oldest lent batch; its arrays are the caller's again. None: it isn't
-    /// finished. Otherwise the number of replaced rows, and (id, error) of all damaged samples met.
+    /// finished. Otherwise the number of replaced rows, (id, error) of all damaged samples met, and for each of
+    /// `members` the bytes of all rows, None where a sample lacks it.
     fn take<'py>(&self, py: Python<'py>, timeout_s: f64) -> PyResult<Option<Taken<'py>>> {
         let timeout = Duration::try_from_secs_f64(timeout_s)
             .map_err(|_| PyValueError::new_err("timeout_s must be a number of seconds"))?;
@@ -179,7 +191,8 @@ impl Loader {
                     let listed =
                         damaged.map(|(id, error)| (*id, to_py(py, error).into_value(py).into_bound(py)));
                     let listed = listed.map(|(id, error)| (id, error.into_any())).collect();
-                    return Ok(Some((filled.replaced.len(), listed)));
+                    let members = columns(py, self.num_members, &filled.extras);
+                    return Ok(Some((filled.replaced.len(), listed, members)));
                 }
                 Err(error) => return Err(to_py(py, &error)),
             }
@@ -203,6 +216,14 @@ impl Loader {
             .map_err(|_| PyValueError::new_err("patience_s must be a number of seconds"))?;
         Ok(py.detach(|| self.inner.close(patience)))
     }
+}
+
+/// Rows to columns; also of a batch without rows.
+fn columns<'py>(py: Python<'py>, count: usize, rows: &[Extras]) -> Vec<Column<'py>> {
+    let bytes = |row: &Extras, column: usize| {
+        row.get(column).and_then(Option::as_deref).map(|bytes| PyBytes::new(py, bytes))
+    };
+    (0..count).map(|column| rows.iter().map(|row| bytes(row, column)).collect()).collect()
 }
 
 /// The first element of an array that may be lent.

@@ -130,6 +130,11 @@ impl Tools {
         worker.enter(Activity::Read, id);
         shared.store.read(id, &mut self.bytes)?;
         count(Activity::Read, self.bytes.len());
+        let mut extras = Vec::new();
+        if !shared.extras.is_empty() {
+            extras = shared.store.read_extras(id, &shared.extras)?;
+            count(Activity::Read, extras.iter().flatten().map(Vec::len).sum());
+        }
         if worker.is_stopped() {
             // After a read that hung, nobody may be there any more to whom the rest is of use.
             return Err(Fault::Cancelled.into());
@@ -154,6 +159,9 @@ impl Tools {
             count(Activity::Augment, target.len());
         }
         row.describe(id, sample.label);
+        if !extras.is_empty() {
+            row.extras(extras);
+        }
         Ok(())
     }
 }

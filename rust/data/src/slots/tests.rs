@@ -223,3 +223,22 @@ fn replaced_rows_are_listed_in_order() -> Result<()> {
     assert_eq!(memory.3, [10, 11, 12, 13]);
     Ok(())
 }
+
+#[test]
+fn extra_members_come_by_row() -> Result<()> {
+    let mut memory = Owned::new(4);
+    let ring = Ring::new();
+    let work = |mut row: Row<'_>| {
+        if row.id() == 5 {
+            thread::sleep(Duration::from_millis(20)); // the first row comes last
+        }
+        row.extras(vec![None, Some(vec![row.id() as u8])]);
+        row.finish(Ok(()));
+    };
+    let filled = with_workers(2, &ring, work, || -> Result<Filled> {
+        ring.lend(position(0), vec![5, 6, 7, 8], memory.lend())?;
+        Ok(ring.take(LONG)?.ok_or(Fault::Cancelled)?)
+    })?;
+    assert_eq!(filled.extras, [5, 6, 7, 8].map(|id| vec![None, Some(vec![id])]));
+    Ok(())
+}
