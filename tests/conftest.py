@@ -1,10 +1,14 @@
-"""Fixtures that several test files need."""
+"""Fixtures that several test files need, and what holds for all of them."""
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
+
+# A shell starts background jobs deaf to Ctrl-C, and children inherit that: the tests send it to them.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
