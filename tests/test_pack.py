@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -277,13 +278,13 @@ def test_a_killed_packing_leaves_no_output_and_can_be_repeated(tmp_path: Path) -
             process.send_signal(signal.SIGKILL)
         killed += process.returncode == -signal.SIGKILL
         if out.exists():
+            # It was done before it was killed.
             assert read_tree(out) == read_tree(tmp_path / "good")
-            native.unpack(out, tmp_path / "back")
-            break
+            shutil.rmtree(out)
     assert killed
     native.pack(folder, out, min_shards=3, overwrite=True)
     assert read_tree(out) == read_tree(tmp_path / "good")
-    assert {path.name for path in tmp_path.iterdir()} <= {"images", "good", "out", "back"}  # no leftovers
+    assert {path.name for path in tmp_path.iterdir()} <= {"images", "good", "out"}  # no leftovers
 
 
 @pytest.mark.parametrize("name", ["/tmp/x.jpg", "../x.jpg", "a/../../x.jpg"])
