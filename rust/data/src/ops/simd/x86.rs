@@ -32,7 +32,7 @@ fn halves(value: i32) -> (u32, u32) {
 /// Sixteen bytes of a row.
 ///
 /// # Safety
-/// None: every x86-64 CPU has what this needs, but the intrinsic is unsafe.
+/// Nothing to promise: every x86-64 CPU has SSE2. Unsafe only as the intrinsic is.
 #[inline(always)]
 unsafe fn load(row: &[u8; 16]) -> __m128i {
     // SAFETY: the bytes are a whole reference's.
