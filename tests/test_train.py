@@ -22,7 +22,8 @@ from barlow.distributed import World
 from barlow.model import build_model
 from barlow.model.precision import autocast_dtype
 from barlow.objectives import loss_floor
-from barlow.train.loop import Clock, Plan, train
+from barlow.train.learner import Plan
+from barlow.train.loop import Clock, train
 from commands import TINY, barlow, barlow_here, finish, make_images, metrics, start, tensors
 
 Capture = pytest.CaptureFixture[str]

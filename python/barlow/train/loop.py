@@ -9,25 +9,20 @@ import contextlib
 import dataclasses
 import math
 import time
-import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 
 from barlow import durable
 from barlow.config import Config
-from barlow.data import Batch, Index, Loader, to_float, views
+from barlow.data import Batch, Index, Loader, views
 from barlow.distributed import World, broadcast_value
-from barlow.model import Twins, build_model
-from barlow.model.precision import autocast, autocast_dtype
-from barlow.objectives import barlow_twins, cross_correlation, loss_floor
-from barlow.optim import LARS, learning_rate, parameter_groups, true_gradient_rates
+from barlow.objectives import cross_correlation, loss_floor
 from barlow.train.checkpoint import CHECKPOINTS, find_checkpoint, load_checkpoint, read_state, save_checkpoint
+from barlow.train.learner import Learner, Plan
 from barlow.train.metrics import Metrics
 from barlow.train.progress import Display
 
@@ -75,38 +70,6 @@ def train(index: Index, config: Config, run: Path, world: World, threads: int) -
                 break
 
 
-@dataclass(frozen=True)
-class Plan:
-    """When a run logs, saves and stops, in optimizer steps counted from 1."""
-
-    steps_per_epoch: int
-    total_steps: int
-    last_step: int
-    """`total_steps`, or where `--train.steps` stops short of them."""
-    log_every: int
-    save_every: int
-
-    @classmethod
-    def of(cls, config: Config, steps_per_epoch: int) -> Plan:
-        """The plan for a loader that gives `steps_per_epoch` batches."""
-        total = config.optim.epochs * steps_per_epoch
-        return cls(
-            steps_per_epoch=steps_per_epoch,
-            total_steps=total,
-            last_step=min(config.train.steps or total, total),
-            log_every=config.train.log_every,
-            save_every=max(1, round(config.checkpoint.every_epochs * steps_per_epoch)),
-        )
-
-    def logs(self, step: int) -> bool:
-        """Whether this step gives a line of metrics; the first is a sign of life, the last the result."""
-        return step % self.log_every == 0 or step in (1, self.last_step)
-
-    def saves(self, step: int) -> bool:
-        """Whether a checkpoint follows this step."""
-        return step % self.save_every == 0 or step == self.last_step
-
-
 class Clock:
     """Seconds of training, those before a resumption included, and what happened since the last lap."""
 
@@ -129,72 +92,6 @@ class Clock:
         }
         self._lap_s, self._step, self._waited_s = now_s, step, waited_s
         return lap
-
-
-class Learner:
-    """The twins and all that a step changes: parameters, statistics, momentum, the gradient scaler."""
-
-    def __init__(self, config: Config, plan: Plan, world: World) -> None:
-        self.config, self.plan, self.device = config, plan, world.device
-        self.twins = build_model(config.model, config.train.seed).to(world.device)
-        self.twins.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        self._model = _distributed(self.twins, world.device) if world.size > 1 else self.twins
-        optim, self._peak = config.optim, true_gradient_rates(config.optim)
-        self.optimizer = LARS(
-            parameter_groups(self.twins),
-            lr=0.0,  # every step sets its own
-            momentum=optim.momentum,
-            weight_decay=self._peak.weight_decay,
-            trust_coefficient=optim.trust_coefficient,
-            variant=optim.variant,
-        )
-        self.autocast_dtype = autocast_dtype(config.train.precision, world.device)
-        self.scaler = torch.amp.GradScaler(world.device.type, enabled=self.autocast_dtype == torch.float16)
-
-    def step(self, step: int, views_u8: list[Tensor], *, check: bool) -> tuple[Tensor, list[Tensor]]:
-        """Step `step` on this rank's views: the loss of the global batch and this rank's embeddings.
-
-        With `check` a loss that is not finite is a `FloatingPointError`, before any weight has changed.
-        """
-        config = self.config
-        floats = to_float(views_u8, config.data.mean, config.data.std, device=self.device)
-        with autocast(self.device, self.autocast_dtype):
-            z1_ND, z2_ND = self._model(floats)
-        loss = barlow_twins(z1_ND, z2_ND, config.objective.lambd, eps=config.objective.eps)
-        if check and not math.isfinite(loss.item()):
-            raise FloatingPointError(
-                f"the loss is {loss.item()} at step {step}; no checkpoint has been written since the last one"
-            )
-        self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
-        weights, biases = self.optimizer.param_groups
-        weights["lr"], biases["lr"] = self.rates(step)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        return loss.detach(), [z1_ND.detach(), z2_ND.detach()]
-
-    def rates(self, step: int) -> tuple[float, float]:
-        """The learning rates of weights and of biases at a step (from 1)."""
-        ratio = learning_rate(step - 1, self.config.optim, self.plan.steps_per_epoch)
-        return self._peak.lr_weights * ratio, self._peak.lr_biases * ratio
-
-
-def _distributed(twins: Twins, device: torch.device) -> DistributedDataParallel:
-    with warnings.catch_warnings():
-        # Every rank computes the same batch-norm statistics, so there is nothing to send around. The name of
-        # this flag is deprecated since torch 2.15; the new one isn't there before.
-        warnings.filterwarnings("ignore", ".*broadcast_buffers", FutureWarning)
-        model = DistributedDataParallel(twins, broadcast_buffers=False, gradient_as_bucket_view=True)
-    # DDP lays its buckets out anew after the first backward pass, and a ring's sums round by the place in
-    # the bucket: with more than two ranks the first step of a resumed run would differ from the same step
-    # of one that never stopped. A rehearsal puts that behind us; it leaves only the statistics to restore.
-    before = [buffer.clone() for buffer in twins.buffers()]
-    blank = torch.zeros(2, 3, 32, 32, device=device)
-    torch.stack(model([blank, blank])).sum().backward()
-    for buffer, value in zip(twins.buffers(), before, strict=True):
-        buffer.copy_(value)
-    twins.zero_grad(set_to_none=True)
-    return model
 
 
 def _loader(index: Index, config: Config, world: World, threads: int) -> Loader:
