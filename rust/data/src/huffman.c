@@ -236,7 +236,7 @@ static inline __attribute__((always_inline)) boolean read_blocks(j_decompress_pt
   barlow_huffman *self = jpeg->client_data;
   library_state *state = (library_state *)jpeg->entropy;
   struct jpeg_source_mgr *source = jpeg->src;
-  if (blocks == NULL || jpeg->unread_marker != 0 || state->insufficient_data || state->buffer.left > 63 ||
+  if (jpeg->unread_marker != 0 || state->insufficient_data || state->buffer.left > 63 ||
       (jpeg->restart_interval != 0 && state->restarts_to_go == 0))
     return self->library(jpeg, blocks);
 
@@ -247,11 +247,11 @@ static inline __attribute__((always_inline)) boolean read_blocks(j_decompress_pt
   memcpy(last_dc, state->last_dc, sizeof last_dc);
   for (int i = 0; i < jpeg->blocks_in_MCU; i++) {
     int *last = &last_dc[jpeg->MCU_membership[i]];
-    int result = read_block(&in, self->dc_of[i], self->ac_of[i], last, blocks[i][0]);
+    int result = read_block(&in, self->dc_of[i], self->ac_of[i], last, blocks ? blocks[i][0] : self->unwanted);
     in.left &= 63;
     if (__builtin_expect(in.invented > in.left || (result == NO_SUCH_CODE && in.invented > 0), 0)) {
       /* The data ends here, or seems to: libjpeg-turbo reads these blocks again and says what is wrong. */
-      for (int j = 0; j <= i; j++) memset(blocks[j], 0, sizeof(JBLOCK));
+      for (int j = 0; blocks != NULL && j <= i; j++) memset(blocks[j], 0, sizeof(JBLOCK));
       return self->library(jpeg, blocks);
     }
     if (__builtin_expect(result == NO_SUCH_CODE, 0)) {

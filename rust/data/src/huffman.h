@@ -22,6 +22,7 @@ typedef struct {
 typedef struct {
   boolean (*library)(j_decompress_ptr jpeg, JBLOCKROW *blocks);
   const barlow_codes *dc_of[D_MAX_BLOCKS_IN_MCU], *ac_of[D_MAX_BLOCKS_IN_MCU]; /* by block of an MCU */
+  JBLOCK unwanted; /* where blocks go that libjpeg-turbo skips */
   barlow_codes dc[NUM_HUFF_TBLS], ac[NUM_HUFF_TBLS];
 } barlow_huffman;
 

@@ -120,7 +120,7 @@ pub(crate) fn apply<'py>(
         return Err(PyValueError::new_err("the image must be C-contiguous"));
     };
     let data = pixels.to_vec();
-    let image = Image { width: width as u32, height: height as u32, part: Part::WHOLE, data };
+    let image = Image::new(width as u32, height as u32, data);
     let size = parameters.cut.size as usize;
     let mut out = vec![0; 3 * size * size];
     py.detach(|| Augmenter::on(simd).apply(&image, &parameters, &mut out))
