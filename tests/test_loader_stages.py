@@ -20,6 +20,8 @@ from typing import Any
 
 import pytest
 
+import golden
+import test_golden
 from barlow import _native
 from barlow.data import Index, Loader
 from commands import ROOT
@@ -67,7 +69,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(environment: dict[str, str], folder: Path) -> Callable[..., str]:
-    def run(function: Callable[..., None], *arguments: object) -> str:
+    def run(function: Callable[..., None], *arguments: object, folder: Path = folder) -> str:
         """`function(folder, *arguments)` in a process of its own; what it prints on standard error."""
         program = "import sys\nfrom pathlib import Path\nimport test_loader_stages as tests\n"
         program += f"tests.{function.__name__}(Path(sys.argv[1]), *sys.argv[2:])\n"
@@ -84,6 +86,18 @@ def run(environment: dict[str, str], folder: Path) -> Callable[..., str]:
 
 def test_a_release_has_no_such_thing() -> None:
     assert not hasattr(_native, "plan_trouble")
+
+
+def the_golden_samples(folder: Path) -> None:
+    with test_golden.epochs_of(golden.write(folder), threads=2) as batches:
+        epochs = (batch for _ in range(golden.EPOCHS) for batch in batches)
+        assert golden.digest(test_golden.samples(epochs)) == test_golden.EXPECTED
+
+
+def test_a_build_without_lto_and_with_overflow_checks_gives_the_golden_samples(
+    run: Callable[..., str], tmp_path: Path
+) -> None:
+    run(the_golden_samples, folder=tmp_path)
 
 
 # Panics
