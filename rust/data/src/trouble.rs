@@ -1,7 +1,6 @@
 //! Here: trouble on request, for tests: a stage of the loader that panics or takes its time.
 //! Not here: anything that a release has: the feature `trouble` does not compile there.
 
-use std::panic;
 use std::sync::Mutex;
 use std::thread;
 use std::time::Duration;
@@ -32,6 +31,7 @@ pub fn plan(trouble: Option<Trouble>) {
 }
 
 /// Called by each stage when it begins with something.
+#[expect(clippy::panic, reason = "that is what it is for")]
 pub(crate) fn meet(activity: Activity, id: u32) {
     let planned = *lock(&PLANNED);
     let Some(trouble) = planned.filter(|t| t.activity == activity && t.id.is_none_or(|own| own == id)) else {
@@ -39,6 +39,6 @@ pub(crate) fn meet(activity: Activity, id: u32) {
     };
     match trouble.delay {
         Some(delay) => thread::sleep(delay),
-        None => panic::panic_any(format!("{} of {id} was to panic", activity.name())),
+        None => panic!("{} of {id} was to panic", activity.name()),
     }
 }
