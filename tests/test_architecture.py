@@ -45,7 +45,7 @@ CRATE_FLOORS = (
     ("error", "limits", "random"),
     ("tar", "jpeg", "png", "webp", "ops"),
     ("decode", "index", "order", "store", "augment", "floats"),
-    ("workers", "scan", "pack", "blocks", "meter", "slots", "loader"),
+    ("workers", "scan", "pack", "blocks", "meter", "slots", "trouble", "loader"),
 )
 BINDING_FLOORS = (("errors",), ("dataset", "pixels", "memory"), ("loader",))
 

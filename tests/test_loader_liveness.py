@@ -196,10 +196,11 @@ def _an_epoch(folder: Path) -> list[tuple[object, ...]]:
     return samples(loader(folder, epochs=1))
 
 
-def test_a_spawned_child_loads_for_itself(folder: Path) -> None:
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_a_child_without_our_threads_loads_for_itself(folder: Path, method: str) -> None:
     batches = loader(folder, epochs=1)
     iterator = iter(batches)
     first = next(iterator)
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
+    with multiprocessing.get_context(method).Pool(1) as pool:
         theirs = pool.apply(_an_epoch, (folder,))
     assert theirs == samples([first]) + samples(iterator)

@@ -255,14 +255,15 @@ def _device(model: Twins) -> torch.device:
 
 def _features(model: Twins, index: Index, config: Config) -> Tensor:
     (view,) = views.evaluation(size=config.data.image_size, resize=config.data.eval_resize)
-    return features.extract(
+    with features.Passes(
         index,
         view,
         features.network(model.backbone, torch.float32),
         data=config.data,
         batch_size=min(64, config.evaluate.batch_size),
         device=_device(model),
-    )
+    ) as passes:
+        return passes(0)
 
 
 def describe(operations: Sequence[tuple[Any, ...]]) -> list[str]:
