@@ -97,8 +97,9 @@ def correlation_summary(
         compute = _COMPUTE[_resolve(form, z1_ND, z2_ND, group)]
         terms, _ = compute(z1_ND, z2_ND, 0.0, eps, group, False)
     num_dims = z1_ND.shape[1]
-    mean_square = terms.redundancy.item() / max(1, num_dims * (num_dims - 1))
-    return Summary(terms.trace.item() / num_dims, math.sqrt(mean_square))
+    num_off = num_dims * (num_dims - 1)
+    rms = math.sqrt(terms.redundancy.item() / num_off) if num_off else 0.0
+    return Summary(terms.trace.item() / num_dims, rms)
 
 
 def loss_floor(num_samples: int, num_dims: int, lambd: float) -> float:

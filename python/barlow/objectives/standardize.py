@@ -50,7 +50,7 @@ def standardize_backward(dx_2ND: Tensor, x_2ND: Tensor, rstd_2D: Tensor, slope_2
     `slope_2D` is the mean of dx x over all samples. Batch norm would also subtract the mean of dx. Here each
     dx is a combination of columns of x, whose means are 0, so there is nothing to subtract.
     """
-    return dx_2ND.sub_(x_2ND * slope_2D[:, None]).mul_(rstd_2D[:, None])
+    return dx_2ND.addcmul_(x_2ND, slope_2D[:, None], value=-1).mul_(rstd_2D[:, None])
 
 
 def _centre(z_2ND: Tensor) -> tuple[Tensor, Tensor, Tensor]:
