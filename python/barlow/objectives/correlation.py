@@ -32,9 +32,7 @@ def correlation(
     slope_DD = c_DD.mul_(2 * lambd)
     slope_DD.diagonal().copy_(2 * (diagonal_D - 1))
     slope_DD /= count
-    dx_2ND = torch.empty_like(x_2ND)
-    torch.mm(x_2ND[1], slope_DD.T, out=dx_2ND[0])
-    torch.mm(x_2ND[0], slope_DD, out=dx_2ND[1])
+    dx_2ND = torch.stack([x_2ND[1] @ slope_DD.T, x_2ND[0] @ slope_DD])
     slope_2D = all_reduce_((dx_2ND * x_2ND).sum(1), group) / count
     return terms, standardize_backward(dx_2ND, x_2ND, rstd_2D, slope_2D)
 

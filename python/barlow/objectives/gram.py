@@ -46,12 +46,11 @@ def gram(
     x_2ND, rstd_2D, _ = standardize(stack_views(z1_ND, z2_ND), eps, group)
     all_2MD = _gather_rows(x_2ND.to(operands or operand_dtype(z1_ND, z2_ND)), max(counts), group)
     first = rank_in(group) * max(counts)
-    k_2NM = _grams(all_2MD[:, first : first + rows], all_2MD)
+    k_2NM = _products(all_2MD[:, first : first + rows], all_2MD.mT)
     sums = [(x_2ND[0] * x_2ND[1]).sum(0), _inner(k_2NM).to(x_2ND.dtype)[None]]
     dx_2ND = None
     if wants_grad:
-        dx_2ND = torch.empty_like(x_2ND)
-        _redundancy_gradient(k_2NM, first, all_2MD, x_2ND, lambd / num_samples**2, dx_2ND)
+        dx_2ND = _redundancy_gradient(k_2NM, first, all_2MD, x_2ND, lambd, num_samples)
         sums.append((dx_2ND * x_2ND).sum(1).flatten())
     sums = all_reduce_(torch.cat(sums), group)
     c_D = sums[:num_dims] / num_samples
@@ -89,14 +88,13 @@ def gram_features(
     operand_2Nd = x_2Nd.to(operands or operand_dtype(z1_ND, z2_ND))
     c_d = (x_2Nd[0] * x_2Nd[1]).sum(0) / num_samples
     on = torch.stack([(c_d - 1).square().sum(), c_d.square().sum(), c_d.sum()])
-    k_2NN, on = _sum_of_shards(_grams(operand_2Nd, operand_2Nd), on, group)
+    k_2NN, on = _sum_of_shards(_products(operand_2Nd, operand_2Nd.mT), on, group)
     squares = _inner(k_2NN) / num_samples**2
     invariance, diagonal_squares, trace = on.double().unbind()
     terms = Terms(invariance, (squares - diagonal_squares).clamp_min(0), trace)
     if not wants_grad:
         return terms, None
-    dx_2Nd = torch.empty_like(x_2Nd)
-    _redundancy_gradient(k_2NN, 0, operand_2Nd, x_2Nd, lambd / num_samples**2, dx_2Nd)
+    dx_2Nd = _redundancy_gradient(k_2NN, 0, operand_2Nd, x_2Nd, lambd, num_samples)
     slope_2d = (dx_2Nd * x_2Nd).sum(1) / num_samples
     slope_2d += _add_diagonal_gradient(dx_2Nd, x_2Nd, c_d, lambd, num_samples)
     dz_2Nd = standardize_backward(dx_2Nd, x_2Nd, rstd_2d, slope_2d)
@@ -114,7 +112,7 @@ def operand_dtype(z1_ND: Tensor, z2_ND: Tensor) -> torch.dtype:
     if dtype == torch.float64:
         return dtype
     # torch before 2.8 can't multiply halves into float32, and a Gram matrix must not be rounded to half.
-    can = z1_ND.is_cuda and "dtype" in torch.ops.aten.mm.overloads()
+    can = z1_ND.is_cuda and "dtype" in torch.ops.aten.bmm.overloads()
     return dtype if can and dtype in (torch.bfloat16, torch.float16) else torch.float32
 
 
@@ -137,16 +135,13 @@ def _gather_rows(x_2ND: Tensor, most: int, group: Group) -> Tensor:
     return all_gather(rows_N2D, group).flatten(0, 1).transpose(0, 1)
 
 
-def _grams(x_2ND: Tensor, y_2MD: Tensor) -> Tensor:
-    """Products of each view's rows in x with its rows in y, [2, n, M], float32 or float64."""
-    return torch.stack([_product(x_ND, y_MD.T) for x_ND, y_MD in zip(x_2ND, y_2MD, strict=True)])
-
-
-def _product(a: Tensor, b: Tensor) -> Tensor:
-    """ab, summed and returned in at least float32."""
-    if a.dtype not in (torch.bfloat16, torch.float16):
-        return a @ b
-    return torch.mm(a, b, out_dtype=torch.float32) if a.is_cuda else a.float() @ b.float()
+def _products(a_2XY: Tensor, b_2YZ: Tensor) -> Tensor:
+    """The product of each view, summed and returned in at least float32."""
+    if a_2XY.dtype not in (torch.bfloat16, torch.float16):
+        return torch.bmm(a_2XY, b_2YZ)
+    if a_2XY.is_cuda:
+        return torch.bmm(a_2XY, b_2YZ, out_dtype=torch.float32)
+    return torch.bmm(a_2XY.float(), b_2YZ.float())
 
 
 def _inner(k_2NM: Tensor) -> Tensor:
@@ -166,9 +161,8 @@ def _sum_of_shards(k_2NN: Tensor, more: Tensor, group: Group) -> tuple[Tensor, T
     packed = all_reduce_(torch.cat([square_NN.flatten(), k_2NN[1].diagonal(), more]), group)
     square_NN, diagonal_N, more = packed.split([num**2, num, len(more)])
     square_NN = square_NN.view(num, num)
-    upper_NN, lower_NN = square_NN.triu(1), square_NN.tril(-1)
-    torch.add(upper_NN, upper_NN.T, out=k_2NN[0]).diagonal().copy_(square_NN.diagonal())
-    torch.add(lower_NN, lower_NN.T, out=k_2NN[1]).diagonal().copy_(diagonal_N)
+    upper_NN, lower_NN = square_NN.triu(), square_NN.tril(-1)
+    k_2NN = torch.stack([upper_NN + square_NN.triu(1).T, lower_NN + lower_NN.T + diagonal_N.diag()])
     return k_2NN, more
 
 
@@ -180,24 +174,25 @@ def _terms(c_D: Tensor, squares: Tensor) -> Terms:
 
 
 def _redundancy_gradient(
-    k_2NM: Tensor, first: int, operand_2MD: Tensor, x_2ND: Tensor, weight: float, out_2ND: Tensor
-) -> None:
-    """The gradient of weight <P, Q> at these rows, from row `first` of the operands on; k is used up."""
+    k_2NM: Tensor, first: int, operand_2MD: Tensor, x_2ND: Tensor, lambd: float, num_samples: int
+) -> Tensor:
+    """The gradient of lambd <P, Q> / N^2 at these rows, from row `first` of the operands on; k is used up."""
+    weight = 2 * lambd / num_samples**2
     if operand_2MD.dtype == k_2NM.dtype:
-        k_2NM *= 2 * weight
-        for view in (0, 1):
-            torch.mm(k_2NM[1 - view], operand_2MD[view], out=out_2ND[view])
-        return
-    # Half precision. The diagonal, about D, would drown the rest in its rounding: it goes the exact way. The
-    # rest, about sqrt(D), is scaled to at most 1, since float16 ends at 65504.
+        k_2NM *= weight
+        return _products(k_2NM.flip(0), operand_2MD)
+    # Half precision. The samples of x sum to 0, so a constant added to all of P or Q changes nothing. It takes
+    # away the mean of what is off the diagonal, -D / (N - 1), which may be far larger than what varies there
+    # and would drown it in its rounding. So would the diagonal, about D: it goes the exact way. What is left
+    # is divided by D, since float16 ends at 65504.
     rows, num_dims = x_2ND.shape[1:]
+    k_2NM += num_dims / max(1, num_samples - 1)
     diagonal_2N = k_2NM[:, :, first : first + rows].diagonal(dim1=1, dim2=2)
-    own_2N = diagonal_2N * (2 * weight)
+    own_2N = diagonal_2N * weight
     diagonal_2N.zero_()
     k_2NM = (k_2NM / num_dims).to(operand_2MD.dtype)
-    for view in (0, 1):
-        torch.mul(x_2ND[view], own_2N[1 - view][:, None], out=out_2ND[view])
-        out_2ND[view] += _product(k_2NM[1 - view], operand_2MD[view]) * (2 * weight * num_dims)
+    dx_2ND = _products(k_2NM.flip(0), operand_2MD).mul_(weight * num_dims)
+    return dx_2ND.addcmul_(x_2ND, own_2N.flip(0)[:, :, None])
 
 
 def _add_diagonal_gradient(
