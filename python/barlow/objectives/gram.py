@@ -181,10 +181,10 @@ def _redundancy_gradient(
     if operand_2MD.dtype == k_2NM.dtype:
         k_2NM *= weight
         return _products(k_2NM.flip(0), operand_2MD)
-    # Half precision. The samples of x sum to 0, so a constant added to all of P or Q changes nothing. It takes
-    # away the mean of what is off the diagonal, -D / (N - 1), which may be far larger than what varies there
-    # and would drown it in its rounding. So would the diagonal, about D: it goes the exact way. What is left
-    # is divided by D, since float16 ends at 65504.
+    # Half precision. The samples of x sum to 0, so a constant added to all of P or Q changes nothing. This
+    # one takes away the mean of what is off the diagonal, -D / (N - 1), which may be far larger than what
+    # varies there and would drown it in its rounding. So would the diagonal, about D: it goes the exact way.
+    # What is left is divided by D, since float16 ends at 65504.
     rows, num_dims = x_2ND.shape[1:]
     k_2NM += num_dims / max(1, num_samples - 1)
     diagonal_2N = k_2NM[:, :, first : first + rows].diagonal(dim1=1, dim2=2)
