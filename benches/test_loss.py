@@ -59,7 +59,7 @@ def test_loss_and_gradient(
     gradients = benchmark.pedantic(step, rounds=1, iterations=1)
     assert all(gradient.abs().max() > 0 for gradient in gradients)
     if turn > 0 and benchmark.stats is not None:
-        seconds[name].append(benchmark.stats.stats.total)
+        seconds[name].append(float(benchmark.stats.stats.total))  # pyright: ignore[reportArgumentType]
 
 
 def test_the_gram_form_takes_a_third_of_the_time(seconds: dict[str, list[float]]) -> None:
