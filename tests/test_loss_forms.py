@@ -111,7 +111,7 @@ def test_the_reason_has_the_numbers() -> None:
 
 
 def test_auto_takes_the_choice() -> None:
-    """By what it computes with: float64 would differ in the last digits between forms."""
+    """Seen by the operations: the numbers are alike."""
     for shape in [(12, 64), (64, 12)]:
         z1, z2 = pair(*shape)
         with FlopCounterMode(display=False) as counter:
