@@ -25,7 +25,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from barlow.model import Twins
@@ -49,17 +49,17 @@ def backward(
 ) -> tuple[Tensor, list[Tensor]]:
     """Adds the gradient of `loss_of(embeddings)` to every parameter; the loss and the embeddings.
 
-    The embeddings of all batches, each view's [n, D], go to `loss_of` at once. The model runs under
-    `autocast()`, the loss does not; the gradient is multiplied by the scaler's factor. On several ranks every
-    one must have the same number of batches, and gradients come out as means over the ranks if `model` is
-    DistributedDataParallel. Parameters must not have gradients before. An exception of `loss_of` passes
-    through before any parameter has got one.
+    The embeddings of all batches, each view's [n, D], go to `loss_of` at once; it may have parameters of its
+    own. Everything runs under `autocast()`, and gradients are multiplied by the scaler's factor. On several
+    ranks every one must have the same number of batches; the gradients of a DistributedDataParallel model
+    come out as means over the ranks. The model's parameters must not have gradients before. An exception of
+    `loss_of` passes through before any parameter has got one.
     """
     if len(batches) > 1:
         return _accumulated(model, batches, loss_of, scaler, autocast)
     with autocast():
         embeddings = model(batches[0]())
-    loss = loss_of(embeddings)
+        loss = loss_of(embeddings)
     scaler.scale(loss).backward()
     return loss, embeddings
 
@@ -86,30 +86,39 @@ def _accumulated(
     del parts
     with autocast():
         embeddings = twins.project(representations)
-    loss = loss_of(embeddings)
-    of_backbone = set(twins.backbone.parameters())
-    others = [p for p in model.parameters() if p.requires_grad and p not in of_backbone]
-    # Not backward(): a parallel model would take its other gradients for those of the whole step.
-    gradients = torch.autograd.grad(
-        scaler.scale(loss), [*representations, *others], allow_unused=True, materialize_grads=True
-    )
-    by_view = [gradient.split(sizes) for gradient in gradients[: len(representations)]]
+        loss = loss_of(embeddings)
+    # Outside of the parallel model's forward pass: it takes no notice of the gradients that it will need.
+    scaler.scale(loss).backward()
+    by_view = [_gradient(h_NF).split(sizes) for h_NF in representations]
     with no_advance_of(twins.backbone):
         for number, (batch, state) in enumerate(zip(batches, random_states, strict=True)):
             last = number == len(batches) - 1
-            with _gradients_stay_here(model, not last):
+            with contextlib.nullcontext() if last else _unreduced(model):
                 with _random_state_of(twins, state), autocast():
                     outputs = model(batch(), project=False)
                 inputs = [view[number] for view in by_view]
                 if last:
-                    outputs, inputs = [*outputs, *others], [*inputs, *gradients[len(representations) :]]
+                    others = _others(model, twins.backbone)
+                    outputs, inputs = [*outputs, *others], [*inputs, *map(torch.zeros_like, others)]
                 torch.autograd.backward(outputs, inputs)
     return loss, embeddings
 
 
-def _gradients_stay_here(model: torch.nn.Module, stay: bool) -> contextlib.AbstractContextManager[object]:
-    parallel = stay and isinstance(model, DistributedDataParallel)
-    return model.no_sync() if parallel else contextlib.nullcontext()  # pyright: ignore[reportCallIssue]
+def _gradient(x: Tensor) -> Tensor:
+    """A representation's; zero if the loss took no notice of it."""
+    return torch.zeros_like(x) if x.grad is None else x.grad
+
+
+def _others(model: nn.Module, backbone: nn.Module) -> list[nn.Parameter]:
+    """What a parallel model must hear of in its reducing backward pass, beside the backbone's parameters."""
+    if not isinstance(model, DistributedDataParallel):
+        return []
+    of_backbone = set(backbone.parameters())
+    return [p for p in model.parameters() if p.requires_grad and p not in of_backbone]
+
+
+def _unreduced(model: nn.Module) -> contextlib.AbstractContextManager[object]:
+    return model.no_sync() if isinstance(model, DistributedDataParallel) else contextlib.nullcontext()
 
 
 def _gpus(twins: Twins) -> list[torch.device]:
