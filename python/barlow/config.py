@@ -114,13 +114,18 @@ class OptimConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """How the run executes; none of it changes what is learned beyond rounding."""
+    """How the run executes; none of it but batch norm's groups changes what is learned beyond rounding."""
 
     seed: int = 0
     """Seed of the initialisation, the order and the augmentations."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Autocast of backbone and projector; auto is bf16 where the hardware has it (GPUs, CPUs with AMX),
     else fp16 on a GPU and fp32 on a CPU."""
+    micro_batch: int = 0
+    """Images per process and forward pass of the backbone; 0 is the whole batch. For batches that don't
+    fit into memory: the gradient is still that of the whole batch through projector and loss, for one more
+    forward pass of the backbone (about a third more time). The backbone's batch norm then averages over
+    this many images of each process instead of the batch."""
     steps: int = 0
     """Stop after so many optimizer steps in all; 0 runs every epoch. The schedule does not change."""
     log_every: int = 20

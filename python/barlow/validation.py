@@ -31,6 +31,7 @@ RANGES = {
     "optim.weight_decay": "[0, inf)",
     "optim.reference_world_size": "[1, inf)",
     "train.seed": "[0, 9223372036854775808)",
+    "train.micro_batch": "[0, inf)",
     "train.steps": "[0, inf)",
     "train.log_every": "[1, inf)",
     "checkpoint.every_epochs": "(0, inf)",
@@ -83,3 +84,14 @@ def validate(config: Config, *, num_samples: int, world_size: int) -> None:
         )
     if batch_size % world_size:
         raise ValueError(f"--optim.batch-size {batch_size} is not divisible by the {world_size} processes")
+    images, parts = batch_size // world_size, num_micro_batches(config, world_size)
+    if parts > 1 and images // parts * world_size < 2:
+        raise ValueError(
+            f"--train.micro-batch {config.train.micro_batch} leaves batch norm a single image to average over"
+        )
+
+
+def num_micro_batches(config: Config, world_size: int) -> int:
+    """Parts of a step's batch that pass through the backbone one after the other; 1 is the whole batch."""
+    images = config.optim.batch_size // world_size
+    return -(-images // (config.train.micro_batch or images))

@@ -27,15 +27,26 @@ class Twins(nn.Module):
         self.backbone = backbone
         self.projector = projector
 
-    def forward(self, views: Sequence[Tensor]) -> list[Tensor]:
-        """Views, each [N, 3, H, W] float, to their embeddings, each [N, D]."""
-        with num_views_of(self, len(views)):
-            return list(self.projector(self.backbone(_concatenate(views))).chunk(len(views)))
+    def forward(self, views: Sequence[Tensor], *, project: bool = True) -> list[Tensor]:
+        """Views, each [N, 3, H, W] float, to their embeddings, each [N, D].
+
+        Without `project` it is `represent`, which data parallelism can only reach through this method.
+        """
+        representations = self.represent(views)
+        return self.project(representations) if project else representations
 
     def represent(self, views: Sequence[Tensor]) -> list[Tensor]:
         """Views, each [N, 3, H, W] float, to their representations, each [N, backbone.num_features]."""
-        with num_views_of(self.backbone, len(views)):
-            return list(self.backbone(_concatenate(views)).chunk(len(views)))
+        return _by_view(self.backbone, views)
+
+    def project(self, representations: Sequence[Tensor]) -> list[Tensor]:
+        """Representations of the views, each [N, backbone.num_features], to their embeddings, each [N, D]."""
+        return _by_view(self.projector, representations)
+
+
+def _by_view(module: nn.Module, views: Sequence[Tensor]) -> list[Tensor]:
+    with num_views_of(module, len(views)):
+        return list(module(_concatenate(views)).chunk(len(views)))
 
 
 def _concatenate(views: Sequence[Tensor]) -> Tensor:

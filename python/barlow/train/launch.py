@@ -28,7 +28,7 @@ from barlow import __version__, durable
 from barlow.config import Config, load, to_json
 from barlow.train.lock import FILE_NAME as LOCK_FILE
 from barlow.train.lock import alone, refuse_if_running
-from barlow.validation import validate
+from barlow.validation import num_micro_batches, validate
 
 if TYPE_CHECKING:  # the command line imports this file, and torch takes seconds
     import torch
@@ -44,6 +44,7 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 FREE_FIELDS = (
     "train.steps", "train.log_every", "data.threads", "data.prefetch", "data.on_error", "data.max_replaced",
     "objective.form", "checkpoint.", "evaluate.",
+    "train.micro_batch",  # within the bounds of `_check_micro_batches`
 )  # fmt: skip
 
 
@@ -103,6 +104,20 @@ def check(config: Config, index: Index, world_size: int, run: Path) -> None:
         raise ValueError(
             f"{run} was started on other data ({record.get('num_samples')} images of {record.get('data')}); "
             f"{index.source} has {len(index)} images and another index digest"
+        )
+    _check_micro_batches(run, saved, record.get("world_size", 1), config, world_size)
+
+
+def _check_micro_batches(run: Path, saved: Config, saved_size: int, config: Config, world_size: int) -> None:
+    # Each micro-batch is a group that batch norm averages over, on all processes together.
+    before, now = num_micro_batches(saved, saved_size), num_micro_batches(config, world_size)
+    if before != now:
+        images = config.optim.batch_size // world_size
+        fitting = next((m for m in range(1, images) if -(-images // m) == before), 0)
+        remedy = f"--train.micro-batch {fitting}" if fitting or before == 1 else "fewer processes"
+        raise ValueError(
+            f"{run} was started with {before} micro-batches a step and this makes {now}, which is another "
+            f"batch norm; go on with {remedy} or choose another --run"
         )
 
 

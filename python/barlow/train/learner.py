@@ -1,6 +1,6 @@
 """Here: one optimizer step (twins, DDP, autocast, loss, LARS, rates), and when a run logs, saves, stops.
 
-Not here: data, metrics, checkpoints, the order of the steps (loop.py).
+Not here: data, metrics, checkpoints, the order of the steps (loop.py), forward and backward (accumulate.py).
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -20,6 +21,8 @@ from barlow.model import Twins, build_model
 from barlow.model.precision import autocast, autocast_dtype
 from barlow.objectives import Form, barlow_twins, choose_form
 from barlow.optim import LARS, learning_rate, parameter_groups, true_gradient_rates
+from barlow.train.accumulate import backward, split
+from barlow.validation import num_micro_batches
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ class Learner:
         self.twins = build_model(config.model, config.train.seed).to(world.device)
         self.twins.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self._model = _distributed(self.twins, world.device) if world.size > 1 else self.twins
+        self._num_micro_batches = num_micro_batches(config, world.size)
         optim, self._peak = config.optim, true_gradient_rates(config.optim)
         self.optimizer = LARS(
             parameter_groups(self.twins),
@@ -82,23 +86,31 @@ class Learner:
 
         With `check` a loss that is not finite is a `FloatingPointError`, before any weight has changed.
         """
-        config = self.config
-        floats = to_float(views_u8, config.data.mean, config.data.std, device=self.device)
-        with autocast(self.device, self.autocast_dtype):
-            z1_ND, z2_ND = self._model(floats)
-        objective = config.objective
-        loss = barlow_twins(z1_ND, z2_ND, objective.lambd, form=self.form, eps=objective.eps)
-        if check and not math.isfinite(loss.item()):
-            raise FloatingPointError(
-                f"the loss is {loss.item()} at step {step}; no checkpoint has been written since the last one"
-            )
+
+        def loss_of(embeddings: list[Tensor]) -> Tensor:
+            objective = self.config.objective
+            z1_ND, z2_ND = embeddings
+            loss = barlow_twins(z1_ND, z2_ND, objective.lambd, form=self.form, eps=objective.eps)
+            if check and not math.isfinite(loss.item()):
+                raise FloatingPointError(
+                    f"the loss is {loss.item()} at step {step}; "
+                    "no checkpoint has been written since the last one"
+                )
+            return loss
+
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
+        batches = [partial(self._floats, part) for part in split(views_u8, self._num_micro_batches)]
+        context = partial(autocast, self.device, self.autocast_dtype)
+        loss, embeddings = backward(self._model, batches, loss_of, self.scaler, context)
         weights, biases = self.optimizer.param_groups
         weights["lr"], biases["lr"] = self.rates(step)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        return loss.detach(), [z1_ND.detach(), z2_ND.detach()]
+        return loss.detach(), [z_ND.detach() for z_ND in embeddings]
+
+    def _floats(self, views_u8: list[Tensor]) -> list[Tensor]:
+        data = self.config.data
+        return to_float(views_u8, data.mean, data.std, device=self.device)
 
     def rates(self, step: int) -> tuple[float, float]:
         """The learning rates of weights and of biases at a step (from 1)."""
