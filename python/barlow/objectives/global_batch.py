@@ -1,0 +1,99 @@
+"""Here: what several objectives ask of the embeddings of all ranks: validation, precision, means, views with
+mean 0 and variance 1, with gradients.
+
+Not here: rows moved between ranks (that is rows.py), any loss.
+
+Gradients follow the convention of `barlow.distributed.all_reduce`: on each rank W times its share.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from barlow.distributed import all_moments, all_reduce, all_reduce_
+
+Group = dist.ProcessGroup | None
+
+# A deviation of so many roundings of the mean is noise of the arithmetic, not signal.
+_CONSTANT_ULPS = 8
+
+
+def embeddings(*z_ND: Tensor) -> tuple[Tensor, ...]:
+    """The tensors in float32, or in float64 if all of them are; `ValueError` unless all are [N, D] floats."""
+    shapes = [list(z.shape) for z in z_ND]
+    if z_ND[0].dim() != 2 or 0 in shapes[0] or any(shape != shapes[0] for shape in shapes):
+        shown = " and ".join(str(shape) for shape in shapes)
+        raise ValueError(f"embeddings must be [N, D] tensors of one shape, N, D > 0, not {shown}")
+    dtypes = {z.dtype for z in z_ND}
+    if not all(dtype.is_floating_point for dtype in dtypes):
+        raise ValueError(f"embeddings must be floating point, not {' and '.join(sorted(map(str, dtypes)))}")
+    dtype = torch.float64 if dtypes == {torch.float64} else torch.float32
+    return tuple(z.to(dtype) for z in z_ND)
+
+
+def full_precision(z_ND: Tensor) -> torch.autocast:
+    """A context without autocast on the device of the embeddings."""
+    return torch.autocast(z_ND.device.type, enabled=False)
+
+
+def batch_mean(x_N: Tensor, group: Group = None) -> Tensor:
+    """The mean [] of one number per sample over the samples of all ranks, which may have different many."""
+    packed = torch.stack([x_N.sum(), x_N.new_tensor(float(len(x_N)))])
+    total, count = all_reduce(packed, group, alike=True)
+    return total / count
+
+
+def batch_cosine(x_ND: Tensor, y_ND: Tensor, group: Group = None) -> Tensor:
+    """The mean [] over all samples of the cosine of a row of x and that of y; a row of zeros counts as 0."""
+    return batch_mean((F.normalize(x_ND, dim=1) * F.normalize(y_ND, dim=1)).sum(1), group)
+
+
+def standardize(z_VND: Tensor, eps: float = 0.0, group: Group = None) -> tuple[Tensor, Tensor]:
+    """V views with mean 0 and (biased) variance 1 over the samples of all ranks [V, n, D], and how many [].
+
+    `eps` is added to the variances. With 0, a dimension that is constant up to rounding becomes 0 and gets no
+    gradient. For what follows only: the gradient is right for functions of products of columns (correlations
+    of two dimensions over the batch), not for a function of single columns. See `_Standardize`.
+    """
+    if eps < 0:
+        raise ValueError(f"eps may not be negative, not {eps}")
+    return _Standardize.apply(z_VND, eps, group)  # pyright: ignore[reportReturnType]
+
+
+class _Standardize(torch.autograd.Function):
+    """Batch norm without scale and offset, for losses that see only correlations.
+
+    The gradient of such a loss at x is, per dimension, a combination of columns of x, all of mean 0. So the
+    term of batch norm's gradient that takes out the mean is 0, and backward needs one sum where batch norm
+    needs two.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, z_VND: Tensor, eps: float, group: Group) -> tuple[Tensor, Tensor]:
+        local_mean_VD = z_VND.mean(1)
+        x_VND = z_VND - local_mean_VD[:, None]
+        count, mean_VD, m2_VD = all_moments(x_VND.shape[1], local_mean_VD, x_VND.square().sum(1), group)
+        x_VND += (local_mean_VD - mean_VD)[:, None]
+        variance_VD = m2_VD / count
+        rstd_VD = (variance_VD + eps).rsqrt()
+        if eps == 0:
+            noise_VD = _CONSTANT_ULPS * torch.finfo(z_VND.dtype).eps * mean_VD.abs()
+            rstd_VD = rstd_VD.masked_fill(variance_VD <= noise_VD.square(), 0.0)
+        x_VND *= rstd_VD[:, None]
+        ctx.save_for_backward(x_VND, rstd_VD, count)
+        ctx.group = group
+        ctx.mark_non_differentiable(count)
+        return x_VND, count
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dx_VND: Tensor, _: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        x_VND, rstd_VD, count = ctx.saved_tensors
+        slope_VD = all_reduce_((dx_VND * x_VND).sum(1), ctx.group) / count
+        return (dx_VND - x_VND * slope_VD[:, None]) * rstd_VD[:, None], None, None
