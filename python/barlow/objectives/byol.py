@@ -3,6 +3,9 @@
 Not here: the predictor (`barlow.model.build_predictor`), the making of the target network.
 """
 
+# torch._foreach_* are what torch.optim itself is made of; they are private in name only.
+# pyright: reportPrivateImportUsage=false
+
 from __future__ import annotations
 
 import math

@@ -23,13 +23,14 @@ def hsic(
     takes the unbiased deviation, so its C is (N - 1) / N of this one. Precision, `eps`, gradient (W times
     that of the global batch), constant dimensions and errors are those of `barlow_twins`.
     """
-    num_dims = embeddings(z1_ND, z2_ND)[0].shape[1]
-    if lambd is None:
-        lambd = 1 / num_dims
+    # Converted once: gradients of half precision would be rounded in each of the two terms.
+    z1_ND, z2_ND = embeddings(z1_ND, z2_ND)
+    num_dims = z1_ND.shape[1]
+    lambd = 1 / num_dims if lambd is None else lambd
     loss = barlow_twins(z1_ND, z2_ND, lambd, eps=eps, group=group)
     # (1 + c)^2 = c^2 + 2c + 1, and the sum of all of C is the mean over samples of the product of row sums.
     with full_precision(z1_ND):
-        x_2ND, _ = standardize(torch.stack(embeddings(z1_ND, z2_ND)), eps, group)
+        x_2ND, _ = standardize(torch.stack([z1_ND, z2_ND]), eps, group)
         sums_2N = x_2ND.sum(2)
         off_diagonal = batch_mean(sums_2N.prod(0) - x_2ND.prod(0).sum(1), group)
         return loss + lambd * (2 * off_diagonal + num_dims * (num_dims - 1))

@@ -68,6 +68,8 @@ def mixed_barlow_twins(
     scripts for CIFAR, Tiny ImageNet and STL-10 leave out the factor 1/2 of the penalty: their weights of 4, 4
     and 2 are 8, 8 and 4 here. Gradient, precision and errors as in `barlow_twins`.
     """
+    # Converted once: gradients of half precision would be rounded in each of the two terms.
+    z1_ND, z2_ND, zm_ND = embeddings(z1_ND, z2_ND, zm_ND)
     penalty = mixing_penalty(z1_ND, z2_ND, zm_ND, mixture, eps=eps, group=group)
     return barlow_twins(z1_ND, z2_ND, lambd, eps=eps, group=group) + weight * lambd * penalty
 
@@ -78,7 +80,9 @@ def mixing_penalty(
     """(|C(m, 1) - T1|^2 + |C(m, 2) - T2|^2) / 2, squared Frobenius norms, a scalar on every rank.
 
     C(a, b) is the cross-correlation of standardised a and b over the global batch; Tv = alpha * C(1, v) +
-    (1 - alpha) * C(2[order], v) is what it would be if the network were linear. `z1_ND`, `z2_ND` and `zm_ND`
+    (1 - alpha) * C(2[order], v) is what it would be if the standardised embedding of a mixture were the
+    mixture of the standardised embeddings. (Not 0 even for a linear network, where the mixture of embeddings
+    has a deviation below 1.) `z1_ND`, `z2_ND` and `zm_ND`
     are this rank's embeddings of the views and of their mixture, [n, D] floating point. The gradient flows
     into all three, as in wgcban/mix-bt, main.py. That code takes the unbiased deviation and draws its
     permutation within each rank; main_imagenet.py also has C(2, 2) in place of C(1, 2) in T2.

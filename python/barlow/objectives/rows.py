@@ -30,14 +30,20 @@ def rank_of(group: Group = None) -> int:
 def row_counts(x: Tensor, generator: torch.Generator | None = None, group: Group = None) -> list[int]:
     """How many rows each rank holds, by rank. The host waits for the device to read them.
 
-    With a generator also checks that those of all ranks are in the same state, at the price of one draw:
-    `ValueError` on every rank if not.
+    With a generator, whose state stays, also checks that those of all ranks will draw the same: `ValueError`
+    on every rank if not. Permutations that differ would leave the ranks waiting for one another.
     """
-    draw = 0 if generator is None else int(torch.randint(2**62, (1,), generator=generator))
+    draw = 0 if generator is None else _next_draw(generator)
     gathered_R2 = all_gather(torch.tensor([len(x), draw], device=x.device), group).tolist()
     if len({draw for _, draw in gathered_R2}) > 1:
         raise ValueError("the random generators of the ranks are not in the same state")
     return [count for count, _ in gathered_R2]
+
+
+def _next_draw(generator: torch.Generator) -> int:
+    twin = torch.Generator()
+    twin.set_state(generator.get_state())
+    return int(torch.randint(2**62, (1,), generator=twin))
 
 
 def gather_rows(x_NX: Tensor, counts: Sequence[int], group: Group = None, *, alike: bool = False) -> Tensor:
@@ -71,8 +77,12 @@ class _GatherRows(torch.autograd.Function):
 def permute_rows(x_NX: Tensor, order_N: Tensor, counts: Sequence[int], group: Group = None) -> Tensor:
     """This rank's rows of x[order] with x the global batch, with gradient: each rank receives what it keeps.
 
-    `order_N` is a permutation of all rows, int64 on the CPU, the same on every rank.
+    `order_N` is a permutation of all rows, int64 on the CPU, the same on every rank. `ValueError` if `counts`
+    are not those of x and of the permutation.
     """
+    mine, total = counts[rank_of(group)], sum(counts)
+    if len(counts) != world_size(group) or len(x_NX) != mine or len(order_N) != total:
+        raise ValueError(f"{len(x_NX)} rows are not the {mine} of a batch of {total} on this rank")
     return _PermuteRows.apply(x_NX, order_N, tuple(counts), group)  # pyright: ignore[reportReturnType]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from barlow.distributed import all_moments, all_reduce
+from barlow.distributed import all_moments, all_reduce, world_size
 from barlow.objectives.global_batch import Group, batch_mean, embeddings, full_precision
 
 
@@ -35,6 +35,8 @@ def vicreg(
     rows, without a collective.
     """
     views = embeddings(z1_ND, z2_ND)
+    if len(z1_ND) < 2 and world_size(group) == 1:
+        raise ValueError("the variance needs at least 2 samples")
     with full_precision(z1_ND):
         loss = invariance * batch_mean((views[0] - views[1]).square().mean(1), group)
         for z_ND in views:
