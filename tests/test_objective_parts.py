@@ -16,6 +16,7 @@ from barlow.model.batchnorm import num_views_of
 from barlow.objectives import barlow_twins
 from barlow.objectives.byol import advance_target_, byol, target_momentum
 from barlow.objectives.fft import fft_barlow_twins
+from barlow.objectives.global_batch import standardize
 from barlow.objectives.hsic import hsic
 from barlow.objectives.mixed_barlow_twins import Mixture, mix_views, mixed_barlow_twins, mixing_penalty
 from barlow.objectives.rows import permute_rows
@@ -61,6 +62,21 @@ def test_a_constant_dimension_counts_as_uncorrelated() -> None:
         (grad,) = torch.autograd.grad(loss, z1)
         assert grad[:, 1].abs().max() == 0
         assert grad.isfinite().all()
+
+
+def test_standardised_views_have_the_gradient_of_batch_norm() -> None:
+    z = torch.stack(pair()).requires_grad_()
+    weights = torch.rand(z.shape, generator=seeded(), dtype=torch.float64)
+    x, count = standardize(z, 1e-3)
+    reference = torch.stack(
+        [nn.functional.batch_norm(view, None, None, training=True, eps=1e-3) for view in z]
+    )
+    assert count == 12
+    torch.testing.assert_close(x, reference)
+    mine, theirs = (torch.autograd.grad((x.exp() * weights).sum(), z)[0] for x in (x, reference))
+    torch.testing.assert_close(mine, theirs)
+    with pytest.raises(ValueError, match="eps"):
+        standardize(z, -1.0)
 
 
 def test_correlations_do_not_see_scale_and_shift() -> None:

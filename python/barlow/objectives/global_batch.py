@@ -58,8 +58,8 @@ def standardize(z_VND: Tensor, eps: float = 0.0, group: Group = None) -> tuple[T
     """V views with mean 0 and (biased) variance 1 over the samples of all ranks [V, n, D], and how many [].
 
     `eps` is added to the variances. With 0, a dimension that is constant up to rounding becomes 0 and gets no
-    gradient. For what follows only: the gradient is right for functions of products of columns (correlations
-    of two dimensions over the batch), not for a function of single columns. See `_Standardize`.
+    gradient. This is batch norm without scale and offset, with its gradient: forward and backward take one
+    collective each.
     """
     if eps < 0:
         raise ValueError(f"eps may not be negative, not {eps}")
@@ -67,13 +67,6 @@ def standardize(z_VND: Tensor, eps: float = 0.0, group: Group = None) -> tuple[T
 
 
 class _Standardize(torch.autograd.Function):
-    """Batch norm without scale and offset, for losses that see only correlations.
-
-    The gradient of such a loss at x is, per dimension, a combination of columns of x, all of mean 0. So the
-    term of batch norm's gradient that takes out the mean is 0, and backward needs one sum where batch norm
-    needs two.
-    """
-
     @staticmethod
     def forward(ctx: Any, z_VND: Tensor, eps: float, group: Group) -> tuple[Tensor, Tensor]:
         local_mean_VD = z_VND.mean(1)
@@ -95,5 +88,6 @@ class _Standardize(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dx_VND: Tensor, _: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         x_VND, rstd_VD, count = ctx.saved_tensors
-        slope_VD = all_reduce_((dx_VND * x_VND).sum(1), ctx.group) / count
-        return (dx_VND - x_VND * slope_VD[:, None]) * rstd_VD[:, None], None, None
+        sums_2VD = torch.stack([dx_VND.sum(1), (dx_VND * x_VND).sum(1)])
+        mean_VD, slope_VD = all_reduce_(sums_2VD, ctx.group) / count
+        return (dx_VND - mean_VD[:, None] - x_VND * slope_VD[:, None]) * rstd_VD[:, None], None, None
