@@ -197,6 +197,11 @@ def world_size(group: dist.ProcessGroup | None = None) -> int:
     return dist.get_world_size(group) if dist.is_available() and dist.is_initialized() else 1
 
 
+def rank_in(group: dist.ProcessGroup | None = None) -> int:
+    """This process's place in the group (default: all); 0 where none was made."""
+    return dist.get_rank(group) if dist.is_available() and dist.is_initialized() else 0
+
+
 def all_reduce_(x: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
     """Sums x over the ranks, in place and without gradient; returns x, which is the same on every rank."""
     if world_size(group) > 1:
@@ -211,6 +216,20 @@ def all_gather(x: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
         return x.detach()[None]
     out = x.new_empty((size, *x.shape))
     dist.all_gather_into_tensor(out.view(-1), x.detach().contiguous().view(-1), group=group)
+    return out
+
+
+def all_to_all(
+    x: Tensor, send: list[int], receive: list[int], group: dist.ProcessGroup | None = None
+) -> Tensor:
+    """What the ranks sent to this one, in rank order, without gradient.
+
+    `x` is flat: `send[r]` elements for rank r, one rank after the other; `receive[r]` come from it.
+    """
+    if world_size(group) == 1:
+        return x.detach()
+    out = x.new_empty(sum(receive))
+    dist.all_to_all_single(out, x.detach(), receive, send, group=group)
     return out
 
 

@@ -17,14 +17,9 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from barlow.distributed import all_gather, all_reduce_, world_size
+from barlow.distributed import all_gather, all_reduce_, all_to_all, rank_in, world_size
 
 Group = dist.ProcessGroup | None
-
-
-def rank_of(group: Group = None) -> int:
-    """This process's place in the group; 0 where none was made."""
-    return dist.get_rank(group) if world_size(group) > 1 else 0
 
 
 def row_counts(x: Tensor, generator: torch.Generator | None = None, group: Group = None) -> list[int]:
@@ -70,7 +65,7 @@ class _GatherRows(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         if not ctx.alike:
             grad = all_reduce_(grad.clone(memory_format=torch.contiguous_format), ctx.group)
-        mine = grad.split(ctx.counts)[rank_of(ctx.group)]
+        mine = grad.split(ctx.counts)[rank_in(ctx.group)]
         return (mine * world_size(ctx.group) if ctx.alike else mine.clone()), None, None, None
 
 
@@ -80,7 +75,7 @@ def permute_rows(x_NX: Tensor, order_N: Tensor, counts: Sequence[int], group: Gr
     `order_N` is a permutation of all rows, int64 on the CPU, the same on every rank. `ValueError` if `counts`
     are not those of x and of the permutation.
     """
-    mine, total = counts[rank_of(group)], sum(counts)
+    mine, total = counts[rank_in(group)], sum(counts)
     if len(counts) != world_size(group) or len(x_NX) != mine or len(order_N) != total:
         raise ValueError(f"{len(x_NX)} rows are not the {mine} of a batch of {total} on this rank")
     return _PermuteRows.apply(x_NX, order_N, tuple(counts), group)  # pyright: ignore[reportReturnType]
@@ -101,21 +96,19 @@ class _PermuteRows(torch.autograd.Function):
 def _exchange(x_NX: Tensor, order_N: Tensor, counts: tuple[int, ...], group: Group) -> Tensor:
     if world_size(group) == 1:
         return x_NX[order_N.to(x_NX.device)]
-    rank = rank_of(group)
+    rank = rank_in(group)
     wanted = order_N.split(counts)
     start = sum(counts[:rank])
     # What rank r wants of mine goes to it in the order in which it wants it.
     mine = [rows[(rows >= start) & (rows < start + counts[rank])] - start for rows in wanted]
     ends = torch.tensor(counts).cumsum(0)
     owner_N = torch.searchsorted(ends, wanted[rank], right=True)
-    received = x_NX.new_empty((counts[rank], *x_NX.shape[1:]))
-    dist.all_to_all_single(
-        received,
-        x_NX[torch.cat(mine).to(x_NX.device)],
-        output_split_sizes=torch.bincount(owner_N, minlength=len(counts)).tolist(),
-        input_split_sizes=[len(rows) for rows in mine],
-        group=group,
+    from_each = torch.bincount(owner_N, minlength=len(counts))
+    sent = x_NX[torch.cat(mine).to(x_NX.device)]
+    size = sent[0].numel()
+    received = all_to_all(
+        sent.view(-1), [len(rows) * size for rows in mine], (from_each * size).tolist(), group
     )
-    out = torch.empty_like(received)
-    out[owner_N.argsort(stable=True).to(x_NX.device)] = received
+    out = torch.empty_like(sent)
+    out[owner_N.argsort(stable=True).to(x_NX.device)] = received.view_as(sent)
     return out

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from barlow.distributed import all_reduce
+from barlow.distributed import all_reduce, rank_in
 from barlow.objectives.global_batch import Group, embeddings, full_precision
-from barlow.objectives.rows import gather_rows, rank_of, row_counts
+from barlow.objectives.rows import gather_rows, row_counts
 
 
 def simclr(z1_ND: Tensor, z2_ND: Tensor, temperature: float = 0.1, *, group: Group = None) -> Tensor:
@@ -52,7 +52,7 @@ def _contrast(z1_ND: Tensor, z2_ND: Tensor, temperature: float, *, both_views: b
         x_2ND = F.normalize(torch.stack(views), dim=2)
         # [M, 2, D] of all ranks, as one gather, to [2, M, D].
         all_2MD = gather_rows(x_2ND.transpose(0, 1).contiguous(), counts, group).transpose(0, 1)
-        own_N = torch.arange(len(z1_ND), device=z1_ND.device) + sum(counts[: rank_of(group)])
+        own_N = torch.arange(len(z1_ND), device=z1_ND.device) + sum(counts[: rank_in(group)])
         pairs = [(0, 1), (1, 0)] if both_views else [(0, 1)]
         losses = [
             _anchors(x_2ND[a], all_2MD[b], all_2MD[a] if both_views else None, own_N, temperature)
