@@ -146,6 +146,7 @@ def test_parameters_that_can_not_be_are_refused() -> None:
         (lambda: infonce(z1, z2, math.nan), "temperature"),
         (lambda: infonce(one, one), "at least 2 samples"),
         (lambda: vicreg(one, one), "at least 2 samples"),
+        (lambda: vicreg(z1, z2, eps=0.0), "eps must be positive"),
         (lambda: fft_barlow_twins(z1, z2, block=0), "block"),
         (lambda: fft_barlow_twins(z1, z2, block=6), "block"),
         (lambda: fft_barlow_twins(z1, z2, exponent=3), "exponent"),

@@ -32,9 +32,9 @@ def byol(z1_ND: Tensor, z2_ND: Tensor, p1_ND: Tensor, p2_ND: Tensor, *, group: G
 def target_momentum(step: int, num_steps: int, base: float = 0.996) -> float:
     """The share of the target that stays at step 0 <= step <= num_steps: `base` at the start, 1 at the end.
 
-    1 - (1 - base) * (cos(pi * step / num_steps) + 1) / 2 (the paper's section on optimization).
-    0.996 is for 1000 epochs;
-    google-deepmind/deepmind-research (byol/configs/byol.py) has 0.99 for 100 and 300 epochs, 0.97 for 40.
+    1 - (1 - base) * (cos(pi * step / num_steps) + 1) / 2 (the paper's section on optimization). 0.996 is for
+    1000 epochs; google-deepmind/deepmind-research (byol/configs/byol.py) has 0.99 for 100 and 300 epochs,
+    0.97 for 40.
     """
     if not (0 <= step <= num_steps and num_steps > 0 and 0 <= base <= 1):
         raise ValueError(f"no momentum at step {step} of {num_steps} from a base of {base}")

@@ -51,7 +51,7 @@ def fft_barlow_twins(
         raise ValueError(f"exponent must be 1 or 2 and lambd not negative, not {exponent} and {lambd}")
     with full_precision(z1_ND):
         x_2ND, count = standardize(torch.stack(views), eps, group)
-        diagonal_D = all_reduce(x_2ND.prod(0).sum(0), group, alike=True) / count
+        diagonal_D = all_reduce((x_2ND[0] * x_2ND[1]).sum(0), group, alike=True) / count
         invariance = (diagonal_D - 1).square().sum()
         if generator is not None:
             x_2ND = x_2ND[:, :, torch.randperm(num_dims, generator=generator).to(x_2ND.device)]

@@ -31,6 +31,6 @@ def hsic(
     # (1 + c)^2 = c^2 + 2c + 1, and the sum of all of C is the mean over samples of the product of row sums.
     with full_precision(z1_ND):
         x_2ND, _ = standardize(torch.stack([z1_ND, z2_ND]), eps, group)
-        sums_2N = x_2ND.sum(2)
-        off_diagonal = batch_mean(sums_2N.prod(0) - x_2ND.prod(0).sum(1), group)
+        x1_ND, x2_ND = x_2ND
+        off_diagonal = batch_mean(x1_ND.sum(1) * x2_ND.sum(1) - (x1_ND * x2_ND).sum(1), group)
         return loss + lambd * (2 * off_diagonal + num_dims * (num_dims - 1))

@@ -81,11 +81,11 @@ def mixing_penalty(
 
     C(a, b) is the cross-correlation of standardised a and b over the global batch; Tv = alpha * C(1, v) +
     (1 - alpha) * C(2[order], v) is what it would be if the standardised embedding of a mixture were the
-    mixture of the standardised embeddings. (Not 0 even for a linear network, where the mixture of embeddings
-    has a deviation below 1.) `z1_ND`, `z2_ND` and `zm_ND`
-    are this rank's embeddings of the views and of their mixture, [n, D] floating point. The gradient flows
-    into all three, as in wgcban/mix-bt, main.py. That code takes the unbiased deviation and draws its
-    permutation within each rank; main_imagenet.py also has C(2, 2) in place of C(1, 2) in T2.
+    mixture of the standardised embeddings. (Not even a linear network gets to 0, since a mixture of
+    standardised embeddings has a deviation below 1.) `z1_ND`, `z2_ND` and `zm_ND` are this rank's embeddings
+    of the views and of their mixture, [n, D] floating point. The gradient flows into all three, as in
+    wgcban/mix-bt, main.py. That code takes the unbiased deviation; main_imagenet.py also mixes within each
+    rank and has C(2, 2) in place of C(1, 2) in T2.
 
     C is linear in its first argument, so each difference is C(m - alpha * 1 - (1 - alpha) * 2[order], v): two
     products of D x D, not six. `ValueError` if the embeddings are not of the batch that was mixed.

@@ -27,7 +27,7 @@ def vicreg(
     v is the mean over dimensions of max(0, 1 - sqrt(Var + eps)) and c the sum of the squared covariances of
     different dimensions divided by D, both of one view over the samples of all ranks, with the unbiased
     variance and covariance (divided by N - 1). `z1_ND`, `z2_ND`: this rank's embeddings, [n, D] floating
-    point, n may differ between ranks; at least 2 samples in all, `ValueError` otherwise for a lone process.
+    point, n may differ between ranks; `ValueError` for a single sample in all and for eps <= 0.
 
     Weights, `eps` and scaling are those of facebookresearch/vicreg (main_vicreg.py), the weights also the
     paper's, whose equations don't divide the squared distance by D and add the two variance terms. Computed
@@ -35,6 +35,8 @@ def vicreg(
     rows, without a collective.
     """
     views = embeddings(z1_ND, z2_ND)
+    if not eps > 0:
+        raise ValueError(f"eps must be positive, not {eps}: the deviation of a constant has no gradient")
     if len(z1_ND) < 2 and world_size(group) == 1:
         raise ValueError("the variance needs at least 2 samples")
     with full_precision(z1_ND):
