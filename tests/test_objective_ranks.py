@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -85,6 +86,40 @@ def test_a_group_of_ranks_is_a_world_of_its_own() -> None:
     cases = [case for case in CASES if case.num_inputs != 3]
     for ranks in groups:
         assert_global([results[rank] for rank in ranks], [rows[rank] for rank in ranks], cases)
+
+
+def collectives_of_backward(world: World) -> dict[str, int]:
+    """How many collectives the backward pass of each case takes."""
+    counts = {}
+    for case in CASES:
+        local = [z.detach().split(6)[world.rank].requires_grad_() for z in case.inputs()]
+        loss = case.loss(*local)
+        calls: list[str] = []
+        with pytest.MonkeyPatch.context() as patch:
+            for name in ("all_reduce", "all_gather_into_tensor", "all_to_all_single"):
+                patch.setattr(dist, name, counted(getattr(dist, name), name, calls))
+            loss.backward()
+        counts[case.name] = len(calls)
+    return counts
+
+
+def counted(collective: Callable[..., Any], name: str, calls: list[str]) -> Callable[..., Any]:
+    def call(*arguments: Any, **keywords: Any) -> Any:
+        calls.append(name)
+        return collective(*arguments, **keywords)
+
+    return call
+
+
+def test_backward_takes_no_more_collectives_than_promised() -> None:
+    """None where the loss sees the batch only by sums; else one, for the gathered rows or the means."""
+    none = ("vicreg", "w_mse", "byol", "simsiam")
+    for counts in run(collectives_of_backward, 2):
+        assert len(counts) == len(CASES)
+        for name, count in counts.items():
+            # The mixture: the rows that were moved, and the means of the three views.
+            promised = 0 if name.startswith(none) else 2 if name.startswith("mixed") else 1
+            assert count == promised, name
 
 
 def mixed_images(world: World, rows: list[list[int]], dtype: torch.dtype) -> tuple[Tensor, float, Tensor]:
