@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from barlow.objectives import Form, barlow_twins
+from barlow.objectives.forms import FORMS
 from commands import TINY, barlow, make_images, metrics
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -46,6 +48,22 @@ def test_the_scale_of_fp16_is_kept_across_a_resumption(images: Path, tmp_path: P
     assert json.loads((newest / "state.json").read_text())["scaler"]["scale"] > 0
     losses = _train(images, tmp_path / "run", *flags, "--train.steps", 6)
     assert all(torch.isfinite(torch.tensor(losses)))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_loss_of_half_precision_embeddings_is_close_to_float32(dtype: torch.dtype, form: Form) -> None:
+    """The twin of `test_products_of_halves_cost_less_than_half_a_percent` (test_loss_forms.py)."""
+    generator = torch.Generator().manual_seed(0)
+    shared = torch.randn(256, 4096, generator=generator)
+    views = [(shared + torch.randn(shared.shape, generator=generator)).to("cuda", dtype) for _ in range(2)]
+    results = []
+    for z1, z2 in (views, [view.float() for view in views]):
+        z1, z2 = z1.requires_grad_(), z2.requires_grad_()
+        results.append(torch.autograd.grad(barlow_twins(z1, z2, form=form), (z1, z2)))
+    for ours, exact in zip(*results, strict=True):
+        assert ours.dtype == dtype
+        assert (ours.float() - exact).norm() < 5e-3 * exact.norm()
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")

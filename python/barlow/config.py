@@ -73,6 +73,9 @@ class ObjectiveConfig:
     """Weight of the redundancy-reduction term (official code; the paper rounds to 5e-3)."""
     eps: float = 0.0
     """Added to the variance of each embedding dimension; 0 is equation 2, 1e-5 the official code."""
+    form: Literal["auto", "correlation", "gram", "gram_features"] = "auto"
+    """How the loss is computed: by the correlation matrix (dimensions squared), by the Gram matrices of the
+    batch (samples squared; sharded over the samples or the features), or whichever is cheapest."""
 
 
 @dataclass(frozen=True, kw_only=True)

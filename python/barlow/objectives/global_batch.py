@@ -16,12 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from barlow.distributed import all_moments, all_reduce, all_reduce_
+from barlow.distributed import all_reduce, all_reduce_
+from barlow.objectives.standardize import standardize as plain_standardize
 
 Group = dist.ProcessGroup | None
-
-# A deviation of so many roundings of the mean is noise of the arithmetic, not signal.
-_CONSTANT_ULPS = 8
 
 
 def embeddings(*z_ND: Tensor) -> tuple[Tensor, ...]:
@@ -69,16 +67,8 @@ def standardize(z_VND: Tensor, eps: float = 0.0, group: Group = None) -> tuple[T
 class _Standardize(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, z_VND: Tensor, eps: float, group: Group) -> tuple[Tensor, Tensor]:
-        local_mean_VD = z_VND.mean(1)
-        x_VND = z_VND - local_mean_VD[:, None]
-        count, mean_VD, m2_VD = all_moments(x_VND.shape[1], local_mean_VD, x_VND.square().sum(1), group)
-        x_VND += (local_mean_VD - mean_VD)[:, None]
-        variance_VD = m2_VD / count
-        rstd_VD = (variance_VD + eps).rsqrt()
-        if eps == 0:
-            noise_VD = _CONSTANT_ULPS * torch.finfo(z_VND.dtype).eps * mean_VD.abs()
-            rstd_VD = rstd_VD.masked_fill(variance_VD <= noise_VD.square(), 0.0)
-        x_VND *= rstd_VD[:, None]
+        # A copy, since the function uses it up.
+        x_VND, rstd_VD, count = plain_standardize(z_VND.clone(), eps, group)
         ctx.save_for_backward(x_VND, rstd_VD, count)
         ctx.group = group
         ctx.mark_non_differentiable(count)

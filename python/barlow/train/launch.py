@@ -43,7 +43,7 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 # becomes of damaged images is among them: up to the one that ended a run it makes no difference.)
 FREE_FIELDS = (
     "train.steps", "train.log_every", "data.threads", "data.prefetch", "data.on_error", "data.max_replaced",
-    "checkpoint.", "evaluate.",
+    "objective.form", "checkpoint.", "evaluate.",
 )  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 //! Not here: the formats themselves, I/O, what is done with the pixels.
 
 use crate::error::{Error, Fault, Result};
-pub use crate::jpeg::Part;
+pub use crate::jpeg::{Codes, Part};
 use crate::limits::{MAX_MEMBER_BYTES, MAX_PIXELS, MAX_SIDE_PX};
 use crate::{jpeg, png, webp};
 
@@ -133,7 +133,12 @@ pub struct Decoder {
 impl Decoder {
     /// Sets up libjpeg-turbo.
     pub fn new() -> Result<Self> {
-        Ok(Self { jpeg: jpeg::Jpeg::new()?, scratch: Vec::new() })
+        Self::with(Codes::Own)
+    }
+
+    /// As [`new`](Self::new), with a choice of who reads Huffman codes.
+    pub fn with(codes: Codes) -> Result<Self> {
+        Ok(Self { jpeg: jpeg::Jpeg::new(codes)?, scratch: Vec::new() })
     }
 
     /// Decodes `bytes` into `image`, as Pillow's `Image.open(...).convert("RGB")` does: bit for bit for

@@ -12,6 +12,8 @@
 #include <jpeglib.h>
 #include <jerror.h>
 
+#include "huffman.h"
+
 #if !defined(LIBJPEG_TURBO_VERSION_NUMBER) || LIBJPEG_TURBO_VERSION_NUMBER < 3001000
 #error "barlow needs libjpeg-turbo 3.1 or newer"
 #endif
@@ -20,6 +22,7 @@
 extern int jsimd_can_idct_islow(void);
 
 typedef struct {
+  barlow_huffman huffman; /* first: huffman.c finds it through client_data */
   struct jpeg_decompress_struct jpeg;
   struct jpeg_error_mgr errors;
   struct jpeg_progress_mgr progress;
@@ -101,10 +104,11 @@ unsigned barlow_jpeg_tolerated(const barlow_jpeg *self) { return self->tolerated
 
 /* Decodes the upper `wanted` rows of an image whose sides libjpeg divides by `shrink` (1, 2, 4 or 8), and
  * which has width x height pixels then, into `rows`: wanted x width x channels bytes, channels 3 (RGB) or
- * 4 (CMYK as stored). What lies below is not looked at. Returns 0, or -1 with a message. */
+ * 4 (CMYK as stored). What lies below is not looked at. With `library_codes` libjpeg-turbo reads the Huffman
+ * codes itself. Returns 0, or -1 with a message. */
 int barlow_jpeg_decode(barlow_jpeg *self, const unsigned char *bytes, size_t length,
                        unsigned char *rows, unsigned width, unsigned height, int channels,
-                       unsigned wanted, int shrink, int max_scans, long max_memory) {
+                       unsigned wanted, int shrink, int library_codes, int max_scans, long max_memory) {
   struct jpeg_decompress_struct *jpeg = &self->jpeg;
   if (setjmp(self->escape)) {
     jpeg_abort_decompress(jpeg);
@@ -131,6 +135,7 @@ int barlow_jpeg_decode(barlow_jpeg *self, const unsigned char *bytes, size_t len
     snprintf(self->message, sizeof self->message, "two frame headers that differ");
     longjmp(self->escape, 1);
   }
+  if (!library_codes) barlow_huffman_attach(&self->huffman, jpeg);
   while (jpeg->output_scanline < wanted) {
     JSAMPROW row = rows + (size_t)jpeg->output_scanline * width * (unsigned)channels;
     jpeg_read_scanlines(jpeg, &row, 1);

@@ -42,6 +42,7 @@ unsafe extern "C" {
         channels: c_int,
         wanted: c_uint,
         shrink: c_int,
+        library_codes: c_int,
         max_scans: c_int,
         max_memory: c_long,
     ) -> c_int;
@@ -68,6 +69,16 @@ impl Part {
     }
 }
 
+/// Who reads the Huffman codes of a JPEG. Pixels are the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Codes {
+    /// `huffman.c`, where it can: baseline and extended sequential files with one scan.
+    #[default]
+    Own,
+    /// libjpeg-turbo: the reference, and the limit that benchmarks measure against.
+    Library,
+}
+
 /// Behind [`check`], for files that libjpeg reads differently: the coefficients, and a sixteenth for
 /// its rows and tables.
 const MAX_LIBJPEG_BYTES: c_long = (MAX_COEFFICIENT_BYTES + MAX_COEFFICIENT_BYTES / 16) as c_long;
@@ -76,17 +87,18 @@ const MAX_LIBJPEG_BYTES: c_long = (MAX_COEFFICIENT_BYTES + MAX_COEFFICIENT_BYTES
 pub(crate) struct Jpeg {
     handle: NonNull<Handle>,
     cmyk: Vec<u8>,
+    codes: Codes,
 }
 
 // SAFETY: the handle owns all of its state and is used by one thread at a time (`&mut self`).
 unsafe impl Send for Jpeg {}
 
 impl Jpeg {
-    pub(crate) fn new() -> Result<Self> {
+    pub(crate) fn new(codes: Codes) -> Result<Self> {
         // SAFETY: no arguments; null means out of memory.
         let handle = NonNull::new(unsafe { barlow_jpeg_new() });
         let handle = handle.ok_or_else(|| Fault::Bug("libjpeg-turbo did not start".to_owned()))?;
-        Ok(Self { handle, cmyk: Vec::new() })
+        Ok(Self { handle, cmyk: Vec::new(), codes })
     }
 
     /// Warnings of the last image that left every pixel intact (padding between segments and the like).
@@ -139,6 +151,7 @@ impl Jpeg {
                 channels as c_int,
                 wanted,
                 part.shrink as c_int,
+                c_int::from(self.codes == Codes::Library),
                 max_scans as c_int,
                 MAX_LIBJPEG_BYTES,
             )
@@ -177,42 +190,4 @@ pub fn library() -> (u32, bool) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::limits::MAX_SCANS;
-
-    #[test]
-    fn libjpeg_turbo_is_new_enough_and_has_simd() {
-        let (version, simd) = library();
-        assert!(version >= 3_001_000, "{version}");
-        assert!(simd);
-    }
-
-    #[test]
-    fn scan_bombs_are_refused_before_they_burn() -> Result<()> {
-        let progressive = [(turbojpeg_sys::TJPARAM_TJPARAM_PROGRESSIVE, 1)];
-        let bytes = samples::usual(&[90; 40 * 30 * 3], 40, &progressive);
-        let frame = header(&bytes)?;
-        // Many copies of the last scan, its header and its data.
-        let last = bytes.windows(2).rposition(|pair| pair == [0xff, 0xda]).unwrap_or_default();
-        let scan = &bytes[last..bytes.len() - 2];
-        let mut bomb = bytes[..last].to_vec();
-        (0..MAX_SCANS).for_each(|_| bomb.extend(scan));
-        bomb.extend([0xff, 0xd9]);
-        let mut jpeg = Jpeg::new()?;
-        let mut rgb = vec![0; 40 * 30 * 3];
-        let refusal = check(&bomb, &frame).err().map(|error| error.fault().kind());
-        assert_eq!(refusal, Some("limit"));
-        // The second guard, inside libjpeg-turbo, on a file that is well within the first.
-        assert!(jpeg.rows(&bytes, &frame, Part::WHOLE, 20, 3, &mut rgb).is_ok());
-        let refusal =
-            jpeg.rows(&bytes, &frame, Part::WHOLE, 3, 3, &mut rgb).err().map(|error| error.to_string());
-        assert_eq!(refusal.as_deref(), Some("damaged JPEG image: more than 3 scans"));
-        jpeg.decode(&bytes, &frame, Part::WHOLE, &mut rgb)?;
-        assert!(check(&bytes, &frame).is_ok());
-        // The larger the image, the fewer scans.
-        assert_eq!(scan_limit(&frame), MAX_SCANS);
-        assert_eq!(scan_limit(&Frame { width: 13_000, height: 13_000, ..frame }), 11);
-        Ok(())
-    }
-}
+mod tests;

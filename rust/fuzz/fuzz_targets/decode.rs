@@ -1,10 +1,11 @@
-//! Here: any bytes as an image; success means that the decoder wrote every byte, the same each time.
+//! Here: any bytes as an image; success means that the decoder wrote every byte, the same each time, and
+//! the same as with libjpeg-turbo's own reading of Huffman codes.
 //! Not here: which pixels are right (tests/test_corpus.py), images too large to be decoded often.
 #![no_main]
 
 use std::cell::RefCell;
 
-use barlow_data::decode::{Decoder, Header, Image, Part, peek};
+use barlow_data::decode::{Codes, Decoder, Header, Image, Part, peek};
 use libfuzzer_sys::{Corpus, fuzz_target};
 
 const MAX_PIXELS: u64 = 1 << 18;
@@ -12,6 +13,7 @@ const MAX_PIXELS: u64 = 1 << 18;
 thread_local! {
     // Kept, as a loader's thread keeps its own: what one image leaves behind must not reach the next.
     static DECODER: RefCell<Decoder> = RefCell::new(Decoder::new().unwrap());
+    static LIBRARY: RefCell<Decoder> = RefCell::new(Decoder::with(Codes::Library).unwrap());
 }
 
 fuzz_target!(|data: &[u8]| -> Corpus {
@@ -32,9 +34,20 @@ fuzz_target!(|data: &[u8]| -> Corpus {
         (decoded.is_ok(), image.data)
     });
     assert_eq!(first, second, "poison shows, or the outcome changes");
+    check_codes(data, &first);
     check_part(data, &header, &first);
     Corpus::Keep
 });
+
+/// What decodes has the pixels that it has when libjpeg-turbo reads the codes, and never decodes here alone.
+fn check_codes(data: &[u8], (whole, pixels): &(bool, Vec<u8>)) {
+    let mut image = Image::default();
+    let library = LIBRARY.with_borrow_mut(|decoder| decoder.decode(data, &mut image));
+    if *whole {
+        assert!(library.is_ok(), "libjpeg-turbo refuses what is decoded here");
+        assert!(*pixels == image.data, "other pixels than libjpeg-turbo's");
+    }
+}
 
 /// A part of the image, which the input's last bytes choose, against poison and against the whole.
 fn check_part(data: &[u8], header: &Header, (whole, pixels): &(bool, Vec<u8>)) {
