@@ -233,26 +233,30 @@ def all_to_all(
     return out
 
 
-def all_reduce(x: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
+def all_reduce(x: Tensor, group: dist.ProcessGroup | None = None, *, alike: bool = False) -> Tensor:
     """The sum of x over the ranks, with its gradient.
 
     Its backward sums the gradient over the ranks. So if every rank goes on to compute the same loss L, the
     gradient is that of the sum of the W losses, W dL, and the mean over ranks that DistributedDataParallel
-    takes gives dL: the convention of everything in this package.
+    takes gives dL: the convention of everything in this package. `alike` promises that all ranks do the same
+    with the sum, as with a statistic of the batch that the loss is a function of. Then the gradients on the
+    ranks are equal already, and backward multiplies by W where it would need a collective.
     """
-    return x if world_size(group) == 1 else _AllReduce.apply(x, group)  # pyright: ignore[reportReturnType]
+    return x if world_size(group) == 1 else _AllReduce.apply(x, group, alike)  # pyright: ignore[reportReturnType]
 
 
 class _AllReduce(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, group: dist.ProcessGroup | None) -> Tensor:
-        ctx.group = group
+    def forward(ctx: Any, x: Tensor, group: dist.ProcessGroup | None, alike: bool) -> Tensor:
+        ctx.group, ctx.alike = group, alike
         return all_reduce_(x.clone(memory_format=torch.contiguous_format), group)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return all_reduce_(grad.clone(memory_format=torch.contiguous_format), ctx.group), None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        if ctx.alike:
+            return grad * world_size(ctx.group), None, None
+        return all_reduce_(grad.clone(memory_format=torch.contiguous_format), ctx.group), None, None
 
 
 def data_parallel(module: nn.Module) -> nn.Module:
