@@ -17,10 +17,11 @@ from torch import Tensor
 from barlow.bench.loss import CONTESTANTS, embeddings
 from barlow.distributed import World
 
-ROUNDS = 7
+ROUNDS = 5
 NUM_SAMPLES, NUM_DIMS = 256, 8192
 NAMES = ("official", "correlation", "gram")
 GOAL = 3.0
+"""The official formulation takes so many times the time of the Gram form, at least."""
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +61,5 @@ def test_loss_and_gradient(
     assert all(gradient.abs().max() > 0 for gradient in gradients)
     if turn > 0 and benchmark.stats is not None:
         seconds[name].append(float(benchmark.stats.stats.total))  # pyright: ignore[reportArgumentType]
-
-
-def test_the_gram_form_takes_a_third_of_the_time(seconds: dict[str, list[float]]) -> None:
-    if not all(seconds.values()):
-        pytest.skip("nothing was timed")
-    assert statistics.median(seconds["official"]) > GOAL * statistics.median(seconds["gram"])
+    if turn == ROUNDS and name == NAMES[-1] and seconds[name]:
+        assert statistics.median(seconds["official"]) > GOAL * statistics.median(seconds["gram"])
