@@ -100,7 +100,7 @@ pub struct Image {
     pub width: u32,
     /// Of the file, in pixels.
     pub height: u32,
-    /// What of it was decoded, within it.
+    /// What of it was decoded, within it: what was asked for, or more.
     pub part: Part,
     /// Pixels from one row to the next.
     pub pitch: usize,
@@ -184,11 +184,15 @@ impl Decoder {
         }
         let (width, height) = (header.width, header.height);
         if let Some(frame) = frame {
-            let part = part.within(width, height);
+            let mut part = part.within(width, height);
             if part.columns.0 >= part.columns.1 || part.rows.0 >= part.rows.1 {
                 return Err(
                     Fault::Setting(format!("{part:?} holds nothing of {width}x{height} pixels")).into()
                 );
+            }
+            // libjpeg cuts no lossless images, and over what scans that are missing it smooths far and wide.
+            if frame.lossless || frame.many_scans {
+                part = Part { columns: (0, u32::MAX), rows: (0, part.rows.1), ..part }.within(width, height);
             }
             let layout = self.jpeg.decode(bytes, &frame, part, &mut image.data)?;
             (image.width, image.height, image.part) = (width, height, part);

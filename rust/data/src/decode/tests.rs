@@ -51,15 +51,17 @@ fn decode(bytes: &[u8]) -> Result<Image> {
 }
 
 /// The part of the file is that part of the whole.
-fn assert_part(decoder: &mut Decoder, bytes: &[u8], whole: &Image, part: Part, what: &str) -> Result<()> {
+fn assert_part(decoder: &mut Decoder, bytes: &[u8], whole: &Image, part: Part, what: &str) -> Result<Part> {
     let mut image = Image::default();
     decoder.decode_part(bytes, part, &mut image)?;
-    assert_eq!(image.part, part, "{what}");
+    let Part { columns, rows, .. } = image.part;
+    assert!(columns.0 <= part.columns.0 && part.columns.1 <= columns.1, "{what}");
+    assert!(rows.0 <= part.rows.0 && rows.1 == part.rows.1, "{what}");
     for row in 0..image.rows() {
-        let of_whole = &whole.row(part.rows.0 as usize + row)[part.columns.0 as usize * 3..];
+        let of_whole = &whole.row(rows.0 as usize + row)[columns.0 as usize * 3..];
         assert!(image.row(row) == &of_whole[..3 * image.columns()], "{what}, {part:?}, row {row}");
     }
-    Ok(())
+    Ok(image.part)
 }
 
 /// Every subsampling, in one scan and in several, divided or not: places before, on and behind the borders of
@@ -87,7 +89,9 @@ fn a_part_is_that_part_of_the_whole() -> Result<()> {
                         if top < h {
                             let bottom = [h, top + 1, h.min(top + 20), h - 1][(i + j) % 4].max(top + 1);
                             let part = Part { shrink, columns: (left, right), rows: (top, bottom) };
-                            assert_part(&mut decoder, &bytes, &whole, part, &what)?;
+                            let held = assert_part(&mut decoder, &bytes, &whole, part, &what)?;
+                            // Several scans are decoded at full width; one is not.
+                            assert!(held == part || scans.contains(&(TJPARAM_TJPARAM_PROGRESSIVE, 1)));
                         }
                     }
                 }
