@@ -23,11 +23,15 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from barlow.distributed import process_group
+from barlow.distributed import Device, process_group
 
 
 def run(
-    function: Callable[..., Any], world_size: int, *arguments: Any, timeout_s: float = 120.0
+    function: Callable[..., Any],
+    world_size: int,
+    *arguments: Any,
+    timeout_s: float = 120.0,
+    device: Device = "cpu",
 ) -> list[Any]:
     """The results by rank; `AssertionError` with the ranks' tracebacks if one fails or isn't done in time."""
     context = multiprocessing.get_context("forkserver")
@@ -39,7 +43,7 @@ def run(
         processes: list[BaseProcess] = [
             context.Process(
                 target=_process,
-                args=(function, arguments, rank, world_size, store.port, folder, timeout_s),
+                args=(function, arguments, rank, world_size, store.port, folder, timeout_s, device),
                 daemon=True,
             )
             for rank in range(world_size)
@@ -79,6 +83,7 @@ def _process(
     port: int,
     folder: str,
     timeout_s: float,
+    device: Device,
 ) -> None:
     environment = {
         "MASTER_ADDR": "127.0.0.1",
@@ -93,7 +98,7 @@ def _process(
     torch.set_num_threads(1)
     warnings.simplefilter("error")
     try:
-        with process_group(device="cpu", timeout_s=timeout_s) as world:
+        with process_group(device=device, timeout_s=timeout_s) as world:
             torch.save(function(world, *arguments), Path(folder) / f"{rank}.result")
     except BaseException:
         (Path(folder) / f"{rank}.error").write_text(f"--- rank {rank}\n{traceback.format_exc()}")

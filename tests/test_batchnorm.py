@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from barlow.distributed import World
 from barlow.model import ViewBatchNorm, ViewBatchNorm1d, ViewBatchNorm2d
-from barlow.model.batchnorm import num_views_of
+from barlow.model.batchnorm import no_advance_of, num_views_of, one_advance_of
 from processes import run
 
 CONTIGUOUS, CHANNELS_LAST = torch.contiguous_format, torch.channels_last
@@ -133,6 +133,26 @@ def test_the_gpu_path_for_one_process_is_the_same_function() -> None:
     torch.testing.assert_close(native.running_mean, ours.running_mean)
 
 
+@pytest.mark.parametrize("native", [False, True])
+def test_a_batch_in_parts_advances_once_per_view_by_all_of_its_samples(native: bool) -> None:
+    x = data((12, 5, 6, 6), torch.float64, CONTIGUOUS).detach()
+    ours, theirs = norms(5, 4, torch.float64)
+    call = ours._native if native else ours
+    first, second = x.chunk(2)
+    parts = zip(first.tensor_split([1, 4]), second.tensor_split([1, 4]), strict=True)
+    with num_views_of(ours, 2), one_advance_of(ours):
+        for part in parts:
+            call(torch.cat(part))
+    for view in x.chunk(2):
+        theirs(view)
+    for (name, buffer), expected in zip(ours.named_buffers(), theirs.buffers(), strict=True):
+        torch.testing.assert_close(buffer, expected, rtol=1e-12, atol=1e-12, msg=name)
+    with num_views_of(ours, 2), no_advance_of(ours):
+        call(x)
+    for (name, buffer), expected in zip(ours.named_buffers(), theirs.buffers(), strict=True):
+        torch.testing.assert_close(buffer, expected, rtol=1e-12, atol=1e-12, msg=name)
+
+
 def test_evaluation_mode_is_torchs_bit_for_bit() -> None:
     x = data((6, 5, 4, 4), torch.float32, CONTIGUOUS)
     ours, theirs = norms(5, 4, torch.float32)
@@ -168,39 +188,69 @@ def rows_of(x: Tensor, splits: list[int], rank: int) -> Tensor:
     return torch.cat([view.split(splits)[rank] for view in x.chunk(2)])
 
 
-def synchronised(world: World, splits: list[int], memory_format: torch.memory_format) -> dict[str, Any]:
+def gradient(splits: list[int]) -> Tensor:
+    """That of all ranks' outputs, in numbers that bf16 has."""
+    shape = (2 * sum(splits), 5, 7, 3)
+    dy = torch.randn(shape, generator=torch.Generator().manual_seed(2)) + 0.5
+    return dy.bfloat16().double()
+
+
+def synchronised(
+    world: World, splits: list[int], dtype: torch.dtype, memory_format: torch.memory_format
+) -> dict[str, Any]:
     calls: list[str] = []
     gather, reduce = dist.all_gather_into_tensor, dist.all_reduce
     dist.all_gather_into_tensor = lambda *a, **k: (calls.append("gather"), gather(*a, **k))
     dist.all_reduce = lambda *a, **k: (calls.append("reduce"), reduce(*a, **k))
-    x = rows_of(data((2 * sum(splits), 5, 7, 3), torch.float64, memory_format), splits, world.rank)
+    x = rows_of(data((2 * sum(splits), 5, 7, 3), dtype, memory_format), splits, world.rank)
     x = x.detach().contiguous(memory_format=memory_format).requires_grad_()
-    ours, _ = norms(5, 4, torch.float64)
+    ours, _ = norms(5, 4, torch.float32 if dtype == torch.bfloat16 else dtype)
     with num_views_of(ours, 2):
         y = ours(x)
-    (y**3).sum().backward()  # a sum over samples, so every rank's part adds up
+    y.backward(rows_of(gradient(splits), splits, world.rank).to(dtype))
     grads = {"dx": x.grad} | {"d" + name: p.grad for name, p in ours.named_parameters()}
     return {"y": y.detach(), **grads, **dict(ours.named_buffers()), "calls": calls}
 
 
 @pytest.mark.parametrize("memory_format", [CONTIGUOUS, CHANNELS_LAST])
-@pytest.mark.parametrize("splits", [[3, 3], [1, 5], [1, 4, 2]])
+@pytest.mark.parametrize(
+    ("splits", "dtype"),
+    [
+        ([3, 3], torch.float64),
+        ([1, 5], torch.float64),
+        ([1, 4, 2], torch.float64),
+        ([2, 1, 3, 2], torch.float64),
+        ([1, 5], torch.float32),
+        ([2, 1, 3, 2], torch.bfloat16),
+    ],
+)
 def test_ranks_with_unequal_samples_share_statistics_by_one_collective_each_way(
-    splits: list[int], memory_format: torch.memory_format
+    splits: list[int], dtype: torch.dtype, memory_format: torch.memory_format
 ) -> None:
-    x = data((2 * sum(splits), 5, 7, 3), torch.float64, memory_format)
-    _, theirs = norms(5, 4, torch.float64)
+    of_samples, of_sums = {
+        torch.float64: (1e-12, 1e-12), torch.float32: (2e-6, 2e-6), torch.bfloat16: (2**-7, 1e-5),
+    }[dtype]  # fmt: skip
+    x = data((2 * sum(splits), 5, 7, 3), dtype, memory_format).detach().double().requires_grad_()
+    _, theirs = norms(5, 4, torch.float32 if dtype == torch.bfloat16 else dtype)
+    theirs.double()
     y = torch.cat([theirs(view) for view in x.chunk(2)])
-    (y**3).sum().backward()
-    results = run(synchronised, len(splits), splits, memory_format)
+    y.backward(gradient(splits))
+    results = run(synchronised, len(splits), splits, dtype, memory_format)
     assert x.grad is not None
+
+    def close(value: Tensor, expected: Tensor, tolerance: float, name: str) -> None:
+        atol = tolerance * float(expected.abs().max())
+        torch.testing.assert_close(
+            value.double(), expected.double(), rtol=0, atol=atol, msg=lambda m: f"{name}: {m}"
+        )
+
     for rank, result in enumerate(results):
         assert result["calls"] == ["gather", "reduce"]
         for name, whole in (("y", y.detach()), ("dx", x.grad)):
-            torch.testing.assert_close(result[name], rows_of(whole, splits, rank), rtol=1e-11, atol=1e-11)
+            assert result[name].dtype == dtype
+            close(result[name], rows_of(whole, splits, rank), of_samples, name)
         for name, buffer in theirs.named_buffers():
-            torch.testing.assert_close(result[name], buffer, rtol=1e-12, atol=1e-12)
+            close(result[name], buffer, of_sums, name)
     for name, p in theirs.named_parameters():
-        torch.testing.assert_close(
-            sum(result["d" + name] for result in results), p.grad, rtol=1e-11, atol=1e-11
-        )
+        assert p.grad is not None
+        close(torch.stack([result["d" + name] for result in results]).sum(0), p.grad, of_sums, name)

@@ -136,6 +136,11 @@ def test_flags_are_written_with_hyphens_and_understood_with_both(capfd: Capture)
         (("--objective.lambd", "-inf"), "--objective.lambd must lie in [0, inf), not -inf"),
         (("--data.threads", "100000"), "--data.threads must lie in [0, 4096], not 100000"),
         (("--train.precision", "fp16"), "fp16 needs a GPU"),
+        (("--train.micro_batch", "-1"), "--train.micro-batch must lie in [0, inf), not -1"),
+        (
+            ("--train.micro_batch", "1"),
+            "--train.micro-batch 1 leaves batch norm a single image to average over",
+        ),
     ],
 )
 def test_settings_that_cannot_work(

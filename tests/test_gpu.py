@@ -1,4 +1,5 @@
-"""Training on a GPU: each precision against float32, the scaler of fp16 across a resumption, NCCL.
+"""Training on a GPU: each precision against float32, the scaler of fp16 across a resumption, NCCL, batch norm
+against torch.nn.SyncBatchNorm and under torch.compile, micro-batches.
 
 The first thing to run on a machine that has one: `python -m pytest tests/test_gpu.py`. Without one these
 tests skip; `test_bf16_on_a_cpu_is_close_to_float32` (test_train.py) is their twin on a CPU.
@@ -7,14 +8,23 @@ tests skip; `test_bf16_on_a_cpu_is_close_to_float32` (test_train.py) is their tw
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor, nn
 
+from barlow.distributed import World
+from barlow.model import ViewBatchNorm2d
+from barlow.model.batchnorm import num_views_of
 from barlow.objectives import Form, barlow_twins
 from barlow.objectives.forms import FORMS
+from barlow.train.accumulate import backward, split
 from commands import TINY, barlow, make_images, metrics
+from processes import run
+from test_accumulate import NO_SCALER, loss_of, twins_of, two_views
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -72,3 +82,64 @@ def test_two_gpus_give_the_loss_of_one(images: Path, tmp_path: Path) -> None:
     one = _train(images, tmp_path / "one", *flags, "--nproc", 1)
     two = _train(images, tmp_path / "two", *flags, "--nproc", 2)
     assert two[0] == pytest.approx(one[0], rel=1e-4)
+
+
+def norm_and_input(rank: int) -> tuple[ViewBatchNorm2d, nn.BatchNorm2d, Tensor]:
+    """Two views of 4 + rank samples, channels_last."""
+    ours, theirs = ViewBatchNorm2d(8).cuda(), nn.BatchNorm2d(8).cuda()
+    x = torch.randn(8 + 2 * rank, 8, 9, 9, generator=torch.Generator().manual_seed(rank)) * 2 + 3
+    return ours, theirs, x.cuda().contiguous(memory_format=torch.channels_last).requires_grad_()
+
+
+def compare_with(ours: nn.Module, call: Callable[[Tensor], Tensor], theirs: nn.Module, x: Tensor) -> None:
+    """`call` in one pass over the two views of x, with `ours` inside, is a pass of `theirs` over each."""
+    reference = x.detach().clone(memory_format=torch.preserve_format).requires_grad_()
+    with num_views_of(ours, 2):
+        y = call(x)
+    expected = torch.cat([theirs(view) for view in reference.chunk(2)])
+    for out in (y, expected):
+        (out**3).sum().backward()
+    assert x.grad is not None
+    assert reference.grad is not None
+    torch.testing.assert_close(y, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(x.grad, reference.grad, rtol=1e-4, atol=1e-3)
+    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, other.grad, rtol=1e-4, atol=1e-2)
+    for mine, other in zip(ours.buffers(), theirs.buffers(), strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_batch_norm_in_one_process_is_torchs(compiled: bool) -> None:
+    ours, theirs, x = norm_and_input(0)
+    compare_with(ours, torch.compile(ours, fullgraph=True) if compiled else ours, theirs, x)
+
+
+def beside_sync_batch_norm(world: World) -> None:
+    ours, theirs, x = norm_and_input(world.rank)
+    compare_with(ours, ours, nn.SyncBatchNorm.convert_sync_batchnorm(theirs), x)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_batch_norm_on_two_gpus_is_sync_batch_norm() -> None:
+    run(beside_sync_batch_norm, 2, device="cuda")
+
+
+def test_micro_batches_draw_the_same_numbers_again_and_take_less_memory() -> None:
+    views = [view.cuda() for view in two_views(512)]
+    ours, plain = twins_of("batch", dropout=0.4).cuda(), twins_of("batch", dropout=0.4).cuda()
+    torch.cuda.manual_seed(5)
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    parts = [plain.represent(part) for part in split(views, 8)]
+    loss_of(plain.project([torch.cat(view) for view in zip(*parts, strict=True)])).backward()
+    whole = torch.cuda.max_memory_allocated() - before
+    torch.cuda.manual_seed(5)
+    del parts
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    batches = [partial(list, part) for part in split(views, 8)]
+    backward(ours, batches, loss_of, NO_SCALER, partial(torch.autocast, "cuda", enabled=False))
+    assert torch.cuda.max_memory_allocated() - before < 0.5 * whole
+    for (name, mine), other in zip(ours.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, other.grad, rtol=1e-6, atol=1e-8, msg=name)

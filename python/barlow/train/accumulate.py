@@ -78,7 +78,8 @@ def _accumulated(
     with torch.no_grad(), one_advance_of(twins.backbone):
         for batch in batches:
             random_states.append(_random_state(twins))
-            # Autocast keeps the weights it has cast until it ends, here ones that know of no gradient.
+            # One for each: autocast keeps the weights it has cast until it ends, and not every version of
+            # torch casts those that were cast without gradient again.
             with autocast():
                 parts.append(twins.represent(batch()))
     representations = [torch.cat(view).requires_grad_() for view in zip(*parts, strict=True)]

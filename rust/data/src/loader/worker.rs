@@ -144,7 +144,7 @@ impl Tools {
         // What nobody has decoded in full yet is decoded in full, so that damage below the views is found.
         let part = part_of(&self.views, size, shared.shrink_on_load, sample.proven);
         self.decoder.decode_part(&self.bytes, part, &mut self.image)?;
-        count(Activity::Decode, self.image.data.len());
+        count(Activity::Decode, self.image.rows() * self.image.columns() * 3);
         if (self.image.width, self.image.height) != size {
             return Err(Fault::IndexDamaged("the image has another size").into());
         }
