@@ -88,7 +88,7 @@ def test_what_is_only_slow_is_waited_for(tmp_path: Path) -> None:
     for i in range(1, 16):
         (tmp_path / f"{i}.jpg").hardlink_to(tmp_path / "0.jpg")
     batches = loader(tmp_path, batch_size=16, threads=1, stall_after=0.1, shrink_on_load=False)
-    with pytest.warns(RuntimeWarning, match=r"no batch for [\d.]+ s .* barlow-0: (decode|augment) .*jpg for"):
+    with pytest.warns(RuntimeWarning, match=r"no batch for .* barlow-0: (read|decode|augment) .*jpg"):
         (batch,) = batches
     assert sorted(batch.ids.tolist()) == list(range(16))
 
