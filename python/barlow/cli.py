@@ -135,6 +135,7 @@ def _parse(arguments: list[str]) -> Callable[[], None]:
         "eval": runs.evaluate,
         "export": runs.export,
         "report": runs.report,
+        "import": runs.import_run,
         "bench": bench,
         "demo": demo,
     }

@@ -18,6 +18,7 @@ Out = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
 
 MAX_THREADS = 4096
 """As many as the loader takes."""
+MAX_PROCESSES = 1 << 16
 
 
 def check(flag: str, value: int, low: int, high: int) -> None:

@@ -1,15 +1,18 @@
-"""Here: the subcommands about runs that exist: eval, export, report.
+"""Here: the subcommands about runs that exist: eval, export, report, import.
 
 Not here: the work, training.
 """
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from barlow.commands.arguments import Data, Out, Run, Target
+import tyro
+
+from barlow.commands.arguments import MAX_PROCESSES, Data, Out, Run, Target, check
 
 
 def evaluate(
@@ -60,3 +63,38 @@ def report(run: Run, *, out: Path | None = None) -> None:
     from barlow.report import write
 
     print(write(run, out, progress=lambda title: print(f"drawing: {title}", file=sys.stderr, flush=True)))
+
+
+def import_run(
+    source: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="CHECKPOINT")],
+    run: Run,
+    *,
+    data: Path | None = None,
+    flags: str = "",
+    processes: int = 32,
+) -> None:
+    """Makes a run folder of a file of the official code, and says what each of its flags became.
+
+    RUN can then be evaluated, exported and reported on; a full checkpoint.pth imported with --data can also
+    be trained further: `barlow train DATA --run RUN`. Nothing in the file is executed.
+
+    Args:
+        source: checkpoint.pth, or the weights of a backbone such as resnet50.pth.
+        run: New folder.
+        data: Images to go on training with.
+        flags: Command line of the official run: --flags="--epochs 300", or the first line of its stats.txt.
+        processes: GPUs of the official run, which its rates of biases and its weight decay depend on: 32 in
+            the paper, 16 in the official README.
+    """
+    from barlow.official import import_run
+
+    check("--processes", processes, 1, MAX_PROCESSES)
+    made = import_run(source, run, data=data, flags=flags, processes=processes)
+    width = max(len(official) for official, _ in made.rows)
+    for official, ours in made.rows:
+        print(f"{official:{width}}  {ours}")
+    print(f"wrote {run}")
+    if made.cannot_train:
+        print(f"for eval, export and report only: {made.cannot_train}")
+    else:
+        print(f"to go on: barlow train {shlex.quote(str(data))} --run {shlex.quote(str(run))}")

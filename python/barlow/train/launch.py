@@ -37,6 +37,8 @@ if TYPE_CHECKING:  # the command line imports this file, and torch takes seconds
 
 CONFIG_FILE = "config.json"
 RUN_FILE = "run.json"
+IMPORTED = "imported"
+"""Entry of run.json that says which file of another trainer the run began with (barlow.official)."""
 _LAUNCHER = "BARLOW_LAUNCHER_PID"
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 # Fields that may change when a run goes on: they decide when and how it executes, not what it computes. (What
@@ -100,6 +102,9 @@ def check(config: Config, index: Index, world_size: int, run: Path) -> None:
     if changed:
         raise ValueError(f"{run} was started with another config: {'; '.join(changed)}; choose another --run")
     record = durable.read_json(run / RUN_FILE)
+    imported = record.get(IMPORTED)
+    if isinstance(imported, dict) and imported.get("cannot_train"):
+        raise ValueError(f"{run} can't be trained further: {imported['cannot_train']}")
     if record.get("index_digest") != index.digest():
         raise ValueError(
             f"{run} was started on other data ({record.get('num_samples')} images of {record.get('data')}); "
@@ -151,6 +156,7 @@ def prepare(
             "torch": metadata.version("torch"),
             "numpy": metadata.version("numpy"),
         },
+        **({IMPORTED: before[IMPORTED]} if IMPORTED in before else {}),
     }
     durable.write_file(run / CONFIG_FILE, to_json(config))
     durable.write_file(path, json.dumps(record, indent=2) + "\n")
