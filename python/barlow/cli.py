@@ -86,6 +86,22 @@ def bench(
         raise SystemExit(1)
 
 
+def doctor(*, ranks: int = 0, json: bool = False) -> None:
+    """Examines this machine: do W ranks give the gradient of one process? Exit code 0 only if all is well.
+
+    Also `torchrun --nproc-per-node 8 -m barlow doctor`, on as many machines as training is to run on.
+
+    Args:
+        ranks: Processes to start here; 0 is one for each GPU, but at least 2.
+        json: Print one JSON object instead of lines.
+    """
+    from barlow.doctor import diagnose
+
+    check("--ranks", ranks, 0, MAX_THREADS)
+    if not diagnose(ranks, as_json=json):
+        raise SystemExit(1)
+
+
 def demo(*, data: Path | None = None, run: Path = Path("runs/demo"), nproc: int = 2) -> None:
     """Does the whole job in minutes: pack, train, evaluate, export, report.
 
@@ -137,6 +153,7 @@ def _parse(arguments: list[str]) -> Callable[[], None]:
         "report": runs.report,
         "import": runs.import_run,
         "bench": bench,
+        "doctor": doctor,
         "demo": demo,
     }
     errors = io.StringIO()

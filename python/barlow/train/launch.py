@@ -71,7 +71,7 @@ def launch(data: Path, config: Config, run: Path, *, nproc: int = 0, preset: str
         with alone(run):
             check(config, index, nproc, run)  # again: now nobody else changes the folder
             prepare(run, config, data, index, nproc, preset, device=None)
-            _start_ranks(nproc, ["-m", "barlow", "--", "train", str(data), "--run", str(run)])
+            start_ranks(nproc, ["-m", "barlow", "--", "train", str(data), "--run", str(run)])
     else:
         _as_rank(data, config, run, preset)
 
@@ -217,7 +217,7 @@ def _as_rank(data: Path, config: Config, run: Path, preset: str | None) -> None:
         barrier()
 
 
-def _start_ranks(nproc: int, arguments: list[str]) -> None:
+def start_ranks(nproc: int, arguments: list[str]) -> None:
     """Runs `torchrun ARGUMENTS` with `nproc` ranks, without torchrun's own words, which would bury a rank's.
 
     `SystemExit` with the exit code of the rank that failed first.
