@@ -128,6 +128,8 @@ class TrainConfig:
     this many images of each process instead of the batch."""
     steps: int = 0
     """Stop after so many optimizer steps in all; 0 runs every epoch. The schedule does not change."""
+    fused_lars: bool = False
+    """Compile the optimizer's step into few kernels: needs Triton on a GPU, a C++ compiler on a CPU."""
     log_every: int = 20
     """Steps between two lines of metrics."""
 

@@ -74,6 +74,7 @@ class Learner:
             weight_decay=self._peak.weight_decay,
             trust_coefficient=optim.trust_coefficient,
             variant=optim.variant,
+            fused=config.train.fused_lars,
         )
         self.autocast_dtype = autocast_dtype(config.train.precision, world.device)
         self.form: Form
