@@ -190,9 +190,13 @@ impl Decoder {
                     Fault::Setting(format!("{part:?} holds nothing of {width}x{height} pixels")).into()
                 );
             }
-            // libjpeg cuts no lossless images, and over what scans that are missing it smooths far and wide.
-            if frame.lossless || frame.many_scans {
-                part = Part { columns: (0, u32::MAX), rows: (0, part.rows.1), ..part }.within(width, height);
+            if frame.lossless {
+                // libjpeg can neither shrink nor cut them.
+                part = Part::WHOLE.within(width, height);
+            } else if frame.many_scans {
+                // Over scans that are missing libjpeg smooths far and wide, and the borders of a cut would show.
+                part.columns = (0, part.of(width));
+                part.rows.0 = 0;
             }
             let layout = self.jpeg.decode(bytes, &frame, part, &mut image.data)?;
             (image.width, image.height, image.part) = (width, height, part);

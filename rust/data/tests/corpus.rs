@@ -116,6 +116,11 @@ fn every_part_of_an_image_is_that_of_the_whole() {
                 }
             }
         }
+        for shrink in [2, 4, 8] {
+            let (columns, rows) = ((0, 1), (0, h.div_ceil(shrink)));
+            decoder.decode_part(&bytes, Part { shrink, columns, rows }, &mut image).unwrap();
+            assert!(matches!(image.part.shrink, s if s == 1 || s == shrink), "{path}");
+        }
         files += 1;
     }
     assert!(files >= 60, "{files} files");

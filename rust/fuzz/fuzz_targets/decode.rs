@@ -72,7 +72,7 @@ fn check_part(data: &[u8], header: &Header, (whole, pixels): &(bool, Vec<u8>)) {
     });
     assert_eq!(first, second, "poison shows in a part, or the outcome changes");
     assert!(first.0 || !whole, "a part is damaged, the whole is not");
-    if *whole && shrink == 1 {
+    if *whole && first.1.shrink == 1 {
         let width = header.width as usize * 3;
         for (y, row) in first.2.iter().enumerate() {
             let from = (first.1.rows.0 as usize + y) * width + first.1.columns.0 as usize * 3;
