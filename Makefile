@@ -64,7 +64,7 @@ wheel-test: ## The wheel in an empty environment away from here. FULL=1: its dep
 	ls dist/*.whl > /dev/null 2>&1 || $(MAKE) wheel
 	.ci/wheel-test $(if $(FULL),--full)
 
-bench: setup ## The loader against torchvision's pipeline on this machine.
+bench: setup ## The loader and the loss beside the official ones on this machine.
 	$(BIN)/python -m pytest benches --benchmark-only
 
 clean: ## Removes what was built; keeps runs/.

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 import io
 import json
+import signal
 import statistics
+import time
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
@@ -24,7 +27,7 @@ from barlow.bench.lanes import Failed, Lane
 from barlow.bench.pipelines import ENTRIES, Entry, official, ours
 from barlow.bench.pipelines.job import MEAN, STD, Job, Pipeline
 from barlow.data import Index, Order, views
-from commands import barlow_here, make_images
+from commands import barlow_here, finish, make_images, start
 
 NUM_IMAGES = 32
 SETTINGS = Settings(images=NUM_IMAGES, batch_size=8, rounds=1)
@@ -162,7 +165,7 @@ def test_a_pipeline_makes_what_the_table_says(images: Images, name: str) -> None
 
 def test_the_official_pipeline_is_the_official_script(images: Images) -> None:
     """Spelled out once more, as the method's own code has it."""
-    made = official.Views(_job(images, "official").views, "float32").transforms
+    made: Any = official.Views(_job(images, "official").views, "float32").transforms
     for view, blur_p, solarize_p in zip(made, (1.0, 0.1), (0.0, 0.2), strict=True):
         *common, blur, solarize, to_tensor, normalise = view.transforms
         spelled = [
@@ -264,6 +267,36 @@ def test_a_lane_that_dies_or_hangs_says_so(images: Images, monkeypatch: pytest.M
     monkeypatch.setattr("barlow.bench.lanes.START_LIMIT_S", 0.05)
     with Lane(_job(images, "decode")) as lane, pytest.raises(Failed, match=r"no answer within 0.05 s"):
         lane.start()
+
+
+def _processes_of(parent: int) -> set[int]:
+    """Children of a process and theirs."""
+    parents: dict[int, int] = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it ended while we looked
+            parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+    found, new = set(), {parent}
+    while new:
+        new = {process for process, its in parents.items() if its in new} - found
+        found |= new
+    return found
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_leaves_no_process_and_no_file(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    process = start("bench", "loader", folder, "--rounds", 100_000, "--threads", 1, "--only", "barlow,decode")
+    deadline = time.monotonic() + 60
+    while len(lanes := _processes_of(process.pid)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert list(tmp_path.glob("barlow-bench-*"))
+    process.send_signal(number)
+    assert finish(process, timeout_s=30).code == 128 + number
+    assert len(lanes) >= 2
+    assert not [lane for lane in lanes if Path(f"/proc/{lane}").exists()]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_damaged_image_is_one_line(images: Images, tmp_path: Path) -> None:

@@ -68,6 +68,12 @@ def test_what_decodes_has_the_pixels_of_pillow(path: str) -> None:
     assert np.array_equal(decode(content), expected) != (path in OTHER_PIXELS)
 
 
+@pytest.mark.parametrize("path", [path for path in IMAGES if PINNED[path][0].kind == "ok"])
+def test_what_decodes_has_the_pixels_of_libjpeg_turbo(path: str) -> None:
+    content = FILES[path][1]
+    assert np.array_equal(decode(content), decode(content, library_codes=True))
+
+
 @pytest.mark.parametrize("path", ARCHIVES)
 def test_an_archive_is_listed_as_tarfile_lists_it_or_refused(path: str, tmp_path: Path) -> None:
     agreed = verdict(FILES[path][1], tmp_path / "x.tar") == "agreed"

@@ -91,7 +91,7 @@ def test_no_file_costs_more_than_a_second_and_512_mib() -> None:
 def test_lies_are_refused_at_once_and_before_memory_is_taken() -> None:
     milliseconds = {path: 1 for path in PINNED if Path(path).name.startswith("claims-")}
     milliseconds |= {"images/scan-bomb.jpg": 5, "images/scan-bomb-large.jpg": 5}
-    milliseconds |= {f"images/{kind}-claims.webp": 1 for kind in ("lossy", "lossless")}
+    milliseconds |= {path: 1 for path in PINNED if "-claims" in path and path.endswith(".webp")}
     assert len(milliseconds) >= 12
     assert (
         measured(LIES, [f"{ms / 1000} {make.FOLDER / path}" for path, ms in milliseconds.items()]) == "done\n"

@@ -21,13 +21,20 @@ def collectives(world: World) -> dict[str, object]:
         "total": total.detach(),
         "grad": x.grad,
         "gathered": distributed.all_gather(torch.tensor([world.rank, 7])),
+        # To rank r go r + 1 copies of 10 rank + r; none to the last.
+        "exchanged": distributed.all_to_all(
+            torch.tensor([10 * world.rank] + [10 * world.rank + 1] * 2),
+            [1, 2, 0],
+            [(1, 2, 0)[world.rank]] * 3,
+        ),
         "values": distributed.gather_values({"rank": world.rank, "text": "x" * world.rank}),
         "broadcast": distributed.broadcast_value(["from", world.rank], source=1),
     }
 
 
 def test_collectives_of_three_processes() -> None:
-    for result in run(collectives, 3):
+    for rank, result in enumerate(run(collectives, 3)):
+        assert result["exchanged"].tolist() == [[0, 10, 20], [1, 1, 11, 11, 21, 21], []][rank]
         assert result["total"].tolist() == [6.0] * 3
         # Each of 3 ranks has the loss |total|^2 / 2 with gradient total: summed over the ranks, 3 * 6.
         assert result["grad"].tolist() == [18.0] * 3
@@ -40,6 +47,7 @@ def test_collectives_of_one_process_are_identities() -> None:
     x = torch.randn(3, requires_grad=True)
     assert distributed.all_reduce(x) is x
     assert distributed.all_gather(x).shape == (1, 3)
+    assert distributed.all_to_all(x, [3], [3]).tolist() == x.tolist()
     assert distributed.gather_values({"a": (1, 2)}) == [{"a": [1, 2]}]
     assert distributed.broadcast_value("x") == "x"
     distributed.agree("anything", 1)

@@ -109,7 +109,8 @@ def test_pixel_features_are_pillows_pixels(pictures: Path) -> None:
     index = open_index(pictures / "held-out")
     data = DataConfig(image_size=24, eval_resize=24, mean=CIFAR10_MEAN, std=CIFAR10_STD, threads=1)
     (view,) = views.evaluation(size=24, resize=24)
-    found = features.extract(index, view, features.pixels, data=data, batch_size=4, device=CPU)
+    with features.Passes(index, view, features.pixels, data=data, batch_size=4, device=CPU) as passes:
+        found = passes(0)
     for i in range(len(index)):
         with Image.open(pictures / "held-out" / index.name(i)) as image:
             expected = (np.asarray(image.convert("RGB"), dtype=np.float64) / 255 - CIFAR10_MEAN) / CIFAR10_STD
@@ -118,7 +119,7 @@ def test_pixel_features_are_pillows_pixels(pictures: Path) -> None:
 
 def collect_passes(index_of: Path, num_cached: int, num_epochs: int, batch_size: int) -> list[torch.Tensor]:
     (view,) = views.linear_probe(size=8)
-    passes = features.Passes(
+    with features.Passes(
         open_index(index_of),
         view,
         features.pixels,
@@ -128,11 +129,8 @@ def collect_passes(index_of: Path, num_cached: int, num_epochs: int, batch_size:
         seed=3,
         num_epochs=num_epochs,
         num_cached=num_cached,
-    )
-    try:
+    ) as passes:
         return [passes(epoch).clone() for epoch in range(num_epochs)]
-    finally:
-        passes.close()
 
 
 def test_augmented_passes_are_cached_and_cycled(pictures: Path) -> None:

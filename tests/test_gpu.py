@@ -1,5 +1,5 @@
 """Training on a GPU: each precision against float32, the scaler of fp16 across a resumption, NCCL, batch norm
-against torch.nn.SyncBatchNorm and under torch.compile, micro-batches.
+against torch.nn.SyncBatchNorm and under torch.compile, micro-batches, LARS.
 
 The first thing to run on a machine that has one: `python -m pytest tests/test_gpu.py`. Without one these
 tests skip; `test_bf16_on_a_cpu_is_close_to_float32` (test_train.py) is their twin on a CPU.
@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,10 +20,14 @@ from torch import Tensor, nn
 from barlow.distributed import World
 from barlow.model import ViewBatchNorm2d
 from barlow.model.batchnorm import num_views_of
+from barlow.objectives import Form, barlow_twins
+from barlow.objectives.forms import FORMS
+from barlow.optim import LARS
 from barlow.train.accumulate import backward, split
 from commands import TINY, barlow, make_images, metrics
 from processes import run
 from test_accumulate import NO_SCALER, loss_of, twins_of, two_views
+from test_lars import groups, plain_larc_step, plain_step, set_gradients, tensors
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -56,6 +61,22 @@ def test_the_scale_of_fp16_is_kept_across_a_resumption(images: Path, tmp_path: P
     assert json.loads((newest / "state.json").read_text())["scaler"]["scale"] > 0
     losses = _train(images, tmp_path / "run", *flags, "--train.steps", 6)
     assert all(torch.isfinite(torch.tensor(losses)))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_loss_of_half_precision_embeddings_is_close_to_float32(dtype: torch.dtype, form: Form) -> None:
+    """The twin of `test_products_of_halves_cost_less_than_half_a_percent` (test_loss_forms.py)."""
+    generator = torch.Generator().manual_seed(0)
+    shared = torch.randn(256, 4096, generator=generator)
+    views = [(shared + torch.randn(shared.shape, generator=generator)).to("cuda", dtype) for _ in range(2)]
+    results = []
+    for z1, z2 in (views, [view.float() for view in views]):
+        z1, z2 = z1.requires_grad_(), z2.requires_grad_()
+        results.append(torch.autograd.grad(barlow_twins(z1, z2, form=form), (z1, z2)))
+    for ours, exact in zip(*results, strict=True):
+        assert ours.dtype == dtype
+        assert (ours.float() - exact).norm() < 5e-3 * exact.norm()
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
@@ -125,3 +146,52 @@ def test_micro_batches_draw_the_same_numbers_again_and_take_less_memory() -> Non
     assert torch.cuda.max_memory_allocated() - before < 0.5 * whole
     for (name, mine), other in zip(ours.named_parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(mine.grad, other.grad, rtol=1e-6, atol=1e-8, msg=name)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("variant", ["lars", "larc"])
+def test_lars_is_the_plain_loop_and_the_host_never_waits_for_it(variant: Any, fused: bool) -> None:
+    step_of = {"lars": plain_step, "larc": plain_larc_step}[variant]
+    plain, ours = tensors(), [torch.nn.Parameter(p.detach().cuda()) for p in tensors()]
+    momenta = [torch.zeros_like(p) for p in plain]
+    optimizer = LARS(groups(ours), lr=0.0, trust_coefficient=0.01, variant=variant, fused=fused)
+    for step in range(20):
+        for group in optimizer.param_groups:
+            group["lr"] = 0.1 * (step + 1) / 20
+        set_gradients(plain, 35 * step)
+        for p, q, mu in zip(ours, plain, momenta, strict=True):
+            assert q.grad is not None
+            p.grad = q.grad.cuda()
+            adapt = q.ndim > 1
+            with torch.no_grad():
+                step_of(q, mu, 0.1 * (step + 1) / 20, 0.9, 1e-4 if adapt else 0.0, 0.01, adapt)
+        torch.cuda.set_sync_debug_mode("error" if step else "default")  # to compile it may wait
+        try:
+            optimizer.step()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    for p, q in zip(ours, plain, strict=True):
+        torch.testing.assert_close(p.cpu(), q, rtol=1e-5, atol=1e-6)
+
+
+def test_a_step_of_lars_can_be_captured_with_its_rate_in_a_tensor() -> None:
+    """A CUDA graph repeats kernels, not Python: only a rate that lies on the GPU can change."""
+    captured, eager = ([torch.nn.Parameter(p.detach().cuda()) for p in tensors()] for _ in range(2))
+    rate = torch.tensor(0.1, device="cuda")
+    first, second = LARS(groups(captured), lr=rate), LARS(groups(eager), lr=0.1)
+    for params in (captured, eager):
+        for p in params:
+            p.grad = torch.ones_like(p)
+    first.step()
+    second.step()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        first.step()
+    for lr in (0.1, 0.05, 0.0125):
+        rate.fill_(lr)
+        graph.replay()
+        for group in second.param_groups:
+            group["lr"] = lr
+        second.step()
+    for a, b in zip(captured, eager, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)

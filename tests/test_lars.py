@@ -1,8 +1,9 @@
-"""LARS against a plain loop over the formula, bit for bit; groups, state, tensors as rates."""
+"""LARS against a plain loop over the formula, bit for bit; compiled; groups, state, tensors as rates."""
 
 from __future__ import annotations
 
 import copy
+import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -172,6 +173,128 @@ def test_a_rate_may_be_a_tensor_and_nothing_reads_it_on_the_host() -> None:
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("variant", ["lars", "larc"])
+@pytest.mark.parametrize("rate", ["number", "tensor"])
+def test_a_step_needs_no_value_of_any_tensor(variant: Any, rate: str) -> None:
+    """Tensors of the meta device have none."""
+    params = [nn.Parameter(p.to("meta")) for p in tensors()]
+    for p in params:
+        p.grad = torch.empty_like(p)
+    lr = 0.1 if rate == "number" else torch.tensor(0.1, device="meta")
+    LARS(groups(params), lr=lr, variant=variant).step()
+
+
+class Operations(TorchDispatchMode):
+    """Counts what is asked of torch: about the kernels that a GPU would be sent."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_step_is_a_fixed_number_of_operations_however_many_tensors_there_are() -> None:
+    counts = []
+    for copies in (1, 9):
+        params = [p for seed in range(copies) for p in tensors(seed)]
+        optimizer = LARS(groups(params), lr=0.1)
+        for step in range(2):  # the first one makes the momenta
+            for p in params:
+                p.grad = torch.ones_like(p)
+            with Operations() as operations:
+                optimizer.step()
+            if step:
+                counts.append(operations.count)
+    assert counts[0] == counts[1] <= 22
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")
+@pytest.mark.parametrize("variant", ["lars", "larc"])
+def test_the_compiled_step_is_the_same_and_is_compiled_once_for_all_rates(variant: Any) -> None:
+    from torch._dynamo.utils import counters
+
+    fused, plain = tensors(), tensors()
+    first = LARS(groups(fused), lr=0.0, trust_coefficient=0.01, variant=variant, fused=True)
+    second = LARS(groups(plain), lr=0.0, trust_coefficient=0.01, variant=variant)
+    graphs = 0
+    for step in range(12):
+        for optimizer, params in ((first, fused), (second, plain)):
+            for group in optimizer.param_groups:
+                group["lr"] = 0.2 * (step + 1) / 12
+            set_gradients(params, 35 * step)  # all there: without one of them it would be another list
+            optimizer.step()
+        if step == 0:
+            graphs = counters["stats"]["unique_graphs"]
+            assert graphs >= 2  # one for each group
+    assert counters["stats"]["unique_graphs"] == graphs
+    for a, b, start in zip(fused, plain, tensors(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
+        assert not torch.equal(a, start)
+
+
+def test_the_state_of_the_official_optimizer_is_taken_over() -> None:
+    """Its momentum is the "mu" of the formula; its groups are weights and one-dimensional parameters."""
+    ours, plain = tensors(), tensors()
+    order = [p for p in plain if p.ndim > 1] + [p for p in plain if p.ndim == 1]
+    momenta = {p: torch.zeros_like(p) for p in plain}
+
+    @torch.no_grad()
+    def official_step(step: int) -> None:
+        set_gradients(plain, step)
+        for p in plain:
+            if p.grad is not None:
+                adapt = p.ndim > 1
+                plain_step(p, momenta[p], 0.4 if adapt else 0.02, 0.8, 1e-3 if adapt else 0.0, 0.05, adapt)
+
+    for step in (0, 1):
+        official_step(step)
+    num_weights = sum(p.ndim > 1 for p in plain)
+    flags = {"weight_decay": 1e-3, "momentum": 0.8, "eta": 0.05, "weight_decay_filter": True}
+    numbers = list(range(num_weights)), list(range(num_weights, len(order)))
+    saved = {
+        "state": {i: {"mu": momenta[p]} for i, p in enumerate(order)},
+        "param_groups": [
+            {"lr": lr, **flags, "params": group} for lr, group in zip((0.4, 0.02), numbers, strict=True)
+        ],
+    }
+    optimizer = LARS(groups(ours, decay=0.7), lr=9.0)
+    optimizer.load_state_dict(copy.deepcopy(saved))
+    for mine, theirs in zip(ours, plain, strict=True):
+        mine.data.copy_(theirs)
+    for step in range(4, 9):
+        set_gradients(ours, step)
+        optimizer.step()
+        official_step(step)
+    assert all(torch.equal(a, b) for a, b in zip(ours, plain, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (
+            lambda saved: saved["state"].update({1: {"mu": torch.zeros(3)}}),
+            r"parameter 1 is .*\[3\].* not mu",
+        ),
+        (
+            lambda saved: saved["state"].update({1: {"momentum_buffer": torch.zeros(40, 16)}}),
+            "momentum_buffer",
+        ),
+        (lambda saved: saved["param_groups"].pop(), "other sizes"),
+        (lambda saved: saved["param_groups"][0]["params"].pop(), "other sizes"),
+    ],
+)
+def test_a_state_of_other_parameters_is_refused(damage: Callable[[Any], None], message: str) -> None:
+    params = tensors()
+    optimizer = LARS(groups(params), lr=0.1)
+    set_gradients(params, 0)
+    optimizer.step()
+    saved = copy.deepcopy(optimizer.state_dict())
+    damage(saved)
+    with pytest.raises(ValueError, match=message):
+        optimizer.load_state_dict(saved)
+
+
 def test_closure_and_mixed_dtypes() -> None:
     params = [nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2, 2, dtype=torch.float64))]
     optimizer = LARS([{"params": params, "adapt": True}], lr=1.0, trust_coefficient=0.1)
@@ -227,3 +350,5 @@ def test_larc_clips_to_plain_sgd_and_an_unknown_variant_is_refused() -> None:
         assert torch.equal(optimizer.state[p]["mu"], p.grad)
     with pytest.raises(ValueError, match="variant"):
         LARS([{"params": [p], "adapt": True}], lr=0.1, variant="adam")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="fused"):
+        LARS([{"params": [p], "adapt": True}], lr=0.1, fused="maybe")  # pyright: ignore[reportArgumentType]

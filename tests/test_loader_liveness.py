@@ -88,7 +88,7 @@ def test_what_is_only_slow_is_waited_for(tmp_path: Path) -> None:
     for i in range(1, 16):
         (tmp_path / f"{i}.jpg").hardlink_to(tmp_path / "0.jpg")
     batches = loader(tmp_path, batch_size=16, threads=1, stall_after=0.1, shrink_on_load=False)
-    with pytest.warns(RuntimeWarning, match=r"no batch for [\d.]+ s .* barlow-0: (decode|augment) .*jpg for"):
+    with pytest.warns(RuntimeWarning, match=r"no batch for .* barlow-0: (read|decode|augment) .*jpg"):
         (batch,) = batches
     assert sorted(batch.ids.tolist()) == list(range(16))
 
@@ -196,10 +196,11 @@ def _an_epoch(folder: Path) -> list[tuple[object, ...]]:
     return samples(loader(folder, epochs=1))
 
 
-def test_a_spawned_child_loads_for_itself(folder: Path) -> None:
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_a_child_without_our_threads_loads_for_itself(folder: Path, method: str) -> None:
     batches = loader(folder, epochs=1)
     iterator = iter(batches)
     first = next(iterator)
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
+    with multiprocessing.get_context(method).Pool(1) as pool:
         theirs = pool.apply(_an_epoch, (folder,))
     assert theirs == samples([first]) + samples(iterator)

@@ -8,9 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from barlow.objectives import barlow_twins, cross_correlation, loss_floor
+from barlow.objectives import Form, barlow_twins, cross_correlation, loss_floor
+from barlow.objectives.forms import FORMS
 
 SHAPES = [(16, 5), (6, 24), (2, 3)]
+each_form = pytest.mark.parametrize("form", FORMS)
 
 
 def equations(z1: Tensor, z2: Tensor, lambd: float) -> Tensor:
@@ -49,54 +51,59 @@ def with_gradients(loss: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
     return (loss.detach(), *torch.autograd.grad(loss, inputs))
 
 
+@each_form
 @pytest.mark.parametrize("shape", SHAPES)
-def test_loss_and_gradients_are_those_of_the_equations(shape: tuple[int, int]) -> None:
+def test_loss_and_gradients_are_those_of_the_equations(shape: tuple[int, int], form: Form) -> None:
     z1, z2 = pair(*shape)
-    ours = with_gradients(barlow_twins(z1, z2, 0.3), z1, z2)
+    ours = with_gradients(barlow_twins(z1, z2, 0.3, form=form), z1, z2)
     reference = with_gradients(equations(z1, z2, 0.3), z1, z2)
     for mine, theirs in zip(ours, reference, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-11)
 
 
+@each_form
 @pytest.mark.parametrize("shape", SHAPES)
-def test_eps_1e_5_is_the_official_code(shape: tuple[int, int]) -> None:
+def test_eps_1e_5_is_the_official_code(shape: tuple[int, int], form: Form) -> None:
     z1, z2 = (0.01 * z for z in pair(*shape))  # small, so that eps counts
-    ours = with_gradients(barlow_twins(z1, z2, eps=1e-5), z1, z2)
+    ours = with_gradients(barlow_twins(z1, z2, eps=1e-5, form=form), z1, z2)
     reference = with_gradients(official(z1, z2, 0.0051), z1, z2)
     for mine, theirs in zip(ours, reference, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-9)
-    assert abs(ours[0] - barlow_twins(z1, z2).detach()) > 1e-4 * ours[0]
+    assert abs(ours[0] - barlow_twins(z1, z2, form=form).detach()) > 1e-4 * ours[0]
 
 
-def test_a_constant_dimension_with_eps_is_the_official_code() -> None:
+@each_form
+def test_a_constant_dimension_with_eps_is_the_official_code(form: Form) -> None:
     z1, z2 = pair(10, 4)
     z1 = z1.detach().index_fill(1, torch.tensor(1), 0.1).requires_grad_()
-    ours = with_gradients(barlow_twins(z1, z2, eps=1e-5), z1, z2)
+    ours = with_gradients(barlow_twins(z1, z2, eps=1e-5, form=form), z1, z2)
     reference = with_gradients(official(z1, z2, 0.0051), z1, z2)
     assert ours[1][:, 1].abs().max() > 1
     for mine, theirs in zip(ours, reference, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-9)
 
 
-def test_float32_is_float64_to_rounding() -> None:
+@each_form
+def test_float32_is_float64_to_rounding(form: Form) -> None:
     z1, z2 = pair(64, 48)
-    exact = with_gradients(barlow_twins(z1, z2), z1, z2)
+    exact = with_gradients(barlow_twins(z1, z2, form=form), z1, z2)
     f1, f2 = (z.detach().float().requires_grad_() for z in (z1, z2))
-    single = with_gradients(barlow_twins(f1, f2), f1, f2)
+    single = with_gradients(barlow_twins(f1, f2, form=form), f1, f2)
     for mine, theirs in zip(single, exact, strict=True):
         assert mine.dtype == torch.float32
         torch.testing.assert_close(mine.double(), theirs, rtol=0, atol=3e-6 * float(theirs.abs().max()))
 
 
-def test_invariances() -> None:
+@each_form
+def test_invariances(form: Form) -> None:
     z1, z2 = (z.detach() for z in pair(12, 7))
-    loss = barlow_twins(z1, z2)
+    loss = barlow_twins(z1, z2, form=form)
     scale, shift = torch.rand(7, dtype=torch.float64) + 0.1, torch.randn(7, dtype=torch.float64)
     order = torch.randperm(12, generator=torch.Generator().manual_seed(1))
-    torch.testing.assert_close(barlow_twins(z1 * scale + shift, 5 * z2 - 3), loss)
-    torch.testing.assert_close(barlow_twins(z2, z1), loss)
-    torch.testing.assert_close(barlow_twins(z1[order], z2[order]), loss)
-    assert not torch.isclose(barlow_twins(z1[order], z2), loss)
+    torch.testing.assert_close(barlow_twins(z1 * scale + shift, 5 * z2 - 3, form=form), loss)
+    torch.testing.assert_close(barlow_twins(z2, z1, form=form), loss)
+    torch.testing.assert_close(barlow_twins(z1[order], z2[order], form=form), loss)
+    assert not torch.isclose(barlow_twins(z1[order], z2, form=form), loss)
 
 
 @pytest.mark.parametrize("eps", [0.0, 0.5])
@@ -115,9 +122,10 @@ def test_cross_correlation_is_numpys() -> None:
     torch.testing.assert_close(c_DD.double(), both[:4, 4:], rtol=1e-5, atol=1e-6)
 
 
+@each_form
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("value", [0.0, 0.1, -1e4 / 3, 1e30])
-def test_a_constant_dimension_counts_as_uncorrelated(dtype: torch.dtype, value: float) -> None:
+def test_a_constant_dimension_counts_as_uncorrelated(dtype: torch.dtype, value: float, form: Form) -> None:
     z1, z2 = pair(30, 4, dtype=dtype)
     others = [0, 1, 3]
     a, b = z1.detach()[:, others].requires_grad_(), z2.detach().requires_grad_()
@@ -126,7 +134,7 @@ def test_a_constant_dimension_counts_as_uncorrelated(dtype: torch.dtype, value: 
     on = c[range(3), others]
     reference = 1 + (1 - on).square().sum() + 0.1 * (c.square().sum() - on.square().sum())
     z1 = z1.detach().index_fill(1, torch.tensor(2), value).requires_grad_()
-    ours = with_gradients(barlow_twins(z1, z2, 0.1), z1, z2)
+    ours = with_gradients(barlow_twins(z1, z2, 0.1, form=form), z1, z2)
     assert ours[1][:, 2].abs().max() == 0
     loss, grad_a, grad_b = with_gradients(reference, a, b)
     for mine, theirs in zip((ours[0], ours[1][:, others], ours[2]), (loss, grad_a, grad_b), strict=True):
@@ -134,27 +142,30 @@ def test_a_constant_dimension_counts_as_uncorrelated(dtype: torch.dtype, value: 
     assert cross_correlation(z1, z2)[2].abs().max() == 0
 
 
-def test_a_small_deviation_far_from_zero_is_not_taken_for_constant() -> None:
+@each_form
+def test_a_small_deviation_far_from_zero_is_not_taken_for_constant(form: Form) -> None:
     z1, z2 = (z.detach() for z in pair(200, 5))
     far1, far2 = ((z + 1e3).float() for z in (z1, z2))
     reference = equations(far1.double(), far2.double(), 0.0051)
-    torch.testing.assert_close(barlow_twins(far1, far2).double(), reference, rtol=1e-4, atol=0)
+    torch.testing.assert_close(barlow_twins(far1, far2, form=form).double(), reference, rtol=1e-4, atol=0)
     assert cross_correlation(far1, far2).diagonal().min() > 0.3
 
 
+@each_form
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_what_is_not_finite_shows_in_the_loss(bad: float) -> None:
+def test_what_is_not_finite_shows_in_the_loss(bad: float, form: Form) -> None:
     z1, z2 = pair(8, 3)
     z1 = z1.detach().index_put((torch.tensor(1), torch.tensor(2)), torch.tensor(bad, dtype=torch.float64))
-    assert barlow_twins(z1, z2).isnan()
+    assert barlow_twins(z1, z2, form=form).isnan()
 
 
-def test_autocast_and_half_precision_inputs_leave_the_loss_in_float32() -> None:
+@each_form
+def test_autocast_and_half_precision_inputs_leave_the_loss_in_float32(form: Form) -> None:
     b1, b2 = pair(64, 96, dtype=torch.bfloat16)
     f1, f2 = (z.detach().float().requires_grad_() for z in (b1, b2))
     with torch.autocast("cpu", torch.bfloat16):
-        loss = barlow_twins(b1, b2)
-    exact = with_gradients(barlow_twins(f1, f2), f1, f2)
+        loss = barlow_twins(b1, b2, form=form)
+    exact = with_gradients(barlow_twins(f1, f2, form=form), f1, f2)
     half = with_gradients(loss, b1, b2)
     assert half[0].dtype == torch.float32
     assert half[0] == exact[0]
@@ -163,24 +174,26 @@ def test_autocast_and_half_precision_inputs_leave_the_loss_in_float32() -> None:
         assert (mine.float() - theirs).norm() < 5e-3 * theirs.norm()
 
 
-def test_a_gradient_scale_arrives_before_the_cast_to_float16() -> None:
+@each_form
+def test_a_gradient_scale_arrives_before_the_cast_to_float16(form: Form) -> None:
     z1, z2 = ((z * 1e3).detach().half().requires_grad_() for z in pair(64, 8))
     scale = 2.0**16
-    (grad,) = torch.autograd.grad(barlow_twins(z1, z2) * scale, z1)
+    (grad,) = torch.autograd.grad(barlow_twins(z1, z2, form=form) * scale, z1)
     f1, f2 = z1.detach().double().requires_grad_(), z2.detach().double()
-    (exact,) = torch.autograd.grad(barlow_twins(f1, f2), f1)
+    (exact,) = torch.autograd.grad(barlow_twins(f1, f2, form=form), f1)
     assert exact.abs().median() < 2**-24 * 300, "the case should underflow without the scale"
     torch.testing.assert_close(grad.double() / scale, exact, rtol=2e-3, atol=float(exact.abs().max()) * 1e-4)
 
 
-def test_without_gradient_there_is_no_graph_and_the_same_loss() -> None:
+@each_form
+def test_without_gradient_there_is_no_graph_and_the_same_loss(form: Form) -> None:
     z1, z2 = pair(10, 6)
     with torch.no_grad():
-        loss = barlow_twins(z1, z2)
+        loss = barlow_twins(z1, z2, form=form)
     assert not loss.requires_grad
-    assert loss == barlow_twins(z1, z2).detach()
-    (grad,) = torch.autograd.grad(barlow_twins(z1, z2.detach()), z1)
-    torch.testing.assert_close(grad, torch.autograd.grad(barlow_twins(z1, z2), z1)[0])
+    assert loss == barlow_twins(z1, z2, form=form).detach()
+    (grad,) = torch.autograd.grad(barlow_twins(z1, z2.detach(), form=form), z1)
+    torch.testing.assert_close(grad, torch.autograd.grad(barlow_twins(z1, z2, form=form), z1)[0])
 
 
 def test_errors() -> None:
@@ -199,6 +212,8 @@ def test_errors() -> None:
         barlow_twins(z, z, -1.0)
     with pytest.raises(ValueError, match="eps"):
         barlow_twins(z, z, eps=-1e-5)
+    with pytest.raises(ValueError, match="form must be auto, correlation"):
+        barlow_twins(z, z, form="grams")  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize(
@@ -221,7 +236,8 @@ def test_floor_of_known_cases(
     assert abs(loss_floor(num_samples, num_dims, lambd) - floor) <= tolerance
 
 
-def test_the_floor_is_reached_and_never_passed() -> None:
+@each_form
+def test_the_floor_is_reached_and_never_passed(form: Form) -> None:
     num_samples, num_dims, lambd = 5, 9, 0.2
     floor = loss_floor(num_samples, num_dims, lambd)
     z1, z2 = pair(num_samples, num_dims)
@@ -231,13 +247,13 @@ def test_the_floor_is_reached_and_never_passed() -> None:
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        loss = barlow_twins(z1, z2, lambd)
+        loss = barlow_twins(z1, z2, lambd, form=form)
         assert loss.item() >= floor * (1 - 1e-12)
         loss.backward()
         return loss
 
     optimizer.step(closure)
-    assert barlow_twins(z1, z2, lambd).item() == pytest.approx(floor, rel=1e-6)
+    assert barlow_twins(z1, z2, lambd, form=form).item() == pytest.approx(floor, rel=1e-6)
 
 
 def test_the_floor_needs_samples_and_gives_up_beyond_its_proof() -> None:

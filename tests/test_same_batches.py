@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import random
 import signal
 import subprocess
@@ -99,6 +100,30 @@ def test_storage_threads_and_prefetch(
     settings = {"threads": threads, "prefetch": prefetch, "drop_last": False}
     with world(storages[storage], 1, {"epoch": 0, "step": 0}, **settings) as ranks:
         assert list(islice(steps_of(ranks), 15)) == straight[False][:15]
+
+
+def _is_cold(path: Path) -> bool:
+    """Takes a file out of the page cache; True if it could not be read without waiting for the disk then."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        try:
+            os.preadv(file.fileno(), [bytearray(1)], 0, os.RWF_NOWAIT)
+        except BlockingIOError:
+            return True
+        except OSError:  # the file system does not say
+            return False
+    return False
+
+
+@pytest.mark.parametrize("storage", ["folder", "shards"])
+def test_a_cold_page_cache(storage: str, storages: dict[str, Path], straight: dict[bool, list[Rows]]) -> None:
+    settings = {"threads": 4, "prefetch": 3, "drop_last": True}
+    with world(storages[storage], 1, {"epoch": 0, "step": 0}, **settings) as ranks:
+        files = [path for path in storages[storage].rglob("*") if path.suffix in {".jpg", ".png", ".tar"}]
+        if not all(map(_is_cold, files)):
+            pytest.skip("this file system has no cold pages")
+        assert list(islice(steps_of(ranks), 5)) == straight[True][:5]
 
 
 @pytest.mark.parametrize("trial", range(20))

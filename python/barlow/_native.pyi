@@ -185,11 +185,12 @@ class Parameters(TypedDict):
 def peek(data: bytes) -> tuple[str, int, int]:
     """Format (jpeg, png, webp), height and width in pixels, from the header alone."""
 
-def decode(data: bytes, shrink: int = 1) -> NDArray[np.uint8]:
+def decode(data: bytes, shrink: int = 1, library_codes: bool = False) -> NDArray[np.uint8]:
     """RGB pixels [H, W, 3] of a JPEG, PNG or WebP, as Pillow gives them; EXIF orientation is ignored.
 
     `shrink` 2, 4 or 8 divides both sides of a JPEG (rounded up), as Pillow's `draft` does. One exception:
     16-bit grey PNGs keep their high byte, where Pillow's `convert("RGB")` cuts everything above 255 to white.
+    With `library_codes` libjpeg-turbo reads a JPEG's Huffman codes itself: slower, the same pixels.
     """
 
 def check_view(view: Any) -> None:

@@ -1,6 +1,7 @@
-"""Here: the `barlow` command: its subcommands, their flags and help, and how errors reach the terminal.
+"""Here: the `barlow` command: train, bench, demo, the list of all subcommands, how errors reach the terminal.
 
-Not here: any work. What a subcommand does is imported when it runs, so `--help` is instant.
+Not here: any work (what a subcommand does is imported when it runs, so `--help` is instant); the subcommands
+about images and about runs that exist, in files of their own.
 """
 
 from __future__ import annotations
@@ -12,8 +13,7 @@ import shlex
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator
-from json import dumps
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
@@ -21,141 +21,11 @@ import tyro
 
 from barlow import __version__
 from barlow.bench import Settings
+from barlow.commands import images, runs
+from barlow.commands.arguments import MAX_THREADS, Data, check
 from barlow.config import PRESETS, Config, load
 from barlow.terminal import bar, notes, one_line, show_warning, unboxed, worded_here
 from barlow.train.launch import CONFIG_FILE, follow_launcher
-
-Source = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="SRC")]
-Data = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DATA")]
-Target = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN|WEIGHTS")]
-Run = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
-Out = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
-
-_MAX_THREADS = 4096
-"""As many as the loader takes."""
-
-
-def pack(
-    source: Source,
-    out: Out,
-    *,
-    shard_mb: int = 256,
-    min_shards: int = 1,
-    held_out: float = 0.0,
-    on_error: Literal["raise", "skip"] = "raise",
-    members: bool = True,
-    decode: bool = True,
-    overwrite: bool = False,
-    threads: int = 0,
-) -> None:
-    """Packs images into tar shards with an index, decoding each one once to prove it.
-
-    Args:
-        source: Folder of class folders, flat folder, tar of class folders, or (folder of) WebDataset tars.
-        out: New folder for the shards; it appears complete or not at all.
-        shard_mb: Largest shard in MiB.
-        min_shards: Fewest shards, however small.
-        held_out: Share of each class that goes to OUT/held-out, the rest to OUT/train; 0: no such split.
-        on_error: What an image that can't be decoded does: end the command, or be left out and listed.
-        members: Keep other files of an image's stem beside it (0001.json of 0001.jpg).
-        decode: Prove images by decoding them; without, only headers are looked at, at the speed of the disk.
-        overwrite: Replace what an earlier pack left at OUT.
-        threads: Decoding threads; 0 is all cores.
-    """
-    from barlow.data import pack
-
-    _check("--shard-mb", shard_mb, 1, 1 << 20)
-    _check("--min-shards", min_shards, 1, 1 << 20)
-    _check("--threads", threads, 0, _MAX_THREADS)
-    with bar("packing") as progress, _hint(on_error):
-        report = pack(
-            source,
-            out,
-            shard_bytes=shard_mb << 20,
-            min_shards=min_shards,
-            held_out=held_out,
-            on_error=on_error,
-            members=members,
-            decode=decode,
-            overwrite=overwrite,
-            threads=threads,
-            progress=progress,
-        )
-    if report["classes_without_training"]:
-        warnings.warn(
-            f"{report['classes_without_training']} classes have their only image in {out / 'held-out'}",
-            stacklevel=1,
-        )
-    _print(report)
-
-
-@contextlib.contextmanager
-def _hint(on_error: str) -> Iterator[None]:
-    """Says what to do about an image that can't be decoded."""
-    from barlow.data import DataError
-
-    try:
-        yield
-    except DataError as error:
-        if on_error == "raise" and error.kind in ("image", "limit"):
-            raise ValueError(f"{one_line(error)}; --on-error skip leaves such images out") from error
-        raise
-
-
-def index(source: Source, out: Path | None = None, *, members: bool = True, threads: int = 0) -> None:
-    """Indexes tars or folders of images where they are, rewriting nothing.
-
-    Args:
-        source: A tar, a folder of tars, or a folder of images.
-        out: Where the index goes; by default beside the data, where every command looks for it.
-        members: Record other files of an image's stem (0001.json of 0001.jpg), which costs reading them.
-        threads: Reading threads; 0 is all cores.
-    """
-    from barlow.data import index_source
-
-    _check("--threads", threads, 0, _MAX_THREADS)
-    with bar("indexing") as progress:
-        path = index_source(source, out, threads=threads, progress=progress, members=members)
-    print(path)
-
-
-def verify(source: Source, *, threads: int = 0, json: bool = False) -> None:
-    """Reads and decodes every image and lists those that are damaged; exit code 1 if there are any.
-
-    Args:
-        source: Shards, or anything else that can be trained on.
-        threads: Decoding threads; 0 is all cores.
-        json: Print one JSON object instead of lines.
-    """
-    from barlow.data import open_index
-    from barlow.data.verify import as_json, damaged
-
-    _check("--threads", threads, 0, _MAX_THREADS)
-    opened = open_index(source)
-    with bar("verifying") as progress:
-        found = damaged(opened, threads=threads, progress=progress)
-    if json:
-        print(dumps(as_json(opened, found), indent=2))
-    else:
-        for _, error in found:
-            print(one_line(error))
-        print(f"{len(opened)} images, {len(found)} damaged")
-    if found:
-        raise SystemExit(1)
-
-
-def unpack(source: Source, out: Out) -> None:
-    """Writes the original files back, byte for byte.
-
-    Args:
-        source: Packed shards.
-        out: New folder for the files.
-    """
-    from barlow.data import unpack
-
-    with bar("unpacking") as progress:
-        report = unpack(source, out, progress=progress)
-    _print(report)
 
 
 def _train(default: Config) -> Callable[..., None]:
@@ -184,62 +54,12 @@ def _train(default: Config) -> Callable[..., None]:
         """
         if preset is None and not (run / CONFIG_FILE).exists():
             raise ValueError(f"--preset is needed to start a run: one of {', '.join(PRESETS)}")
-        _check("--nproc", nproc, 0, _MAX_THREADS)
+        check("--nproc", nproc, 0, MAX_THREADS)
         from barlow.train import launch
 
         launch(data, config, run, nproc=nproc, preset=preset)
 
     return train
-
-
-def evaluate(
-    target: Target,
-    data: Data,
-    *,
-    held_out: Path | None = None,
-    out: Path | None = None,
-    baselines: bool = True,
-) -> None:
-    """Measures a backbone by kNN and a linear probe on held-out images, in percent.
-
-    Args:
-        target: Run folder, or exported weights (safetensors).
-        data: Images with labels to train the probes on; without any label, only what needs none is measured.
-        held_out: Images to test on; by default those that were packed as held-out, else a fifth of DATA.
-        out: File for the result; by default RUN/eval.json.
-        baselines: Also measure the untrained network and the raw pixels.
-    """
-    from barlow.evaluate import evaluate
-
-    evaluate(target, data, held_out=held_out, out=out, baselines=baselines)
-
-
-def export(
-    target: Target, out: Out, *, format: Literal["torchvision", "safetensors"] = "torchvision"
-) -> None:
-    """Writes the backbone's weights for other libraries, with a model card, and checks that they work.
-
-    Args:
-        target: Run folder: its newest checkpoint that is whole.
-        out: Folder, or a file that ends in .safetensors; the card, a .md file, goes beside it.
-        format: Both are safetensors files with torchvision's names. torchvision: loads strictly into
-            torchvision.models.resnet*, so the width must be 64; safetensors: any backbone, for barlow.model.
-    """
-    from barlow.export import export
-
-    export(target, out, format)
-
-
-def report(run: Run, *, out: Path | None = None) -> None:
-    """Draws a run as one HTML file: curves, views, cross-correlation, nearest neighbours.
-
-    Args:
-        run: Run folder.
-        out: File to write; by default RUN/report.html.
-    """
-    from barlow.report import write
-
-    print(write(run, out, progress=lambda title: print(f"drawing: {title}", file=sys.stderr, flush=True)))
 
 
 def bench(
@@ -266,6 +86,22 @@ def bench(
         raise SystemExit(1)
 
 
+def doctor(*, ranks: int = 0, json: bool = False) -> None:
+    """Examines this machine: do W ranks give the gradient of one process? Exit code 0 only if all is well.
+
+    Also `torchrun --nproc-per-node 8 -m barlow doctor`, on as many machines as training is to run on.
+
+    Args:
+        ranks: Processes to start here; 0 is one for each GPU, but at least 2.
+        json: Print one JSON object instead of lines.
+    """
+    from barlow.doctor import diagnose
+
+    check("--ranks", ranks, 0, MAX_THREADS)
+    if not diagnose(ranks, as_json=json):
+        raise SystemExit(1)
+
+
 def demo(*, data: Path | None = None, run: Path = Path("runs/demo"), nproc: int = 2) -> None:
     """Does the whole job in minutes: pack, train, evaluate, export, report.
 
@@ -276,7 +112,7 @@ def demo(*, data: Path | None = None, run: Path = Path("runs/demo"), nproc: int 
     """
     from barlow.demo import main
 
-    _check("--nproc", nproc, 1, _MAX_THREADS)
+    check("--nproc", nproc, 1, MAX_THREADS)
     main(data, run, nproc)
 
 
@@ -307,15 +143,17 @@ def _parse(arguments: list[str]) -> Callable[[], None]:
     if arguments in (["--version"], ["-V"]):
         return lambda: print(f"barlow {__version__}")
     commands = {
-        "pack": pack,
-        "index": index,
-        "verify": verify,
-        "unpack": unpack,
+        "pack": images.pack,
+        "index": images.index,
+        "verify": images.verify,
+        "unpack": images.unpack,
         "train": _train(_defaults(arguments) if arguments[:1] == ["train"] else Config()),
-        "eval": evaluate,
-        "export": export,
-        "report": report,
+        "eval": runs.evaluate,
+        "export": runs.export,
+        "report": runs.report,
+        "import": runs.import_run,
         "bench": bench,
+        "doctor": doctor,
         "demo": demo,
     }
     errors = io.StringIO()
@@ -364,16 +202,6 @@ def _later(command: Callable[..., None]) -> Callable[..., Callable[[], None]]:
     return bind
 
 
-def _check(flag: str, value: int, low: int, high: int) -> None:
-    if not low <= value <= high:
-        raise ValueError(f"{flag} must lie between {low} and {high}, not {value}")
-
-
 def _fail(text: str, code: int) -> NoReturn:
     print(f"barlow: {text}", file=sys.stderr, flush=True)
     raise SystemExit(code) from None
-
-
-def _print(report: dict[str, Any]) -> None:
-    for name, value in report.items():
-        print(f"{name}: {value}")

@@ -73,6 +73,9 @@ class ObjectiveConfig:
     """Weight of the redundancy-reduction term (official code; the paper rounds to 5e-3)."""
     eps: float = 0.0
     """Added to the variance of each embedding dimension; 0 is equation 2, 1e-5 the official code."""
+    form: Literal["auto", "correlation", "gram", "gram_features"] = "auto"
+    """How the loss is computed: by the correlation matrix (dimensions squared), by the Gram matrices of the
+    batch (samples squared; sharded over the samples or the features), or whichever is cheapest."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +128,8 @@ class TrainConfig:
     this many images of each process instead of the batch."""
     steps: int = 0
     """Stop after so many optimizer steps in all; 0 runs every epoch. The schedule does not change."""
+    fused_lars: bool = False
+    """Compile the optimizer's step into few kernels: needs Triton on a GPU, a C++ compiler on a CPU."""
     log_every: int = 20
     """Steps between two lines of metrics."""
 

@@ -197,6 +197,11 @@ def world_size(group: dist.ProcessGroup | None = None) -> int:
     return dist.get_world_size(group) if dist.is_available() and dist.is_initialized() else 1
 
 
+def rank_in(group: dist.ProcessGroup | None = None) -> int:
+    """This process's place in the group (default: all); 0 where none was made."""
+    return dist.get_rank(group) if dist.is_available() and dist.is_initialized() else 0
+
+
 def all_reduce_(x: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
     """Sums x over the ranks, in place and without gradient; returns x, which is the same on every rank."""
     if world_size(group) > 1:
@@ -214,26 +219,44 @@ def all_gather(x: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
     return out
 
 
-def all_reduce(x: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
+def all_to_all(
+    x: Tensor, send: list[int], receive: list[int], group: dist.ProcessGroup | None = None
+) -> Tensor:
+    """What the ranks sent to this one, in rank order, without gradient.
+
+    `x` is flat: `send[r]` elements for rank r, one rank after the other; `receive[r]` come from it.
+    """
+    if world_size(group) == 1:
+        return x.detach()
+    out = x.new_empty(sum(receive))
+    dist.all_to_all_single(out, x.detach(), receive, send, group=group)
+    return out
+
+
+def all_reduce(x: Tensor, group: dist.ProcessGroup | None = None, *, alike: bool = False) -> Tensor:
     """The sum of x over the ranks, with its gradient.
 
     Its backward sums the gradient over the ranks. So if every rank goes on to compute the same loss L, the
     gradient is that of the sum of the W losses, W dL, and the mean over ranks that DistributedDataParallel
-    takes gives dL: the convention of everything in this package.
+    takes gives dL: the convention of everything in this package. `alike` promises that all ranks do the same
+    with the sum, as with a statistic of the batch that the loss is a function of. Then the gradients on the
+    ranks are equal already, and backward multiplies by W where it would need a collective.
     """
-    return x if world_size(group) == 1 else _AllReduce.apply(x, group)  # pyright: ignore[reportReturnType]
+    return x if world_size(group) == 1 else _AllReduce.apply(x, group, alike)  # pyright: ignore[reportReturnType]
 
 
 class _AllReduce(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, group: dist.ProcessGroup | None) -> Tensor:
-        ctx.group = group
+    def forward(ctx: Any, x: Tensor, group: dist.ProcessGroup | None, alike: bool) -> Tensor:
+        ctx.group, ctx.alike = group, alike
         return all_reduce_(x.clone(memory_format=torch.contiguous_format), group)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return all_reduce_(grad.clone(memory_format=torch.contiguous_format), ctx.group), None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        if ctx.alike:
+            return grad * world_size(ctx.group), None, None
+        return all_reduce_(grad.clone(memory_format=torch.contiguous_format), ctx.group), None, None
 
 
 def data_parallel(module: nn.Module) -> nn.Module:

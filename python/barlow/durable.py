@@ -111,7 +111,7 @@ def verify_folder(path: Path | str, required: Collection[str] = ()) -> None:
             raise Damaged(f"{path}: {MANIFEST} does not name {name}")
     for name, (size, digest) in expected.items():
         try:
-            found = _size_and_digest(path / name)
+            found = size_and_digest(path / name)
         except OSError as error:
             raise Damaged(f"{path}: {name} cannot be read ({error.strerror or error})") from error
         if found != (size, digest):
@@ -226,7 +226,8 @@ def _flush_folder(path: Path) -> None:
         os.close(descriptor)
 
 
-def _size_and_digest(path: Path) -> tuple[int, str]:
+def size_and_digest(path: Path) -> tuple[int, str]:
+    """Bytes and SHA-256 (hex) of a file of any size."""
     digest, size = hashlib.sha256(), 0
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK_BYTES):

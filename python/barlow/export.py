@@ -221,6 +221,10 @@ def _origin(target: Path, config: Config | None) -> list[str]:
         lines.insert(0, f"- data: {run['num_samples']:,} images of {Path(str(run.get('data'))).name}")
     if run.get("preset"):
         lines.append(f"- preset: {run['preset']}")
+    if isinstance(run.get("imported"), dict):
+        lines.append(
+            f"- begun by the official code, whose file had the SHA-256 {run['imported'].get('sha256')}"
+        )
     return ["## Training", "\n".join(lines)]
 
 

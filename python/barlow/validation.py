@@ -17,7 +17,7 @@ RANGES = {
     "data.prefetch": "[1, 4096]",
     "data.max_replaced": "[0, 1]",
     "model.width": "[1, 4096]",
-    "model.projector": "[1, 65536]",  # beyond, the correlation matrix alone has 16 GiB
+    "model.projector": "[1, 65536]",  # beyond, the last layer alone may have 16 GiB
     "objective.lambd": "[0, inf)",
     "objective.eps": "[0, inf)",
     "optim.batch_size": "[2, inf)",  # the loss correlates over the batch

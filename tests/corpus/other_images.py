@@ -219,6 +219,23 @@ def webp() -> Iterator[Case]:
             "a header that claims 16383 x 16383 pixels",
             (poke(data, 26, b"\xff\x3f\xff\x3f") if name == "lossy" else poke(data, 21, b"\xff\xff\xff\x0f")),
         )
+    # 13,000 x 13,000 pixels are within the limits, and would be half a gigabyte.
+    yield (
+        "lossy-claims-within-limits.webp",
+        "a header that claims 169 megapixels for a hundred bytes",
+        poke(lossy, 26, b"\xc8\x32\xc8\x32"),
+    )
+    yield (
+        "lossless-claims-within-limits.webp",
+        "a header that claims 169 megapixels for a hundred bytes",
+        poke(lossless, 21, struct.pack("<I", 12_999 | 12_999 << 14)),
+    )
+    extended = struct.pack("<4sIIHBHB", b"VP8X", 10, 0, 12_999, 0, 12_999, 0)
+    yield (
+        "extended-claims-within-limits.webp",
+        "a canvas of 169 megapixels around an image of a hundred bytes",
+        b"RIFF" + struct.pack("<I", 4 + len(extended) + len(lossy) - 12) + b"WEBP" + extended + lossy[12:],
+    )
     yield "riff-only.webp", "no chunk", b"RIFF\x04\0\0\0WEBP"
 
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
+import signal
 import statistics
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,7 +54,7 @@ def measure(
     threads = _thread_counts(settings.threads)
     names = _names(settings)
     task = TASKS[settings.task]
-    with tempfile.TemporaryDirectory(prefix="barlow-bench-") as temporary:
+    with _unwound_by_sigterm(), tempfile.TemporaryDirectory(prefix="barlow-bench-") as temporary:
         wanted = settings.images or task.images
         folder = Path(temporary) / "images"
         images = prepare(data, wanted, settings.batch_size, folder, threads=max(threads))
@@ -85,6 +87,23 @@ def measure(
         ],
         "runs": runs,
     }
+
+
+@contextlib.contextmanager
+def _unwound_by_sigterm() -> Iterator[None]:
+    """SIGTERM ends what runs inside as Ctrl-C does: processes and files of the measurement go with it."""
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():  # others get no signals
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def job(name: str, output: str, images: Images, settings: Settings, threads: int) -> Job:

@@ -26,7 +26,7 @@ from barlow.data.views import View
 
 CLOSE_S = 1.0
 """How long `close` waits for threads; an image takes milliseconds, a read from a dead disk for ever."""
-_ERROR_S = 0.1
+_ERROR_S = 0.05
 """The same after an exception, Ctrl-C among them: it is to be heard at once."""
 _GIVE_UP = 10
 """After how many reports of a stall it is an error."""

@@ -44,7 +44,8 @@ class Passes:
 
     Calling it with an epoch gives float32 [N, F] on the CPU. With `num_cached` = 0 every epoch is a new
     pass over the data; otherwise the first `num_cached` passes are kept and cycled over. Pass p is a
-    function of (`seed`, p) alone. The `num_epochs` epochs must be asked for once and in order.
+    function of (`seed`, p) alone. The `num_epochs` epochs must be asked for once and in order. To be used
+    with `with`, which ends the loader's threads.
     """
 
     def __init__(
@@ -105,27 +106,11 @@ class Passes:
             raise RuntimeError(f"the loader gave {done} of {self._num_images} images")
         return features_NF
 
-    def close(self) -> None:
-        """Ends the loader's threads."""
+    def __enter__(self) -> Passes:
+        return self
+
+    def __exit__(self, *error: object) -> None:
         self._loader.close()
-
-
-def extract(
-    index: Index,
-    view: View,
-    forward: Forward,
-    *,
-    data: DataConfig,
-    batch_size: int,
-    device: torch.device,
-    progress: Progress | None = None,
-) -> Tensor:
-    """The features of every image of the index in order, float32 [N, F] on the CPU."""
-    passes = Passes(index, view, forward, data=data, batch_size=batch_size, device=device, progress=progress)
-    try:
-        return passes(0)
-    finally:
-        passes.close()
 
 
 def digest(module: nn.Module) -> str:

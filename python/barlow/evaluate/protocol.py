@@ -160,8 +160,9 @@ class _Job:
         }
 
     def _extract(self, index: Index, view: views.View, forward: features.Forward, what: str) -> Tensor:
-        with self.talk.stage(what) as progress:
-            return features.extract(
+        with (
+            self.talk.stage(what) as progress,
+            features.Passes(
                 index,
                 view,
                 forward,
@@ -169,7 +170,9 @@ class _Job:
                 batch_size=self.config.evaluate.batch_size,
                 device=self.device,
                 progress=progress,
-            )
+            ) as passes,
+        ):
+            return passes(0)
 
     def _knn(self, bank_NF: Tensor, test_MF: Tensor) -> Json:
         assert isinstance(self.parts, Partition)
@@ -193,8 +196,9 @@ class _Job:
         assert isinstance(self.parts, Partition)
         settings = self.config.evaluate
         (view,) = views.linear_probe(size=size)
-        with self.talk.stage(f"{name}: linear probe, epochs") as progress:
-            passes = features.Passes(
+        with (
+            self.talk.stage(f"{name}: linear probe, epochs") as progress,
+            features.Passes(
                 self.parts.train,
                 view,
                 forward,
@@ -204,22 +208,20 @@ class _Job:
                 seed=_PROBE_SEED,
                 num_epochs=settings.linear_epochs,
                 num_cached=settings.linear_crops,
+            ) as passes,
+        ):
+            results = linear.probe(
+                passes,
+                self.parts.train_labels_N,
+                test_MF,
+                self.parts.test_labels_M,
+                num_classes=len(self.parts.class_names),
+                config=settings,
+                seed=_PROBE_SEED,
+                device=self.device,
+                factors=factors,
+                progress=progress,
             )
-            try:
-                results = linear.probe(
-                    passes,
-                    self.parts.train_labels_N,
-                    test_MF,
-                    self.parts.test_labels_M,
-                    num_classes=len(self.parts.class_names),
-                    config=settings,
-                    seed=_PROBE_SEED,
-                    device=self.device,
-                    factors=factors,
-                    progress=progress,
-                )
-            finally:
-                passes.close()
         best = max(range(len(results)), key=lambda i: results[i].top1)
         return _linear_json(results[best], settings.linear_lr * factors[best])
 

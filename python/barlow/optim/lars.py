@@ -1,18 +1,18 @@
-"""Here: LARS (You et al., 2017) as in the official Barlow Twins code, and LARC, over lists of tensors.
+"""Here: LARS (You et al., 2017) as in the official Barlow Twins code, and LARC: groups, state, which kernels.
 
-Not here: schedules.
+Not here: the arithmetic (update.py), schedules.
 """
-
-# torch._foreach_* are what torch.optim itself is made of; they are private in name only.
-# pyright: reportPrivateImportUsage=false
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import importlib.util
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+
+from barlow.optim.update import Settings, Variant, compiled_update, update
 
 
 class LARS(torch.optim.Optimizer):
@@ -33,6 +33,10 @@ class LARS(torch.optim.Optimizer):
     Each group must say `adapt` (bool) and may have its own `lr`, `weight_decay`, `momentum` and
     `trust_coefficient`. `lr` may be a tensor on the parameters' device; nothing here waits for the device.
     State: "mu", like its parameter, zero before the parameter's first gradient.
+
+    On a CPU every step is that of a loop over the tensors, bit for bit. `fused=True` compiles the step into
+    few kernels that read and write each number once (equal to rounding; see `update.compiled_update`);
+    "auto" does so on GPUs where Triton is installed.
     """
 
     def __init__(
@@ -42,11 +46,15 @@ class LARS(torch.optim.Optimizer):
         momentum: float = 0.9,
         weight_decay: float = 0.0,
         trust_coefficient: float = 1e-3,
-        variant: Literal["lars", "larc"] = "lars",
+        variant: Variant = "lars",
+        fused: bool | Literal["auto"] = False,
     ) -> None:
         if variant not in ("lars", "larc"):
             raise ValueError(f'variant must be "lars" or "larc", not {variant!r}')
-        self._trust = {"lars": _lars_trust, "larc": _larc_trust}[variant]
+        if fused not in (True, False, "auto"):
+            raise ValueError(f'fused must be True, False or "auto", not {fused!r}')
+        self._variant: Variant = variant
+        self._fused = fused
         defaults = {
             "lr": lr,
             "momentum": momentum,
@@ -74,8 +82,55 @@ class LARS(torch.optim.Optimizer):
                 loss = closure()
         for group in self.param_groups:
             for params in _by_device_and_dtype(p for p in group["params"] if p.grad is not None):
-                _update(params, [self._momentum(p) for p in params], group, self._trust)
+                self._update(params, group)
         return loss
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Restores what `state_dict` gave, or the state of the official code's LARS, whose buffer is "mu".
+
+        Its groups must be these: weights, then the parameters that are neither decayed nor adapted. What a
+        group adapts stays as it is here; rates, decay and momentum are the loaded ones. The momentum of
+        biases is that of the official gradient, 1/W of the true one (`barlow import` converts it).
+        `ValueError` for other groups, or a buffer that isn't like its parameter.
+        """
+        loaded = state_dict["param_groups"]
+        if [len(group["params"]) for group in loaded] != [len(own["params"]) for own in self.param_groups]:
+            raise ValueError("the loaded parameter groups have other sizes than these")
+        groups = []
+        for group, own in zip(loaded, self.param_groups, strict=True):
+            groups.append(group if "adapt" in group else _of_official_group(group, own))
+            for number, param in zip(group["params"], own["params"], strict=True):
+                state = state_dict["state"].get(number, {})
+                if state.keys() - {"mu"} or ("mu" in state and state["mu"].shape != param.shape):
+                    found = {name: list(value.shape) for name, value in state.items()}
+                    raise ValueError(
+                        f"the state of parameter {number} is {found}, not mu {list(param.shape)}"
+                    )
+        super().load_state_dict({**state_dict, "param_groups": groups})
+
+    def _update(self, params: list[Tensor], group: dict[str, Any]) -> None:
+        settings = Settings(
+            self._variant,
+            group["adapt"],
+            group["momentum"],
+            group["weight_decay"],
+            group["trust_coefficient"],
+        )
+        grads = [p.grad for p in params if p.grad is not None]
+        momenta = [self._momentum(p) for p in params]
+        lr = group["lr"]
+        if not self._fuses(params[0].device):
+            update(params, grads, momenta, lr, settings)
+            return
+        if not isinstance(lr, Tensor):
+            # Filled on the device: copying a number to it would make the host wait.
+            lr = torch.full((), lr, device=params[0].device)
+        compiled_update()(params, grads, momenta, lr, settings)
+
+    def _fuses(self, device: torch.device) -> bool:
+        if self._fused == "auto":
+            return device.type == "cuda" and importlib.util.find_spec("triton") is not None
+        return bool(self._fused)
 
     def _momentum(self, param: Tensor) -> Tensor:
         state = self.state[param]
@@ -92,46 +147,16 @@ def _by_device_and_dtype(params: Iterable[Tensor]) -> Iterable[list[Tensor]]:
     return lists.values()
 
 
-Trust = Callable[[list[Tensor], list[Tensor], list[Tensor], dict[str, Any]], Tensor]
-
-
-def _update(params: list[Tensor], momenta: list[Tensor], group: dict[str, Any], trust: Trust) -> None:
-    grads = [p.grad for p in params if p.grad is not None]
-    updates = list(torch._foreach_add(grads, params, alpha=group["weight_decay"]))
-    if group["adapt"]:
-        torch._foreach_mul_(updates, list(trust(params, grads, updates, group).unbind()))
-    torch._foreach_mul_(momenta, group["momentum"])
-    torch._foreach_add_(momenta, updates)
-    lr = group["lr"]
-    if isinstance(lr, Tensor):
-        # alpha would fetch the tensor's value from the device; the product needs room for one more copy.
-        torch._foreach_sub_(params, torch._foreach_mul(momenta, lr))
-    else:
-        torch._foreach_add_(params, momenta, alpha=-lr)
-
-
-def _lars_trust(
-    params: list[Tensor], grads: list[Tensor], updates: list[Tensor], group: dict[str, Any]
-) -> Tensor:
-    """The factor of each tensor's update, [len(params)]; it never leaves the device."""
-    p_norms, d_norms = _norms(params), _norms(updates)
-    ratios = group["trust_coefficient"] * p_norms / d_norms
-    return torch.where((p_norms > 0) & (d_norms > 0), ratios, 1.0)
-
-
-def _larc_trust(
-    params: list[Tensor], grads: list[Tensor], updates: list[Tensor], group: dict[str, Any]
-) -> Tensor:
-    p_norms, g_norms = _norms(params), _norms(grads)
-    ratios = group["trust_coefficient"] * p_norms / (g_norms + group["weight_decay"] * p_norms + 1e-8)
-    # At learning rate 0 the quotient is infinite and the clip makes it 1. A weight without gradient does
-    # not move: its update is nothing but decay, which apex leaves out.
-    moves = (g_norms > 0).to(ratios.dtype)
-    return torch.where(p_norms > 0, (ratios / group["lr"]).clamp(max=1.0) * moves, moves)
-
-
-def _norms(tensors: list[Tensor]) -> Tensor:
-    return torch.stack(torch._foreach_norm(tensors))
+def _of_official_group(group: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """A group of the official optimizer's state in our words."""
+    return {
+        "params": group["params"],
+        "lr": group["lr"],
+        "momentum": group["momentum"],
+        "weight_decay": group["weight_decay"] if own["adapt"] else 0.0,
+        "trust_coefficient": group["eta"],
+        "adapt": own["adapt"],
+    }
 
 
 def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:

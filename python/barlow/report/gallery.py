@@ -21,7 +21,7 @@ from barlow.data.device import to_float
 from barlow.evaluate import features, knn
 from barlow.model import Twins, build_model
 from barlow.model.weights import load_model
-from barlow.objectives import barlow_twins, cross_correlation, loss_floor
+from barlow.objectives import barlow_twins, correlation_summary, cross_correlation, loss_floor
 from barlow.report import pictures
 
 NUM_SOURCES = 6
@@ -161,14 +161,13 @@ def matrix_of(z1_ND: Tensor, z2_ND: Tensor, config: Config) -> Matrix:
     eps, lambd = config.objective.eps, config.objective.lambd
     c_DD = cross_correlation(z1_ND, z2_ND, eps=eps)
     num_dims = len(c_DD)
-    on_D = c_DD.diagonal()
-    off = c_DD.double().square().sum() - on_D.double().square().sum()
+    summary = correlation_summary(z1_ND, z2_ND, eps=eps)
     return Matrix(
         uri=pictures.matrix_uri(c_DD.numpy()),
         num_images=len(z1_ND),
         num_dims=num_dims,
-        on_diagonal=on_D.mean().item(),
-        off_diagonal_rms=(off / max(1, num_dims * (num_dims - 1))).clamp_min(0).sqrt().item(),
+        on_diagonal=summary.on_diagonal,
+        off_diagonal_rms=summary.off_diagonal_rms,
         loss=barlow_twins(z1_ND, z2_ND, lambd, eps=eps).item(),
         floor=loss_floor(len(z1_ND), num_dims, lambd),
     )
@@ -255,14 +254,15 @@ def _device(model: Twins) -> torch.device:
 
 def _features(model: Twins, index: Index, config: Config) -> Tensor:
     (view,) = views.evaluation(size=config.data.image_size, resize=config.data.eval_resize)
-    return features.extract(
+    with features.Passes(
         index,
         view,
         features.network(model.backbone, torch.float32),
         data=config.data,
         batch_size=min(64, config.evaluate.batch_size),
         device=_device(model),
-    )
+    ) as passes:
+        return passes(0)
 
 
 def describe(operations: Sequence[tuple[Any, ...]]) -> list[str]:

@@ -37,13 +37,15 @@ if TYPE_CHECKING:  # the command line imports this file, and torch takes seconds
 
 CONFIG_FILE = "config.json"
 RUN_FILE = "run.json"
+IMPORTED = "imported"
+"""Entry of run.json that says which file of another trainer the run began with (barlow.official)."""
 _LAUNCHER = "BARLOW_LAUNCHER_PID"
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 # Fields that may change when a run goes on: they decide when and how it executes, not what it computes. (What
 # becomes of damaged images is among them: up to the one that ended a run it makes no difference.)
 FREE_FIELDS = (
     "train.steps", "train.log_every", "data.threads", "data.prefetch", "data.on_error", "data.max_replaced",
-    "checkpoint.", "evaluate.",
+    "objective.form", "checkpoint.", "evaluate.",
     "train.micro_batch",  # within the bounds of `_check_micro_batches`
 )  # fmt: skip
 
@@ -69,7 +71,7 @@ def launch(data: Path, config: Config, run: Path, *, nproc: int = 0, preset: str
         with alone(run):
             check(config, index, nproc, run)  # again: now nobody else changes the folder
             prepare(run, config, data, index, nproc, preset, device=None)
-            _start_ranks(nproc, ["-m", "barlow", "--", "train", str(data), "--run", str(run)])
+            start_ranks(nproc, ["-m", "barlow", "--", "train", str(data), "--run", str(run)])
     else:
         _as_rank(data, config, run, preset)
 
@@ -100,6 +102,9 @@ def check(config: Config, index: Index, world_size: int, run: Path) -> None:
     if changed:
         raise ValueError(f"{run} was started with another config: {'; '.join(changed)}; choose another --run")
     record = durable.read_json(run / RUN_FILE)
+    imported = record.get(IMPORTED)
+    if isinstance(imported, dict) and imported.get("cannot_train"):
+        raise ValueError(f"{run} can't be trained further: {imported['cannot_train']}")
     if record.get("index_digest") != index.digest():
         raise ValueError(
             f"{run} was started on other data ({record.get('num_samples')} images of {record.get('data')}); "
@@ -151,6 +156,7 @@ def prepare(
             "torch": metadata.version("torch"),
             "numpy": metadata.version("numpy"),
         },
+        **({IMPORTED: before[IMPORTED]} if IMPORTED in before else {}),
     }
     durable.write_file(run / CONFIG_FILE, to_json(config))
     durable.write_file(path, json.dumps(record, indent=2) + "\n")
@@ -211,7 +217,7 @@ def _as_rank(data: Path, config: Config, run: Path, preset: str | None) -> None:
         barrier()
 
 
-def _start_ranks(nproc: int, arguments: list[str]) -> None:
+def start_ranks(nproc: int, arguments: list[str]) -> None:
     """Runs `torchrun ARGUMENTS` with `nproc` ranks, without torchrun's own words, which would bury a rank's.
 
     `SystemExit` with the exit code of the rank that failed first.

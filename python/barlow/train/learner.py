@@ -19,7 +19,7 @@ from barlow.data import to_float
 from barlow.distributed import World
 from barlow.model import Twins, build_model
 from barlow.model.precision import autocast, autocast_dtype
-from barlow.objectives import barlow_twins
+from barlow.objectives import Form, barlow_twins, choose_form
 from barlow.optim import LARS, learning_rate, parameter_groups, true_gradient_rates
 from barlow.train.accumulate import backward, split
 from barlow.validation import num_micro_batches
@@ -74,8 +74,12 @@ class Learner:
             weight_decay=self._peak.weight_decay,
             trust_coefficient=optim.trust_coefficient,
             variant=optim.variant,
+            fused=config.train.fused_lars,
         )
         self.autocast_dtype = autocast_dtype(config.train.precision, world.device)
+        self.form: Form
+        self.form, self.form_reason = _form(config, world, half=self.autocast_dtype != torch.float32)
+        """The form of the loss, never "auto", and why it was chosen."""
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=self.autocast_dtype == torch.float16)
 
     def step(self, step: int, views_u8: list[Tensor], *, check: bool) -> tuple[Tensor, list[Tensor]]:
@@ -87,7 +91,7 @@ class Learner:
         def loss_of(embeddings: list[Tensor]) -> Tensor:
             objective = self.config.objective
             z1_ND, z2_ND = embeddings
-            loss = barlow_twins(z1_ND, z2_ND, objective.lambd, eps=objective.eps)
+            loss = barlow_twins(z1_ND, z2_ND, objective.lambd, form=self.form, eps=objective.eps)
             if check and not math.isfinite(loss.item()):
                 raise FloatingPointError(
                     f"the loss is {loss.item()} at step {step}; "
@@ -113,6 +117,14 @@ class Learner:
         """The learning rates of weights and of biases at a step (from 1)."""
         ratio = learning_rate(step - 1, self.config.optim, self.plan.steps_per_epoch)
         return self._peak.lr_weights * ratio, self._peak.lr_biases * ratio
+
+
+def _form(config: Config, world: World, *, half: bool) -> tuple[Form, str]:
+    if config.objective.form != "auto":
+        return config.objective.form, "by --objective.form"
+    num_dims = config.model.projector[-1]
+    half = half and world.device.type == "cuda"
+    return choose_form(config.optim.batch_size, num_dims, world.size, half=half)
 
 
 def _distributed(twins: Twins, device: torch.device) -> DistributedDataParallel:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +19,7 @@ from barlow import durable
 from barlow.config import Config
 from barlow.data import Batch, Index, Loader, views
 from barlow.distributed import World, broadcast_value
-from barlow.objectives import cross_correlation, loss_floor
+from barlow.objectives import correlation_summary, loss_floor
 from barlow.train.checkpoint import CHECKPOINTS, find_checkpoint, load_checkpoint, read_state, save_checkpoint
 from barlow.train.learner import Learner, Plan
 from barlow.train.metrics import Metrics
@@ -47,6 +46,7 @@ def train(index: Index, config: Config, run: Path, world: World, threads: int) -
             )
             display.say(f"{run} is finished: {step} of {plan.total_steps} steps are done{asked}")
             return
+        display.say(f"loss: {learner.form} form, {learner.form_reason}")
         metrics = None
         if world.rank == 0:
             metrics = Metrics(run, keep=lambda line: line["step"] <= resumed_step and plan.logs(line["step"]))
@@ -153,12 +153,9 @@ def _line(
 ) -> dict[str, Any]:
     """One line of metrics. Every rank calls it: the cross-correlation is that of the global batch."""
     config, plan = learner.config, learner.plan
-    c_DD = cross_correlation(*embeddings, eps=config.objective.eps)
-    num_dims = len(c_DD)
-    diagonal_D = c_DD.diagonal().double()
-    off_diagonal = torch.linalg.matrix_norm(c_DD).double().square() - diagonal_D.square().sum()
+    summary = correlation_summary(*embeddings, form=learner.form, eps=config.objective.eps)
+    num_dims = embeddings[0].shape[1]
     lr_weights, lr_biases = learner.rates(step)
-    num_off = max(1, num_dims * (num_dims - 1))
     return {
         "step": step,
         "epoch": step / plan.steps_per_epoch,
@@ -168,7 +165,7 @@ def _line(
         "lr_biases": lr_biases,
         "images_per_s": lap["steps_per_s"] * config.optim.batch_size,
         "wait_share": lap["wait_share"],
-        "on_diagonal": diagonal_D.mean().item(),
-        "off_diagonal_rms": math.sqrt(max(0.0, off_diagonal.item()) / num_off),
+        "on_diagonal": summary.on_diagonal,
+        "off_diagonal_rms": summary.off_diagonal_rms,
         "time_s": lap["time_s"],
     }

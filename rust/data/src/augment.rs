@@ -311,7 +311,7 @@ const MIN_SHRUNK_PIXELS: u64 = 1_000_000;
 
 /// The least of an image of `width` x `height` pixels that all of these views need. `shrinks`: large images
 /// may be decoded smaller, though never to fewer pixels than a view is to have. `stops`: rows below the
-/// lowest window may stay unseen.
+/// lowest window may stay unseen. Columns and rows before the windows are read for damage and not decoded.
 pub fn part_of(views: &[Parameters], (width, height): (u32, u32), shrinks: bool, stops: bool) -> Part {
     let large = u64::from(width) * u64::from(height) > MIN_SHRUNK_PIXELS;
     let enough = |shrink: u32| {
@@ -320,8 +320,17 @@ pub fn part_of(views: &[Parameters], (width, height): (u32, u32), shrinks: bool,
         })
     };
     let shrink = if shrinks && large { [8, 4, 2].into_iter().find(|&by| enough(by)).unwrap_or(1) } else { 1 };
-    let lowest = views.iter().map(|view| view.cut.rows(height, shrink)).max();
-    Part { shrink, rows: lowest.filter(|_| stops).unwrap_or(u32::MAX) }
+    let reaches = views.iter().map(|view| view.cut.reach((width, height), shrink));
+    let union = |a: (u32, u32), b: (u32, u32)| (a.0.min(b.0), a.1.max(b.1));
+    let all = reaches.reduce(|a, b| [union(a[0], b[0]), union(a[1], b[1])]);
+    let [columns, rows] = all.unwrap_or([Part::WHOLE.columns, Part::WHOLE.rows]);
+    Part { shrink, columns, rows: (rows.0, if stops { rows.1 } else { u32::MAX }) }
+}
+
+/// The image as the kernels see it.
+pub(crate) fn pixels(image: &Image) -> Pixels<'_> {
+    let Image { width, height, part: Part { shrink, columns, rows }, pitch, before, ref data } = *image;
+    Pixels { rgb: data, width, height, shrink, columns, rows, pitch, before }
 }
 
 /// Makes views of images; one per thread, reused so that its buffers are.
@@ -358,9 +367,7 @@ impl Augmenter {
         }
         // A flip that comes first costs nothing: the resize writes its columns in reverse.
         let mirrored = operations.first() == Some(&Applied::Flip);
-        let (width, height, shrink) = (image.width, image.height, image.part.shrink);
-        let pixels = Pixels { rgb: &image.data, width, height, shrink };
-        self.resize.cut(pixels, cut, mirrored, out)?;
+        self.resize.cut(pixels(image), cut, mirrored, out)?;
         let simd = self.simd;
         for &operation in &operations[usize::from(mirrored)..] {
             match operation {

@@ -2,7 +2,7 @@
 //! Not here: the formats themselves, I/O, what is done with the pixels.
 
 use crate::error::{Error, Fault, Result};
-pub use crate::jpeg::Part;
+pub use crate::jpeg::{Codes, Part};
 use crate::limits::{MAX_MEMBER_BYTES, MAX_PIXELS, MAX_SIDE_PX};
 use crate::{jpeg, png, webp};
 
@@ -93,34 +93,49 @@ fn read_header(bytes: &[u8]) -> Result<(Header, Option<jpeg::Frame>)> {
     Ok((Header { format, width, height }, frame))
 }
 
-/// A decoded image: 8-bit RGB, interleaved, row after row without padding. Made to be reused.
+/// A decoded image: 8-bit RGB, interleaved. Made to be reused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Image {
     /// Of the file, in pixels.
     pub width: u32,
     /// Of the file, in pixels.
     pub height: u32,
-    /// What of it was decoded.
+    /// What of it was decoded, within it: what was asked for, or more.
     pub part: Part,
-    /// `rows() * columns() * 3` bytes.
+    /// Pixels from one row to the next.
+    pub pitch: usize,
+    /// Pixels before the part's first in each row; they, and those behind its last, mean nothing.
+    pub before: usize,
+    /// `rows() * pitch * 3` bytes.
     pub data: Vec<u8>,
 }
 
 impl Default for Image {
     fn default() -> Self {
-        Self { width: 0, height: 0, part: Part::WHOLE, data: Vec::new() }
+        Self { width: 0, height: 0, part: Part::WHOLE.within(0, 0), pitch: 0, before: 0, data: Vec::new() }
     }
 }
 
 impl Image {
+    /// A whole image from its pixels, rows without padding.
+    pub fn new(width: u32, height: u32, data: Vec<u8>) -> Self {
+        let part = Part::WHOLE.within(width, height);
+        Self { width, height, part, pitch: width as usize, before: 0, data }
+    }
+
     /// Pixels of a row that was decoded.
     pub fn columns(&self) -> usize {
-        self.part.of(self.width) as usize
+        (self.part.columns.1 - self.part.columns.0) as usize
     }
 
     /// Rows that were decoded.
     pub fn rows(&self) -> usize {
-        self.part.of(self.height).min(self.part.rows) as usize
+        (self.part.rows.1 - self.part.rows.0) as usize
+    }
+
+    /// The `index`th row that was decoded; 3 bytes for each of its columns.
+    pub fn row(&self, index: usize) -> &[u8] {
+        &self.data[(index * self.pitch + self.before) * 3..][..self.columns() * 3]
     }
 }
 
@@ -133,7 +148,12 @@ pub struct Decoder {
 impl Decoder {
     /// Sets up libjpeg-turbo.
     pub fn new() -> Result<Self> {
-        Ok(Self { jpeg: jpeg::Jpeg::new()?, scratch: Vec::new() })
+        Self::with(Codes::Own)
+    }
+
+    /// As [`new`](Self::new), with a choice of who reads Huffman codes.
+    pub fn with(codes: Codes) -> Result<Self> {
+        Ok(Self { jpeg: jpeg::Jpeg::new(codes)?, scratch: Vec::new() })
     }
 
     /// Decodes `bytes` into `image`, as Pillow's `Image.open(...).convert("RGB")` does: bit for bit for
@@ -162,17 +182,31 @@ impl Decoder {
         if !matches!(part.shrink, 1 | 2 | 4 | 8) {
             return Err(Fault::Setting(format!("images shrink by 1, 2, 4 or 8, not {}", part.shrink)).into());
         }
-        image.part = if header.format == Format::Jpeg { part } else { Part::WHOLE };
-        image.width = header.width;
-        image.height = header.height;
-        image.data.resize(image.rows() * image.columns() * 3, 0);
-        match (header.format, frame) {
-            (Format::Jpeg, Some(frame)) => self.jpeg.decode(bytes, &frame, image.part, &mut image.data),
-            (Format::Png, _) => contained("PNG", || png::decode(bytes, &mut self.scratch, &mut image.data)),
-            (Format::WebP, _) => {
-                contained("WebP", || webp::decode(bytes, &mut self.scratch, &mut image.data))
+        let (width, height) = (header.width, header.height);
+        if let Some(frame) = frame {
+            let mut part = part.within(width, height);
+            if part.columns.0 >= part.columns.1 || part.rows.0 >= part.rows.1 {
+                return Err(
+                    Fault::Setting(format!("{part:?} holds nothing of {width}x{height} pixels")).into()
+                );
             }
-            (Format::Jpeg, None) => Err(Fault::UnknownFormat.into()),
+            // libjpeg cuts no lossless images, and over what scans that are missing it smooths far and wide.
+            if frame.lossless || frame.many_scans {
+                part = Part { columns: (0, u32::MAX), rows: (0, part.rows.1), ..part }.within(width, height);
+            }
+            let layout = self.jpeg.decode(bytes, &frame, part, &mut image.data)?;
+            (image.width, image.height, image.part) = (width, height, part);
+            (image.pitch, image.before) = (layout.pitch, layout.before);
+            return Ok(());
+        }
+        let mut data = std::mem::take(&mut image.data);
+        data.resize(width as usize * height as usize * 3, 0);
+        *image = Image::new(width, height, data);
+        let (scratch, data) = (&mut self.scratch, &mut image.data);
+        if header.format == Format::Png {
+            contained("PNG", || png::decode(bytes, scratch, data))
+        } else {
+            contained("WebP", || webp::decode(bytes, scratch, data))
         }
     }
 

@@ -4,6 +4,7 @@
 use std::any::Any;
 use std::fmt;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Shorthand for a result of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -194,6 +195,11 @@ impl Fault {
                 | Self::Checksum { .. }
         )
     }
+}
+
+/// A panic as an error. What `step` has changed must not be used again after one.
+pub(crate) fn contained<T>(step: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(step)).unwrap_or_else(|panic| Err(Error::from_panic(&*panic)))
 }
 
 impl Error {

@@ -12,6 +12,8 @@
 #include <jpeglib.h>
 #include <jerror.h>
 
+#include "huffman.h"
+
 #if !defined(LIBJPEG_TURBO_VERSION_NUMBER) || LIBJPEG_TURBO_VERSION_NUMBER < 3001000
 #error "barlow needs libjpeg-turbo 3.1 or newer"
 #endif
@@ -20,6 +22,7 @@
 extern int jsimd_can_idct_islow(void);
 
 typedef struct {
+  barlow_huffman huffman; /* first: huffman.c finds it through client_data */
   struct jpeg_decompress_struct jpeg;
   struct jpeg_error_mgr errors;
   struct jpeg_progress_mgr progress;
@@ -99,12 +102,40 @@ const char *barlow_jpeg_message(const barlow_jpeg *self) { return self->message;
 
 unsigned barlow_jpeg_tolerated(const barlow_jpeg *self) { return self->tolerated; }
 
-/* Decodes the upper `wanted` rows of an image whose sides libjpeg divides by `shrink` (1, 2, 4 or 8), and
- * which has width x height pixels then, into `rows`: wanted x width x channels bytes, channels 3 (RGB) or
- * 4 (CMYK as stored). What lies below is not looked at. Returns 0, or -1 with a message. */
-int barlow_jpeg_decode(barlow_jpeg *self, const unsigned char *bytes, size_t length,
-                       unsigned char *rows, unsigned width, unsigned height, int channels,
-                       unsigned wanted, int shrink, int max_scans, long max_memory) {
+typedef struct {
+  unsigned shrink;      /* 1, 2, 4 or 8: libjpeg divides both sides by it */
+  unsigned left, right; /* columns after that, right exclusive */
+  unsigned top, bottom; /* rows */
+  unsigned pitch;       /* pixels from one row to the next in the caller's memory */
+} barlow_part;
+
+/* IDCT and colours of whole coding units only, and of one more on each side: upsampled chroma is smoothed
+ * over the neighbours, and libjpeg takes the edge of what it is asked for as the edge of the image. Returns
+ * the first column that there is. */
+static unsigned narrow(struct jpeg_decompress_struct *jpeg, const barlow_part *part) {
+  unsigned unit = DCTSIZE / part->shrink * (unsigned)jpeg->max_h_samp_factor;
+  JDIMENSION left = part->left < unit ? 0 : part->left - unit;
+  JDIMENSION right = jpeg->output_width - part->right < unit ? jpeg->output_width : part->right + unit;
+  JDIMENSION width = right - left;
+  if (width < jpeg->output_width) jpeg_crop_scanline(jpeg, &left, &width);
+  return left;
+}
+
+/* Passes over the rows above the part. libjpeg skips whole rows of coding units but for the last, from which
+ * it has the neighbours of what follows. */
+static void descend(struct jpeg_decompress_struct *jpeg, const barlow_part *part, JSAMPROW unwanted) {
+  unsigned unit = DCTSIZE / part->shrink * (unsigned)jpeg->max_v_samp_factor;
+  if (part->top >= 2 * unit) jpeg_skip_scanlines(jpeg, part->top / unit * unit);
+  while (jpeg->output_scanline < part->top) jpeg_read_scanlines(jpeg, &unwanted, 1);
+}
+
+/* Decodes a part of an image of width x height pixels, after shrinking, into `rows`: `part->pitch` pixels for
+ * each of its rows, of `channels` bytes, 3 (RGB) or 4 (CMYK as stored). `*first` is the column of the first
+ * pixel of each; at least those of the part are there and exact. What lies below is not looked at. With
+ * `library_codes` libjpeg-turbo reads the Huffman codes itself. Returns 0, or -1 with a message. */
+int barlow_jpeg_decode(barlow_jpeg *self, const unsigned char *bytes, size_t length, unsigned char *rows,
+                       unsigned width, unsigned height, int channels, const barlow_part *part,
+                       unsigned *first, int library_codes, int max_scans, long max_memory) {
   struct jpeg_decompress_struct *jpeg = &self->jpeg;
   if (setjmp(self->escape)) {
     jpeg_abort_decompress(jpeg);
@@ -124,18 +155,26 @@ int barlow_jpeg_decode(barlow_jpeg *self, const unsigned char *bytes, size_t len
   /* The defaults of the library are the pixels wanted: accurate IDCT, fancy upsampling. */
   jpeg->out_color_space = channels == 4 ? JCS_CMYK : JCS_RGB;
   jpeg->scale_num = 1;
-  jpeg->scale_denom = (unsigned)shrink;
+  jpeg->scale_denom = part->shrink;
   jpeg_start_decompress(jpeg);
   if (jpeg->output_width != width || jpeg->output_height != height ||
       jpeg->output_components != channels || jpeg->data_precision != 8) {
     snprintf(self->message, sizeof self->message, "two frame headers that differ");
     longjmp(self->escape, 1);
   }
-  while (jpeg->output_scanline < wanted) {
-    JSAMPROW row = rows + (size_t)jpeg->output_scanline * width * (unsigned)channels;
+  if (!library_codes) barlow_huffman_attach(&self->huffman, jpeg);
+  *first = narrow(jpeg, part);
+  if (jpeg->output_width > part->pitch) {
+    snprintf(self->message, sizeof self->message, "rows of %u pixels do not fit %u", jpeg->output_width,
+             part->pitch);
+    longjmp(self->escape, 1);
+  }
+  descend(jpeg, part, rows);
+  while (jpeg->output_scanline < part->bottom) {
+    JSAMPROW row = rows + (size_t)(jpeg->output_scanline - part->top) * part->pitch * (unsigned)channels;
     jpeg_read_scanlines(jpeg, &row, 1);
   }
-  if (wanted < height) {
+  if (part->bottom < height) {
     jpeg_abort_decompress(jpeg);
   } else {
     jpeg_finish_decompress(jpeg);

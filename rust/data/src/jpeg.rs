@@ -40,32 +40,75 @@ unsafe extern "C" {
         width: c_uint,
         height: c_uint,
         channels: c_int,
-        wanted: c_uint,
-        shrink: c_int,
+        part: *const Wanted,
+        first: *mut c_uint,
+        library_codes: c_int,
         max_scans: c_int,
         max_memory: c_long,
     ) -> c_int;
 }
 
-/// What of an image is decoded.
+/// `barlow_part` of the shim.
+#[repr(C)]
+struct Wanted {
+    shrink: c_uint,
+    left: c_uint,
+    right: c_uint,
+    top: c_uint,
+    bottom: c_uint,
+    pitch: c_uint,
+}
+
+/// What of an image is decoded. Formats other than JPEG are always decoded whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Part {
     /// 1, 2, 4 or 8: both sides are divided by it and rounded up. Each pixel then stands for so many
-    /// squared, from the low frequencies of the JPEG alone; other formats are always decoded at 1.
+    /// squared, from the low frequencies of the JPEG alone.
     pub shrink: u32,
-    /// Rows from the top, after that division; whatever lies below is not looked at, not even for damage.
-    /// Formats other than JPEG are always decoded whole.
-    pub rows: u32,
+    /// First column and the one after the last, after that division.
+    pub columns: (u32, u32),
+    /// First row and the one after the last. What lies below is not looked at, not even for damage.
+    pub rows: (u32, u32),
 }
 
 impl Part {
     /// Every pixel.
-    pub const WHOLE: Self = Self { shrink: 1, rows: u32::MAX };
+    pub const WHOLE: Self = Self { shrink: 1, columns: (0, u32::MAX), rows: (0, u32::MAX) };
 
     /// A side of that many pixels, divided.
     pub fn of(self, side: u32) -> u32 {
         side.div_ceil(self.shrink)
     }
+
+    /// What there is of it in an image of that size.
+    pub fn within(self, width: u32, height: u32) -> Self {
+        let clip = |(from, to): (u32, u32), side| (from.min(side), to.min(side));
+        let Self { shrink, columns, rows } = self;
+        Self { shrink, columns: clip(columns, self.of(width)), rows: clip(rows, self.of(height)) }
+    }
+}
+
+/// Pixels by which rows in memory may be longer than the part's: libjpeg decodes whole coding units of up to
+/// 32 pixels, and one more on each side for the smoothing of chroma.
+const SLACK: usize = 96;
+
+/// Where a part is in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Layout {
+    /// Pixels from one row to the next.
+    pub(crate) pitch: usize,
+    /// Pixels before the part's first in each row.
+    pub(crate) before: usize,
+}
+
+/// Who reads the Huffman codes of a JPEG. Pixels are the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Codes {
+    /// `huffman.c`, where it can: baseline and extended sequential files with one scan.
+    #[default]
+    Own,
+    /// libjpeg-turbo: the reference, and the limit that benchmarks measure against.
+    Library,
 }
 
 /// Behind [`check`], for files that libjpeg reads differently: the coefficients, and a sixteenth for
@@ -76,17 +119,18 @@ const MAX_LIBJPEG_BYTES: c_long = (MAX_COEFFICIENT_BYTES + MAX_COEFFICIENT_BYTES
 pub(crate) struct Jpeg {
     handle: NonNull<Handle>,
     cmyk: Vec<u8>,
+    codes: Codes,
 }
 
 // SAFETY: the handle owns all of its state and is used by one thread at a time (`&mut self`).
 unsafe impl Send for Jpeg {}
 
 impl Jpeg {
-    pub(crate) fn new() -> Result<Self> {
+    pub(crate) fn new(codes: Codes) -> Result<Self> {
         // SAFETY: no arguments; null means out of memory.
         let handle = NonNull::new(unsafe { barlow_jpeg_new() });
         let handle = handle.ok_or_else(|| Fault::Bug("libjpeg-turbo did not start".to_owned()))?;
-        Ok(Self { handle, cmyk: Vec::new() })
+        Ok(Self { handle, cmyk: Vec::new(), codes })
     }
 
     /// Warnings of the last image that left every pixel intact (padding between segments and the like).
@@ -95,16 +139,22 @@ impl Jpeg {
         unsafe { barlow_jpeg_tolerated(self.handle.as_ptr()) }
     }
 
-    /// Decodes `part` into `rgb`, which holds its rows; the file has passed [`check`].
-    pub(crate) fn decode(&mut self, bytes: &[u8], frame: &Frame, part: Part, rgb: &mut [u8]) -> Result<()> {
+    /// Decodes a part, which must not be empty, into `rgb`, whose size it sets; the file has passed [`check`].
+    pub(crate) fn decode(
+        &mut self,
+        bytes: &[u8],
+        frame: &Frame,
+        part: Part,
+        rgb: &mut Vec<u8>,
+    ) -> Result<Layout> {
         let max_scans = scan_limit(frame);
         if frame.components != 4 {
             return self.rows(bytes, frame, part, max_scans, 3, rgb);
         }
         let mut cmyk = std::mem::take(&mut self.cmyk);
-        cmyk.resize(rgb.len() / 3 * 4, 0);
         let done = self.rows(bytes, frame, part, max_scans, 4, &mut cmyk);
         if done.is_ok() {
+            rgb.resize(cmyk.len() / 4 * 3, 0);
             inverted_cmyk_to_rgb(&cmyk, rgb);
         }
         self.cmyk = cmyk;
@@ -118,16 +168,26 @@ impl Jpeg {
         part: Part,
         max_scans: u32,
         channels: usize,
-        rows: &mut [u8],
-    ) -> Result<()> {
-        let (width, height) = (part.of(frame.width), part.of(frame.height));
-        let wanted = part.rows.min(height);
-        let expected = width as usize * wanted as usize * channels;
-        if rows.len() != expected {
-            return Err(Fault::Bug(format!("JPEG rows: {} bytes for {expected}", rows.len())).into());
+        rows: &mut Vec<u8>,
+    ) -> Result<Layout> {
+        let Part { shrink, columns, rows: lines } = part.within(frame.width, frame.height);
+        if columns.0 >= columns.1 || lines.0 >= lines.1 {
+            return Err(Fault::Bug(format!("{part:?} of a JPEG is empty")).into());
         }
-        // SAFETY: the handle is live; `bytes` outlives the call; `rows` holds the wanted x width x channels
-        // bytes checked above, and the shim writes no row unless libjpeg agrees with that geometry.
+        let (width, height) = (part.of(frame.width), part.of(frame.height));
+        let pitch = (width as usize).min((columns.1 - columns.0) as usize + SLACK);
+        rows.resize(pitch * (lines.1 - lines.0) as usize * channels, 0);
+        let wanted = Wanted {
+            shrink,
+            left: columns.0,
+            right: columns.1,
+            top: lines.0,
+            bottom: lines.1,
+            pitch: pitch as c_uint,
+        };
+        let mut first = 0;
+        // SAFETY: the handle is live; `bytes` outlives the call; `rows` holds the rows of `pitch` pixels set
+        // above, and the shim writes none unless libjpeg agrees with that geometry.
         let status = unsafe {
             barlow_jpeg_decode(
                 self.handle.as_ptr(),
@@ -137,14 +197,15 @@ impl Jpeg {
                 width,
                 height,
                 channels as c_int,
-                wanted,
-                part.shrink as c_int,
+                &raw const wanted,
+                &raw mut first,
+                c_int::from(self.codes == Codes::Library),
                 max_scans as c_int,
                 MAX_LIBJPEG_BYTES,
             )
         };
         if status == 0 {
-            return Ok(());
+            return Ok(Layout { pitch, before: (columns.0 - first) as usize });
         }
         // SAFETY: the shim keeps a NUL-terminated message inside the live handle.
         let message = unsafe { CStr::from_ptr(barlow_jpeg_message(self.handle.as_ptr())) };
@@ -177,42 +238,4 @@ pub fn library() -> (u32, bool) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::limits::MAX_SCANS;
-
-    #[test]
-    fn libjpeg_turbo_is_new_enough_and_has_simd() {
-        let (version, simd) = library();
-        assert!(version >= 3_001_000, "{version}");
-        assert!(simd);
-    }
-
-    #[test]
-    fn scan_bombs_are_refused_before_they_burn() -> Result<()> {
-        let progressive = [(turbojpeg_sys::TJPARAM_TJPARAM_PROGRESSIVE, 1)];
-        let bytes = samples::usual(&[90; 40 * 30 * 3], 40, &progressive);
-        let frame = header(&bytes)?;
-        // Many copies of the last scan, its header and its data.
-        let last = bytes.windows(2).rposition(|pair| pair == [0xff, 0xda]).unwrap_or_default();
-        let scan = &bytes[last..bytes.len() - 2];
-        let mut bomb = bytes[..last].to_vec();
-        (0..MAX_SCANS).for_each(|_| bomb.extend(scan));
-        bomb.extend([0xff, 0xd9]);
-        let mut jpeg = Jpeg::new()?;
-        let mut rgb = vec![0; 40 * 30 * 3];
-        let refusal = check(&bomb, &frame).err().map(|error| error.fault().kind());
-        assert_eq!(refusal, Some("limit"));
-        // The second guard, inside libjpeg-turbo, on a file that is well within the first.
-        assert!(jpeg.rows(&bytes, &frame, Part::WHOLE, 20, 3, &mut rgb).is_ok());
-        let refusal =
-            jpeg.rows(&bytes, &frame, Part::WHOLE, 3, 3, &mut rgb).err().map(|error| error.to_string());
-        assert_eq!(refusal.as_deref(), Some("damaged JPEG image: more than 3 scans"));
-        jpeg.decode(&bytes, &frame, Part::WHOLE, &mut rgb)?;
-        assert!(check(&bytes, &frame).is_ok());
-        // The larger the image, the fewer scans.
-        assert_eq!(scan_limit(&frame), MAX_SCANS);
-        assert_eq!(scan_limit(&Frame { width: 13_000, height: 13_000, ..frame }), 11);
-        Ok(())
-    }
-}
+mod tests;

@@ -29,5 +29,7 @@ pub mod scan;
 pub mod slots;
 pub mod store;
 pub mod tar;
+#[cfg(feature = "trouble")]
+pub mod trouble;
 mod webp;
 pub mod workers;

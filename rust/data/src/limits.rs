@@ -8,6 +8,15 @@ pub const MAX_PIXELS: u64 = 178_956_970;
 /// Longest side in pixels: libjpeg's `JPEG_MAX_DIMENSION`; also what the index's `u16` can hold.
 pub const MAX_SIDE_PX: u32 = 65_500;
 
+/// Most pixels a WebP may have of which no byte says anything: a lossless one can be a single colour in 30
+/// bytes. Far more than any icon or scanned page that is blank, and 64 MiB of memory instead of 1.2 GiB.
+pub const MAX_WEBP_BLANK_PIXELS: u64 = 1 << 24;
+
+/// Most pixels that a byte of a WebP may add to them; a lossy one has no others. It cannot reach this: a block of 16 x 16 pixels
+/// takes at least log2(256 / 145) + log2(256 / 142) bits for its two modes, whose probabilities are fixed (RFC
+/// 6386, section 11.2), and so a byte has at most 1230.
+pub const MAX_WEBP_PIXELS_PER_BYTE: u64 = 1230;
+
 /// Most scans of a progressive JPEG, libjpeg-turbo's own choice for fuzzing. A 92 kB file with 800
 /// scans of 4096² pixels costs Pillow 8 s.
 pub const MAX_SCANS: u32 = 100;

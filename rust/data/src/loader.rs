@@ -12,7 +12,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crate::augment::View;
-use crate::error::{Error, Fault, Result};
+use crate::error::{Error, Fault, Result, contained};
 use crate::index::Index;
 use crate::meter::{Activity, Meter};
 use crate::order::{Order, Position};
@@ -170,8 +170,13 @@ impl Loader {
     }
 
     /// Lends memory for the batch that is `wanted`, with rows of `row_bytes` bytes for each view
-    /// (channels first). The contract of the memory is `Memory::new`'s.
+    /// (channels first). The contract of the memory is `Memory::new`'s. A panic is an error: the thread that
+    /// lends and takes is the caller's.
     pub fn lend(&self, memory: Memory) -> Result<()> {
+        contained(|| self.lend_next(memory))
+    }
+
+    fn lend_next(&self, memory: Memory) -> Result<()> {
         let mut next = lock(&self.next);
         let Some((position, ids)) = next.as_ref() else {
             return Err(Fault::Setting("the stream has no further batch".into()).into());
@@ -202,14 +207,20 @@ impl Loader {
     }
 
     /// Waits up to `timeout` for the oldest batch in flight and gives its memory back; `None` when it is
-    /// not finished by then. A sample that failed is the error of its whole batch, in its order.
+    /// not finished by then. A sample that failed is the error of its whole batch, in its order; a panic is one.
     pub fn take(&self, timeout: Duration) -> Result<Option<Filled>> {
+        contained(|| self.take_oldest(timeout))
+    }
+
+    fn take_oldest(&self, timeout: Duration) -> Result<Option<Filled>> {
         let meter = &self.shared.meter;
         meter.consumer().enter(Activity::Wait, 0);
         let taken = self.shared.ring.take(timeout);
         meter.consumer().enter(Activity::Deliver, 0);
         let taken = taken?;
         if let Some(filled) = &taken {
+            #[cfg(feature = "trouble")]
+            crate::trouble::meet(Activity::Deliver, filled.position.step as u32);
             self.count_replaced(filled)?;
             meter.count_images(filled.rows, filled.replaced.len());
         }

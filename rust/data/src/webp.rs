@@ -8,6 +8,7 @@ use std::io::Cursor;
 use image_webp::WebPDecoder;
 
 use crate::error::{Error, Fault, Result};
+use crate::limits::{MAX_PIXELS, MAX_WEBP_BLANK_PIXELS, MAX_WEBP_PIXELS_PER_BYTE};
 
 fn damaged(reason: impl ToString) -> Error {
     Fault::Damaged { format: "WebP", reason: reason.to_string() }.into()
@@ -18,8 +19,28 @@ pub(crate) fn sniff(bytes: &[u8]) -> bool {
     bytes.starts_with(b"RIFF") && bytes.get(8..12) == Some(b"WEBP")
 }
 
-/// Width and height from the first chunk: lossy, lossless or extended.
+/// Width and height from the first chunk: lossy, lossless or extended. More pixels than the file can mean are
+/// refused here, before memory is taken for them.
 pub(crate) fn header(bytes: &[u8]) -> Result<(u32, u32)> {
+    let (width, height) = claimed(bytes)?;
+    let pixels = u64::from(width) * u64::from(height);
+    let blank = if is_lossy(bytes) { 0 } else { MAX_WEBP_BLANK_PIXELS };
+    let limit = blank + MAX_WEBP_PIXELS_PER_BYTE * bytes.len() as u64;
+    // A size beyond all limits is refused in the words that it has for all formats.
+    match pixels > limit && pixels <= MAX_PIXELS {
+        true => {
+            Err(Fault::Limit { what: "number of pixels of a WebP of its size", found: pixels, limit }.into())
+        }
+        false => Ok((width, height)),
+    }
+}
+
+/// True for a lossy image without further chunks.
+fn is_lossy(bytes: &[u8]) -> bool {
+    bytes.get(12..16) == Some(b"VP8 ")
+}
+
+fn claimed(bytes: &[u8]) -> Result<(u32, u32)> {
     let chunk: Option<&[u8; 18]> = bytes.get(12..).and_then(|rest| rest.first_chunk());
     match chunk {
         // Three bytes of frame tag, a start code, then 14 bits each (two more are a scaling hint).

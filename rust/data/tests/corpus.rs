@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use barlow_data::decode::{Decoder, Image};
+use barlow_data::decode::{Decoder, Image, Part};
 use barlow_data::error::{Error, Result};
 use barlow_data::tar::{self, BLOCK, Member, header_for};
 use sha2::{Digest, Sha256};
@@ -88,4 +88,35 @@ fn a_million_members_are_listed() {
         count += 1;
     }
     assert_eq!((count, reads), (COUNT, COUNT));
+}
+
+/// Nothing decodes whole and fails in part, and no part has other pixels.
+#[test]
+fn every_part_of_an_image_is_that_of_the_whole() {
+    let mut decoder = Decoder::new().unwrap();
+    let (mut whole, mut image) = (Image::default(), Image::default());
+    let mut files = 0;
+    for (path, kind, _) in table() {
+        if !path.starts_with("images/") || kind != "ok" {
+            continue;
+        }
+        let bytes = std::fs::read(corpus().join(&path)).unwrap();
+        decoder.decode(&bytes, &mut whole).unwrap();
+        let (w, h) = (whole.width, whole.height);
+        for columns in [(0, w), (w / 2, w), (w / 3, w - w / 3), (w - 1, w)] {
+            for rows in [(0, h), (h / 2, h), (h / 3, h - h / 3), (h - 1, h)] {
+                decoder.decode_part(&bytes, Part { shrink: 1, columns, rows }, &mut image).unwrap();
+                let Part { columns: held, rows: lines, .. } = image.part;
+                assert!(held.0 <= columns.0 && columns.1 <= held.1, "{path}");
+                assert!(lines.0 <= rows.0 && rows.1 <= lines.1, "{path}");
+                for row in 0..image.rows() {
+                    let of_whole = whole.row(lines.0 as usize + row);
+                    let expected = &of_whole[held.0 as usize * 3..held.1 as usize * 3];
+                    assert!(image.row(row) == expected, "{path}: {columns:?} {rows:?} row {row}");
+                }
+            }
+        }
+        files += 1;
+    }
+    assert!(files >= 60, "{files} files");
 }

@@ -16,6 +16,9 @@ mod _native {
     use crate::dataset::{Index, Order, index_path, members, pack, unpack};
     #[pymodule_export]
     use crate::errors::DataError;
+    #[cfg(feature = "trouble")]
+    #[pymodule_export]
+    use crate::loader::plan_trouble;
     #[pymodule_export]
     use crate::loader::{Loader, Meter};
     #[pymodule_export]

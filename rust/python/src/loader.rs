@@ -24,8 +24,9 @@ use crate::dataset::{Index, Order};
 use crate::errors::to_py;
 use crate::pixels::view_from_py;
 
-/// How long a wait lasts before Python may see a signal: Ctrl-C answers within a quarter of a second.
-const SLICE: Duration = Duration::from_millis(50);
+/// How long a wait lasts before Python may see a signal: with the end of the threads, a tenth of a second at
+/// most passes between Ctrl-C and its exception.
+const SLICE: Duration = Duration::from_millis(20);
 
 /// A thread's number, activity, sample and seconds.
 type Doing = (usize, &'static str, u32, f64);
@@ -216,6 +217,21 @@ impl Loader {
             .map_err(|_| PyValueError::new_err("patience_s must be a number of seconds"))?;
         Ok(py.detach(|| self.inner.close(patience)))
     }
+}
+
+/// For tests: `stage` panics, or is `delay_s` slower, with `sample` (deliver: with that step) or with every one;
+/// `stage=None` ends it. A release does not have this.
+#[cfg(feature = "trouble")]
+#[pyfunction]
+#[pyo3(signature = (stage, sample = None, delay_s = None))]
+pub(crate) fn plan_trouble(stage: Option<&str>, sample: Option<u32>, delay_s: Option<f64>) -> PyResult<()> {
+    use barlow_data::trouble::{Trouble, plan};
+    let unknown = || PyValueError::new_err("no such stage, or no time");
+    let delay = delay_s.map(Duration::try_from_secs_f64).transpose().map_err(|_| unknown())?;
+    let activity = |name| STAGES.into_iter().find(|stage| stage.name() == name).ok_or_else(unknown);
+    let activity = stage.map(activity).transpose()?;
+    plan(activity.map(|activity| Trouble { activity, id: sample, delay }));
+    Ok(())
 }
 
 /// Rows to columns; also of a batch without rows.

@@ -3,10 +3,12 @@
 //!
 //! Views are the frozen dataclasses of `barlow.data.views`, told apart by the name of their class.
 
+use std::cell::RefCell;
+
 use barlow_data::augment::{
     Applied, Augmenter, Crop, Cut, Interpolation, Operation, Parameters, Simd, View, Window,
 };
-use barlow_data::decode::{self, Decoder, Image, Part};
+use barlow_data::decode::{self, Codes, Decoder, Image, Part};
 use barlow_data::floats;
 use numpy::{
     PyArray1, PyArray3, PyArrayMethods, PyReadonlyArray3, PyReadonlyArray4, PyReadwriteArray4,
@@ -25,17 +27,35 @@ pub(crate) fn peek(py: Python<'_>, data: &[u8]) -> PyResult<(&'static str, u32, 
     Ok((header.format.name(), header.height, header.width))
 }
 
-/// Image bytes to uint8 RGB [height, width, 3], both sides divided by `shrink`.
+thread_local! {
+    /// By whether the library reads the codes: setting one up costs as much as a small image.
+    static DECODERS: RefCell<[Option<Decoder>; 2]> = const { RefCell::new([None, None]) };
+}
+
+/// Image bytes to uint8 RGB [height, width, 3], both sides divided by `shrink`. `library_codes`: libjpeg-turbo
+/// reads the Huffman codes of a JPEG itself; the pixels are the same.
 #[pyfunction(name = "decode")]
-#[pyo3(signature = (data, shrink = 1))]
+#[pyo3(signature = (data, shrink = 1, library_codes = false))]
 pub(crate) fn decode_image<'py>(
     py: Python<'py>,
     data: &[u8],
     shrink: u32,
+    library_codes: bool,
 ) -> PyResult<Bound<'py, PyArray3<u8>>> {
     let mut image = Image::default();
+    let codes = if library_codes { Codes::Library } else { Codes::Own };
     let part = Part { shrink, ..Part::WHOLE };
-    py.detach(|| Decoder::new()?.decode_part(data, part, &mut image)).map_err(|error| to_py(py, &error))?;
+    py.detach(|| {
+        DECODERS.with_borrow_mut(|decoders| {
+            let place = &mut decoders[usize::from(library_codes)];
+            let decoder = match place {
+                Some(decoder) => decoder,
+                None => place.insert(Decoder::with(codes)?),
+            };
+            decoder.decode_part(data, part, &mut image)
+        })
+    })
+    .map_err(|error| to_py(py, &error))?;
     let shape = [image.rows(), image.columns(), 3];
     PyArray1::from_vec(py, image.data).reshape(shape)
 }
@@ -100,7 +120,7 @@ pub(crate) fn apply<'py>(
         return Err(PyValueError::new_err("the image must be C-contiguous"));
     };
     let data = pixels.to_vec();
-    let image = Image { width: width as u32, height: height as u32, part: Part::WHOLE, data };
+    let image = Image::new(width as u32, height as u32, data);
     let size = parameters.cut.size as usize;
     let mut out = vec![0; 3 * size * size];
     py.detach(|| Augmenter::on(simd).apply(&image, &parameters, &mut out))

@@ -1,18 +1,37 @@
 """Here: images as files behind torch's DataLoader, which several of the peers share.
 
-Not here: decoding and transforms; each peer has its own.
+Not here: transforms; each peer has its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from barlow.bench.pipelines.job import Batch, Job, Pipeline, several
+
+
+def pillow_rgb(path: str) -> Image.Image:
+    """The image as most pipelines open it."""
+    with Image.open(path) as file:
+        return file.convert("RGB")
+
+
+class Decoded:
+    """From a file to its views, [3, size, size] each: decoded once, then one transform for each view."""
+
+    def __init__(self, decode: Callable[[str], Any], transforms: Sequence[Callable[[Any], Tensor]]) -> None:
+        self.decode, self.transforms = decode, transforms
+
+    def __call__(self, path: str) -> list[Tensor]:
+        """The views of one file."""
+        image = self.decode(path)
+        return [transform(image) for transform in self.transforms]
 
 
 class Files(Dataset[list[Tensor]]):

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import Any
 
 from lightly.transforms import BYOLTransform, BYOLView1Transform, BYOLView2Transform, DINOTransform
-from PIL import Image
 from torch import Tensor
 
 from barlow.bench.pipelines import files
@@ -33,9 +32,7 @@ class Views:
 
     def __call__(self, path: str) -> list[Tensor]:
         """Decodes once."""
-        with Image.open(path) as file:
-            image = file.convert("RGB")
-        return self.transform(image)
+        return self.transform(files.pillow_rgb(path))
 
 
 def _transform(job: Job) -> Any:

@@ -9,14 +9,12 @@ import random
 from typing import Any
 
 from PIL import Image, ImageFilter, ImageOps
-from torch import Tensor
 from torchvision import transforms as T
 
 from barlow.bench.pipelines import files
 from barlow.bench.pipelines.job import MEAN, STD, Job, Pipeline
+from barlow.bench.pipelines.torchvision_steps import steps
 from barlow.data import View, views
-
-INTERPOLATION = {"bilinear": T.InterpolationMode.BILINEAR, "bicubic": T.InterpolationMode.BICUBIC}
 
 
 def build(job: Job) -> Pipeline:
@@ -24,42 +22,21 @@ def build(job: Job) -> Pipeline:
     return files.build(job, Views(job.views, job.output))
 
 
-class Views:
-    """From a file to its views, [3, size, size] each."""
+class Views(files.Decoded):
+    """One Pillow image for all views."""
 
     def __init__(self, recipe: list[View], output: str) -> None:
-        self.transforms = [transform(view, output) for view in recipe]
-
-    def __call__(self, path: str) -> list[Tensor]:
-        """Decodes once."""
-        with Image.open(path) as file:
-            image = file.convert("RGB")
-        return [view(image) for view in self.transforms]
+        super().__init__(files.pillow_rgb, [transform(view, output) for view in recipe])
 
 
 def transform(view: View, output: str) -> T.Compose:
     """A view as torchvision's classes, with the official script's own blur and solarize."""
-    crop = view.crop
-    if isinstance(crop, views.RandomResizedCrop):
-        steps: list[Any] = [
-            T.RandomResizedCrop(crop.size, crop.scale, crop.ratio, INTERPOLATION[crop.interpolation])
-        ]
-    else:
-        steps = [T.Resize(crop.resize, INTERPOLATION[crop.interpolation]), T.CenterCrop(crop.size)]
-    steps += [_operation(step) for step in view.operations]
     ends = [T.ToTensor(), T.Normalize(MEAN, STD)] if output == "float32" else [T.PILToTensor()]
-    return T.Compose(steps + ends)
+    return T.Compose(steps(T, view, _own) + ends)
 
 
-def _operation(step: views.Operation) -> Any:
+def _own(step: views.Operation) -> Any:
     match step:
-        case views.Flip():
-            return T.RandomHorizontalFlip(step.p)
-        case views.ColorJitter():
-            jitter = T.ColorJitter(step.brightness, step.contrast, step.saturation, step.hue)
-            return T.RandomApply([jitter], step.p)
-        case views.Grayscale():
-            return T.RandomGrayscale(step.p)
         case views.GaussianBlur():
             return GaussianBlur(step.sigma, step.p)
         case views.Solarize():

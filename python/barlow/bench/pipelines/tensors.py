@@ -14,7 +14,7 @@ from torchvision.transforms import v2 as T
 
 from barlow.bench.pipelines import files
 from barlow.bench.pipelines.job import MEAN, STD, Job, Pipeline
-from barlow.bench.pipelines.official import INTERPOLATION
+from barlow.bench.pipelines.torchvision_steps import steps
 from barlow.data import View, views
 
 BLUR_KERNEL = 13
@@ -26,41 +26,25 @@ def build(job: Job) -> Pipeline:
     return files.build(job, Views(job.views, job.output))
 
 
-class Views:
-    """From a file to its views, [3, size, size] each."""
+class Views(files.Decoded):
+    """One tensor uint8 [3, H, W] for all views."""
 
     def __init__(self, recipe: list[View], output: str) -> None:
-        self.transforms = [transform(view, output) for view in recipe]
+        super().__init__(_rgb, [transform(view, output) for view in recipe])
 
-    def __call__(self, path: str) -> list[Tensor]:
-        """Decodes once."""
-        image = decode_image(read_file(path), ImageReadMode.RGB)
-        return [view(image) for view in self.transforms]
+
+def _rgb(path: str) -> Tensor:
+    return decode_image(read_file(path), ImageReadMode.RGB)
 
 
 def transform(view: View, output: str) -> Any:
     """A view as v2 transforms of a tensor [3, H, W]."""
-    crop = view.crop
-    interpolation = INTERPOLATION[crop.interpolation]
-    if isinstance(crop, views.RandomResizedCrop):
-        steps: list[Any] = [T.RandomResizedCrop(crop.size, crop.scale, crop.ratio, interpolation)]
-    else:
-        steps = [T.Resize(crop.resize, interpolation), T.CenterCrop(crop.size)]
-    steps += [_operation(step) for step in view.operations]
-    if output == "float32":
-        steps += [T.ToDtype(torch.float32, scale=True), T.Normalize(MEAN, STD)]
-    return T.Compose(steps)
+    ends = [T.ToDtype(torch.float32, scale=True), T.Normalize(MEAN, STD)] if output == "float32" else []
+    return T.Compose(steps(T, view, _own) + ends)
 
 
-def _operation(step: views.Operation) -> Any:
+def _own(step: views.Operation) -> Any:
     match step:
-        case views.Flip():
-            return T.RandomHorizontalFlip(step.p)
-        case views.ColorJitter():
-            jitter = T.ColorJitter(step.brightness, step.contrast, step.saturation, step.hue)
-            return T.RandomApply([jitter], step.p)
-        case views.Grayscale():
-            return T.RandomGrayscale(step.p)
         case views.GaussianBlur():
             return T.RandomApply([T.GaussianBlur(BLUR_KERNEL, step.sigma)], step.p)
         case views.Solarize():

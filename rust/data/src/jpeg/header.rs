@@ -18,6 +18,8 @@ pub(crate) struct Frame {
     pub(crate) units: u64,
     /// Blocks of 64 coefficients.
     pub(crate) blocks: u64,
+    /// Predicted pixels instead of transformed blocks: there are no parts of such an image.
+    pub(crate) lossless: bool,
     /// Huffman codes, of which every unit takes one at least; arithmetic coding has no such bound.
     pub(crate) huffman: bool,
 }
@@ -109,6 +111,7 @@ pub(crate) fn header(bytes: &[u8]) -> Result<Frame> {
                     many_scans: matches!(code, 0xc2 | 0xc6 | 0xca | 0xce),
                     units,
                     blocks,
+                    lossless: matches!(code, 0xc3 | 0xc7 | 0xcb | 0xcf),
                     huffman: code < 0xc8,
                 });
             }

@@ -2,13 +2,12 @@
 //! in for it; panics become errors.
 //! Not here: which rows, when threads start and end, waiting.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use super::{Damage, Shared};
 use crate::augment::{Augmenter, Parameters, View, part_of};
 use crate::decode::{Decoder, Image};
-use crate::error::{Error, Fault, Result};
+use crate::error::{Error, Fault, Result, contained};
 use crate::meter::{Activity, Track};
 use crate::slots::{Claims, Row};
 
@@ -22,11 +21,6 @@ pub(super) fn work(mut claims: Claims, mut fill: impl FnMut(&mut Row<'_>) -> Res
         let outcome = contained(|| fill(&mut row));
         row.finish(outcome);
     }
-}
-
-/// A panic as an error. What `step` has changed must not be used again after one.
-fn contained(step: impl FnOnce() -> Result<()>) -> Result<()> {
-    catch_unwind(AssertUnwindSafe(step)).unwrap_or_else(|panic| Err(Error::from_panic(&*panic)))
 }
 
 /// One thread's part of the loader.
@@ -58,6 +52,8 @@ impl Worker {
         if let Some(track) = self.shared.meter.worker(self.number).filter(|_| !self.is_stopped()) {
             track.enter(activity, id);
         }
+        #[cfg(feature = "trouble")]
+        crate::trouble::meet(activity, id);
     }
 
     fn is_stopped(&self) -> bool {
@@ -148,7 +144,7 @@ impl Tools {
         // What nobody has decoded in full yet is decoded in full, so that damage below the views is found.
         let part = part_of(&self.views, size, shared.shrink_on_load, sample.proven);
         self.decoder.decode_part(&self.bytes, part, &mut self.image)?;
-        count(Activity::Decode, self.image.data.len());
+        count(Activity::Decode, self.image.rows() * self.image.columns() * 3);
         if (self.image.width, self.image.height) != size {
             return Err(Fault::IndexDamaged("the image has another size").into());
         }

@@ -42,33 +42,37 @@ pub struct Cut {
     pub interpolation: Interpolation,
 }
 
-/// A decoded image, interleaved: of an image of `width` x `height` pixels, both divided by `shrink`, the
-/// upper rows.
+/// A decoded image, interleaved: of an image of `width` x `height` pixels, both divided by `shrink`, some
+/// columns and rows (from, to); in memory, pixels from row to row, and before the first column.
 #[derive(Clone, Copy)]
 pub(crate) struct Pixels<'a> {
     pub(crate) rgb: &'a [u8],
     pub(crate) width: u32,
     pub(crate) height: u32,
     pub(crate) shrink: u32,
-}
-
-impl Pixels<'_> {
-    fn columns(self) -> usize {
-        self.width.div_ceil(self.shrink) as usize
-    }
+    pub(crate) columns: (u32, u32),
+    pub(crate) rows: (u32, u32),
+    pub(crate) pitch: usize,
+    pub(crate) before: usize,
 }
 
 impl Cut {
-    /// Rows from the top that are looked at in an image of `height` pixels, both divided by `shrink`.
-    pub(crate) fn rows(&self, height: u32, shrink: u32) -> u32 {
-        let end = self.window.y + self.window.height;
-        if shrink == 1 {
-            return end;
-        }
-        // The filter reaches beyond the window by its support at most; one row more for rounding.
-        let step = f64::from(self.window.height) / f64::from(shrink) / f64::from(self.resized.1);
-        let reach = self.interpolation.support() * step.max(1.0) + 1.0;
-        height.div_ceil(shrink).min((f64::from(end) / f64::from(shrink) + reach).ceil() as u32)
+    /// Columns and rows (from, to) that are looked at in an image of `width` x `height` pixels, both divided
+    /// by `shrink`.
+    pub(crate) fn reach(&self, (width, height): (u32, u32), shrink: u32) -> [(u32, u32); 2] {
+        let Window { x, y, width: across, height: down } = self.window;
+        let side = |start: u32, length: u32, resized: u32, whole: u32| {
+            let end = start + length;
+            if shrink == 1 {
+                return (start, end);
+            }
+            // The filter reaches beyond the window by its support at most; one pixel more for rounding.
+            let divided = |pixels: u32| f64::from(pixels) / f64::from(shrink);
+            let reach = self.interpolation.support() * (divided(length) / f64::from(resized)).max(1.0) + 1.0;
+            let last = whole.div_ceil(shrink).min((divided(end) + reach).ceil() as u32);
+            ((divided(start) - reach).floor().max(0.0) as u32, last)
+        };
+        [side(x, across, self.resized.0, width), side(y, down, self.resized.1, height)]
     }
 
     /// The sides of the window, in pixels of the image divided by `shrink`, and the pixel they count from.
@@ -107,13 +111,24 @@ impl Cut {
     fn fits(&self, image: Pixels<'_>) -> bool {
         let inside =
             |start: u32, length: u32, whole: u64| length > 0 && u64::from(start) + u64::from(length) <= whole;
-        let rows = self.rows(image.height, image.shrink) as usize;
         let Window { x, y, width: across, height: down } = self.window;
         inside(x, across, image.width.into())
             && inside(y, down, image.height.into())
             && inside(self.offset.0, self.size, u64::from(self.resized.0))
             && inside(self.offset.1, self.size, u64::from(self.resized.1))
-            && image.rgb.len() >= rows * image.columns() * 3
+            && self.held(image)
+    }
+
+    /// False if pixels that are looked at have not been decoded.
+    fn held(&self, image: Pixels<'_>) -> bool {
+        let [across, down] = self.reach((image.width, image.height), image.shrink);
+        let inside = |(from, to): (u32, u32), part: (u32, u32)| part.0 <= from && to <= part.1;
+        let columns = image.before + image.columns.1.saturating_sub(image.columns.0) as usize;
+        let rows = image.rows.1.saturating_sub(image.rows.0) as usize;
+        inside(across, image.columns)
+            && inside(down, image.rows)
+            && columns <= image.pitch
+            && image.rgb.len() >= rows * image.pitch * 3
     }
 }
 
@@ -150,8 +165,9 @@ impl Resize {
         self.down.set(down, cut.size, cut.interpolation, self.simd);
         let (left, right) = self.across.extent();
         let (top, bottom) = self.down.extent();
-        let stride = image.columns() * 3;
-        let bytes = &image.rgb[(origin.1 + top) * stride + (origin.0 + left) * 3..];
+        let stride = image.pitch * 3;
+        let column = origin.0 + left - image.columns.0 as usize + image.before;
+        let bytes = &image.rgb[(origin.1 + top - image.rows.0 as usize) * stride + column * 3..];
         let source = Rows { bytes, stride, length: (right - left) * 3, count: bottom - top };
         if cut.columns_first(image) {
             self.columns_then_rows(source, picture);
@@ -230,7 +246,17 @@ mod tests {
     fn every_value_is_the_weighted_sum_of_its_definition() -> Result<()> {
         let (width, height) = (41, 37);
         let rgb = interleaved(width, height);
-        let image = Pixels { rgb: &rgb, width: width as u32, height: height as u32, shrink: 1 };
+        let (columns, rows) = ((0, width as u32), (0, height as u32));
+        let image = Pixels {
+            rgb: &rgb,
+            width: columns.1,
+            height: rows.1,
+            shrink: 1,
+            columns,
+            rows,
+            pitch: width,
+            before: 0,
+        };
         // Window, resized, offset, size: smaller, larger, either order of passes, parts, single pixels.
         for (window, resized, offset, size) in [
             ((0, 0, 41, 37), (13, 13), (0, 0), 13),

@@ -1,0 +1,139 @@
+"""Here: the subcommands about images: pack, index, verify, unpack.
+
+Not here: the work (barlow.data), training.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+from json import dumps
+from pathlib import Path
+from typing import Literal
+
+from barlow.commands.arguments import MAX_THREADS, Out, Source, check, show
+from barlow.terminal import bar, one_line
+
+
+def pack(
+    source: Source,
+    out: Out,
+    *,
+    shard_mb: int = 256,
+    min_shards: int = 1,
+    held_out: float = 0.0,
+    on_error: Literal["raise", "skip"] = "raise",
+    members: bool = True,
+    decode: bool = True,
+    overwrite: bool = False,
+    threads: int = 0,
+) -> None:
+    """Packs images into tar shards with an index, decoding each one once to prove it.
+
+    Args:
+        source: Folder of class folders, flat folder, tar of class folders, or (folder of) WebDataset tars.
+        out: New folder for the shards; it appears complete or not at all.
+        shard_mb: Largest shard in MiB.
+        min_shards: Fewest shards, however small.
+        held_out: Share of each class that goes to OUT/held-out, the rest to OUT/train; 0: no such split.
+        on_error: What an image that can't be decoded does: end the command, or be left out and listed.
+        members: Keep other files of an image's stem beside it (0001.json of 0001.jpg).
+        decode: Prove images by decoding them; without, only headers are looked at, at the speed of the disk.
+        overwrite: Replace what an earlier pack left at OUT.
+        threads: Decoding threads; 0 is all cores.
+    """
+    from barlow.data import pack
+
+    check("--shard-mb", shard_mb, 1, 1 << 20)
+    check("--min-shards", min_shards, 1, 1 << 20)
+    check("--threads", threads, 0, MAX_THREADS)
+    with bar("packing") as progress, _hint(on_error):
+        report = pack(
+            source,
+            out,
+            shard_bytes=shard_mb << 20,
+            min_shards=min_shards,
+            held_out=held_out,
+            on_error=on_error,
+            members=members,
+            decode=decode,
+            overwrite=overwrite,
+            threads=threads,
+            progress=progress,
+        )
+    if report["classes_without_training"]:
+        warnings.warn(
+            f"{report['classes_without_training']} classes have their only image in {out / 'held-out'}",
+            stacklevel=1,
+        )
+    show(report)
+
+
+@contextlib.contextmanager
+def _hint(on_error: str) -> Iterator[None]:
+    """Says what to do about an image that can't be decoded."""
+    from barlow.data import DataError
+
+    try:
+        yield
+    except DataError as error:
+        if on_error == "raise" and error.kind in ("image", "limit"):
+            raise ValueError(f"{one_line(error)}; --on-error skip leaves such images out") from error
+        raise
+
+
+def index(source: Source, out: Path | None = None, *, members: bool = True, threads: int = 0) -> None:
+    """Indexes tars or folders of images where they are, rewriting nothing.
+
+    Args:
+        source: A tar, a folder of tars, or a folder of images.
+        out: Where the index goes; by default beside the data, where every command looks for it.
+        members: Record other files of an image's stem (0001.json of 0001.jpg), which costs reading them.
+        threads: Reading threads; 0 is all cores.
+    """
+    from barlow.data import index_source
+
+    check("--threads", threads, 0, MAX_THREADS)
+    with bar("indexing") as progress:
+        path = index_source(source, out, threads=threads, progress=progress, members=members)
+    print(path)
+
+
+def verify(source: Source, *, threads: int = 0, json: bool = False) -> None:
+    """Reads and decodes every image and lists those that are damaged; exit code 1 if there are any.
+
+    Args:
+        source: Shards, or anything else that can be trained on.
+        threads: Decoding threads; 0 is all cores.
+        json: Print one JSON object instead of lines.
+    """
+    from barlow.data import open_index
+    from barlow.data.verify import as_json, damaged
+
+    check("--threads", threads, 0, MAX_THREADS)
+    opened = open_index(source)
+    with bar("verifying") as progress:
+        found = damaged(opened, threads=threads, progress=progress)
+    if json:
+        print(dumps(as_json(opened, found), indent=2))
+    else:
+        for _, error in found:
+            print(one_line(error))
+        print(f"{len(opened)} images, {len(found)} damaged")
+    if found:
+        raise SystemExit(1)
+
+
+def unpack(source: Source, out: Out) -> None:
+    """Writes the original files back, byte for byte.
+
+    Args:
+        source: Packed shards.
+        out: New folder for the files.
+    """
+    from barlow.data import unpack
+
+    with bar("unpacking") as progress:
+        report = unpack(source, out, progress=progress)
+    show(report)

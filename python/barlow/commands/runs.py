@@ -1,0 +1,100 @@
+"""Here: the subcommands about runs that exist: eval, export, report, import.
+
+Not here: the work, training.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from barlow.commands.arguments import MAX_PROCESSES, Data, Out, Run, Target, check
+
+
+def evaluate(
+    target: Target,
+    data: Data,
+    *,
+    held_out: Path | None = None,
+    out: Path | None = None,
+    baselines: bool = True,
+) -> None:
+    """Measures a backbone by kNN and a linear probe on held-out images, in percent.
+
+    Args:
+        target: Run folder, or exported weights (safetensors).
+        data: Images with labels to train the probes on; without any label, only what needs none is measured.
+        held_out: Images to test on; by default those that were packed as held-out, else a fifth of DATA.
+        out: File for the result; by default RUN/eval.json.
+        baselines: Also measure the untrained network and the raw pixels.
+    """
+    from barlow.evaluate import evaluate
+
+    evaluate(target, data, held_out=held_out, out=out, baselines=baselines)
+
+
+def export(
+    target: Target, out: Out, *, format: Literal["torchvision", "safetensors"] = "torchvision"
+) -> None:
+    """Writes the backbone's weights for other libraries, with a model card, and checks that they work.
+
+    Args:
+        target: Run folder: its newest checkpoint that is whole.
+        out: Folder, or a file that ends in .safetensors; the card, a .md file, goes beside it.
+        format: Both are safetensors files with torchvision's names. torchvision: loads strictly into
+            torchvision.models.resnet*, so the width must be 64; safetensors: any backbone, for barlow.model.
+    """
+    from barlow.export import export
+
+    export(target, out, format)
+
+
+def report(run: Run, *, out: Path | None = None) -> None:
+    """Draws a run as one HTML file: curves, views, cross-correlation, nearest neighbours.
+
+    Args:
+        run: Run folder.
+        out: File to write; by default RUN/report.html.
+    """
+    from barlow.report import write
+
+    print(write(run, out, progress=lambda title: print(f"drawing: {title}", file=sys.stderr, flush=True)))
+
+
+def import_run(
+    source: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="CHECKPOINT")],
+    run: Run,
+    *,
+    data: Path | None = None,
+    flags: str = "",
+    processes: int = 32,
+) -> None:
+    """Makes a run folder of a file of the official code, and says what each of its flags became.
+
+    RUN can then be evaluated, exported and reported on; a full checkpoint.pth imported with --data can also
+    be trained further: `barlow train DATA --run RUN`. Nothing in the file is executed.
+
+    Args:
+        source: checkpoint.pth, or the weights of a backbone such as resnet50.pth.
+        run: New folder.
+        data: Images to go on training with.
+        flags: Command line of the official run: --flags="--epochs 300", or the first line of its stats.txt.
+        processes: GPUs of the official run, which its rates of biases and its weight decay depend on: 32 in
+            the paper, 16 in the official README.
+    """
+    from barlow.official import import_run
+
+    check("--processes", processes, 1, MAX_PROCESSES)
+    made = import_run(source, run, data=data, flags=flags, processes=processes)
+    width = max(len(official) for official, _ in made.rows)
+    for official, ours in made.rows:
+        print(f"{official:{width}}  {ours}")
+    print(f"wrote {run}")
+    if made.cannot_train:
+        print(f"for eval, export and report only: {made.cannot_train}")
+    else:
+        print(f"to go on: barlow train {shlex.quote(str(data))} --run {shlex.quote(str(run))}")
