@@ -9,12 +9,24 @@ from pathlib import Path
 
 import pytest
 
-from barlow import cli
+from barlow.commands import runs
 from barlow.config import CIFAR10_MEAN
 from commands import TINY, barlow, barlow_here, finish, make_images, start, the_error
 
 Capture = pytest.CaptureFixture[str]
-COMMANDS = ("pack", "index", "verify", "unpack", "train", "eval", "export", "report", "demo")
+COMMANDS = (
+    "pack",
+    "index",
+    "verify",
+    "unpack",
+    "train",
+    "eval",
+    "export",
+    "report",
+    "import",
+    "doctor",
+    "demo",
+)
 
 
 @pytest.fixture(scope="module")
@@ -196,7 +208,7 @@ def test_errors_that_nobody_meant_keep_their_traceback(
         """A command with a bug that a library notices."""
         json.loads("{")
 
-    monkeypatch.setattr(cli, "report", broken)
+    monkeypatch.setattr(runs, "report", broken)
     with pytest.raises(json.JSONDecodeError):
         barlow_here(capfd, "report")
 

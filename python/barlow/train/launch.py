@@ -86,6 +86,7 @@ def check(config: Config, index: Index, world_size: int, run: Path) -> None:
 
     if len(index) == 0:
         raise ValueError(f"{index.source} holds no images")
+    _refuse_what_was_imported_for_evaluation(run)
     validate(config, num_samples=len(index), world_size=world_size)
     views.training(config.data)
     autocast_dtype(config.train.precision, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
@@ -102,15 +103,20 @@ def check(config: Config, index: Index, world_size: int, run: Path) -> None:
     if changed:
         raise ValueError(f"{run} was started with another config: {'; '.join(changed)}; choose another --run")
     record = durable.read_json(run / RUN_FILE)
-    imported = record.get(IMPORTED)
-    if isinstance(imported, dict) and imported.get("cannot_train"):
-        raise ValueError(f"{run} can't be trained further: {imported['cannot_train']}")
     if record.get("index_digest") != index.digest():
         raise ValueError(
             f"{run} was started on other data ({record.get('num_samples')} images of {record.get('data')}); "
             f"{index.source} has {len(index)} images and another index digest"
         )
     _check_micro_batches(run, saved, record.get("world_size", 1), config, world_size)
+
+
+def _refuse_what_was_imported_for_evaluation(run: Path) -> None:
+    imported: object = None
+    with contextlib.suppress(OSError, ValueError):  # no run; or without a record, which is missed later on
+        imported = durable.read_json(run / RUN_FILE).get(IMPORTED)
+    if isinstance(imported, dict) and imported.get("cannot_train"):
+        raise ValueError(f"{run} can't be trained further: {imported['cannot_train']}")
 
 
 def _check_micro_batches(run: Path, saved: Config, saved_size: int, config: Config, world_size: int) -> None:
