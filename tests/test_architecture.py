@@ -29,7 +29,7 @@ FORBIDDEN_NAMES = {"utils", "common", "misc", "helpers", "base", "manager", "eng
 
 PYTHON_FLOORS = {
     **dict.fromkeys(("config", "distributed", "durable", "terminal"), 0),
-    **dict.fromkeys(("data", "model", "objectives", "optim", "synthetic", "validation"), 1),
+    **dict.fromkeys(("ablations", "data", "model", "objectives", "optim", "synthetic", "validation"), 1),
     **dict.fromkeys(("train", "evaluate"), 2),
     # The benchmark compares what the lower floors do with what others do; nothing is built on it.
     # So does the doctor, on the user's own machine; official runs become folders of what train/ writes.

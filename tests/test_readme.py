@@ -13,7 +13,8 @@ from barlow import synthetic
 from barlow.config import PRESETS
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("README.md", "docs/recipes.md", "docs/views.md", ".github/CONTRIBUTING.md", "benches/RESULTS.md")
+PAGES = ("README.md", "docs/ablations.md", "docs/recipes.md", "docs/views.md", ".github/CONTRIBUTING.md",
+         "benches/RESULTS.md")  # fmt: skip
 
 
 def page(name: str) -> str:
@@ -74,7 +75,5 @@ def test_subcommands_have_help(name: str) -> None:
 def test_flags_of_the_readme_are_fields() -> None:
     from barlow.config import Config
 
-    for section, field in re.findall(
-        r"--(\w+)\.([\w-]+)", page("README.md") + page("docs/recipes.md") + page("docs/views.md")
-    ):
+    for section, field in re.findall(r"--(\w+)\.([\w-]+)", "".join(map(page, PAGES))):
         assert hasattr(getattr(Config(), section), field.replace("-", "_")), f"--{section}.{field}"

@@ -13,13 +13,14 @@ import shlex
 import signal
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
 import tyro
 
 from barlow import __version__
+from barlow.ablations import ABLATIONS, METHODS
 from barlow.bench import Settings
 from barlow.commands import images, runs
 from barlow.commands.arguments import MAX_THREADS, Data, check
@@ -36,6 +37,8 @@ def _train(default: Config) -> Callable[..., None]:
         *,
         run: Path,
         preset: Annotated[str | None, tyro.conf.arg(metavar="|".join(PRESETS))] = None,
+        method: Annotated[str | None, tyro.conf.arg(metavar="|".join(METHODS))] = None,
+        ablation: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None,
         nproc: int = 0,
         config: Annotated[Config, tyro.conf.arg(name="")] = default,
     ) -> None:
@@ -49,6 +52,8 @@ def _train(default: Config) -> Callable[..., None]:
             data: Shards, or a tar or folder of images.
             run: Folder of the run: new, or one to go on with (then --preset may be left out).
             preset: Recipe that the other flags change.
+            method: Train by another method than Barlow Twins (docs/ablations.md).
+            ablation: A row of the paper's ablations, such as crop-only or batch-256 (docs/ablations.md).
             nproc: Processes on this machine; 0 is one for each GPU, or one.
             config: The recipe.
         """
@@ -57,7 +62,8 @@ def _train(default: Config) -> Callable[..., None]:
         check("--nproc", nproc, 0, MAX_THREADS)
         from barlow.train import launch
 
-        launch(data, config, run, nproc=nproc, preset=preset)
+        recipe = " + ".join(filter(None, (preset, method, ablation)))
+        launch(data, config, run, nproc=nproc, preset=recipe or None)
 
     return train
 
@@ -173,14 +179,28 @@ def _parse(arguments: list[str]) -> Callable[[], None]:
 
 
 def _defaults(arguments: list[str]) -> Config:
-    """The config whose values are the flags' defaults: the preset's, or that of the run to go on with."""
+    """The config whose values are the flags' defaults: the preset's, or that of the run to go on with; then
+    with the changes that --method and --ablation name."""
     preset, run = (_flag(arguments, name) for name in ("--preset", "--run"))
-    if preset is not None:
-        if preset not in PRESETS:
-            raise ValueError(f"there is no preset {preset!r}, only {', '.join(PRESETS)}")
-        return PRESETS[preset]()
     saved = Path(run) / CONFIG_FILE if run else None
-    return load(saved) if saved and saved.is_file() else Config()
+    config = Config()
+    if preset is not None:
+        config = _named(PRESETS, "preset", preset)()
+    elif saved and saved.is_file():
+        config = load(saved)
+    for kind, changes in (("method", METHODS), ("ablation", ABLATIONS)):
+        if (name := _flag(arguments, f"--{kind}")) is not None:
+            config = _named(changes, kind, name).applied(config)
+    return config
+
+
+T = TypeVar("T")
+
+
+def _named(things: Mapping[str, T], kind: str, name: str) -> T:
+    if name not in things:
+        raise ValueError(f"there is no {kind} {name!r}, only {', '.join(things)}")
+    return things[name]
 
 
 def _flag(arguments: list[str], name: str) -> str | None:

@@ -33,6 +33,8 @@ class DataConfig:
     augmentation: str = "barlow_twins"
     """The two views: barlow_twins is the paper's, barlow_twins_small the same without blur for images of
     about 32 pixels; anything else is read as the text of two views (docs/views.md)."""
+    without: tuple[Literal["flip", "jitter", "grey", "blur", "solarize"], ...] = ()
+    """Operations that are left out of both views (paper, figure 3)."""
     crop_scale: tuple[float, float] = (0.08, 1.0)
     """Range of a crop's area, as a fraction of the image; views given as text have their own."""
     mean: tuple[float, float, float] = IMAGENET_MEAN
@@ -63,19 +65,60 @@ class ModelConfig:
     """Channels of the first stage; 64 is torchvision's."""
     projector: tuple[int, ...] = (8192, 8192, 8192)
     """Output sizes of the projector's linear layers; the last one is the embedding's."""
+    projector_norm: Literal["hidden", "none", "all"] = "hidden"
+    """Where the projector has batch norm: after hidden layers (paper), nowhere (table 5), or after the last
+    one, too, there without scale and offset (SimSiam)."""
+
+
+Objective = Literal[
+    "barlow_twins", "redundancy_reduction", "feature_normalized", "cross_covariance", "cross_entropy",
+    "auto_correlation", "hsic", "mixed_barlow_twins", "fft", "vicreg", "w_mse", "simclr", "infonce", "byol",
+    "simsiam",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveConfig:
-    """The loss (paper, equations 1 and 2)."""
+    """The loss, and what some methods have between the embeddings and it; docs/ablations.md.
 
+    barlow_twins to auto_correlation are the paper's (its variations: table 5, section 5), hsic to w_mse came
+    after it, the others are what it is compared with. A setting that has no part in the chosen objective must
+    be left at its default.
+    """
+
+    name: Objective = "barlow_twins"
+    """Which loss; barlow_twins is equation 1 of the paper."""
     lambd: float = 0.0051
-    """Weight of the redundancy-reduction term (official code; the paper rounds to 5e-3)."""
+    """Weight of the redundancy-reduction term (official code; the paper rounds to 5e-3; hsic has 1/D, fft
+    2^-11). Not in vicreg, w_mse, simclr, infonce, byol, simsiam."""
     eps: float = 0.0
-    """Added to the variance of each embedding dimension; 0 is equation 2, 1e-5 the official code."""
+    """Added to the variance of each embedding dimension; 0 is equation 2, 1e-5 the official code. Where lambd
+    is, but for cross_covariance."""
     form: Literal["auto", "correlation", "gram", "gram_features"] = "auto"
-    """How the loss is computed: by the correlation matrix (dimensions squared), by the Gram matrices of the
-    batch (samples squared; sharded over the samples or the features), or whichever is cheapest."""
+    """How barlow_twins is computed: by the correlation matrix (dimensions squared), by the Gram matrices of
+    the batch (samples squared; sharded over the samples or the features), or whichever is cheapest."""
+    stop_gradient: bool = False
+    """No gradient into the second view's embeddings (paper, table 6). byol and simsiam have it anyway."""
+    predictor: tuple[int, ...] = ()
+    """Hidden sizes of a predictor on the first view's embedding (paper, table 6: 8192). Empty is none; in
+    byol and simsiam, where it is on both views, it is 4096 and a quarter of the embedding (their papers)."""
+    temperature: float = 0.1
+    """Of cross_entropy (the paper names none), simclr and infonce (0.1 is that of SimCLR's code)."""
+    invariance: float = 25.0
+    """Weight of vicreg's mean squared distance of the views (Bardes et al., section 4.2)."""
+    variance: float = 25.0
+    """Weight of vicreg's hinge on the deviations (same)."""
+    covariance: float = 1.0
+    """Weight of vicreg's squared covariances (same)."""
+    mixed: float = 1.0
+    """Weight of the mixed images in mixed_barlow_twins, times lambd (its authors: 1 or 2 on ImageNet)."""
+    block: int = 0
+    """Dimensions of a block of fft; 0 is one block, the cheapest; its authors have 128, too."""
+    sub_batch: int = 0
+    """Samples that w_mse whitens together; 0 is twice the embedding's dimensions (its authors)."""
+    target_momentum: float = 0.996
+    """Share of byol's target network that the first step keeps; all of it at the end (Grill et al., section
+    3.2: for 1000 epochs; their code has 0.99 for 300)."""
 
 
 @dataclass(frozen=True, kw_only=True)

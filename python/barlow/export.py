@@ -212,9 +212,12 @@ def _origin(target: Path, config: Config | None) -> list[str]:
         return []
     path = target / "run.json"
     run = durable.read_json(path) if path.exists() else {}
-    optim = config.optim
+    optim, objective = config.optim, config.objective
+    loss = (
+        f"lambda {objective.lambd:g}" if objective.name == "barlow_twins" else f"objective {objective.name}"
+    )
     lines = [
-        f"- recipe: {optim.epochs} epochs, batches of {optim.batch_size}, lambda {config.objective.lambd:g}, "
+        f"- recipe: {optim.epochs} epochs, batches of {optim.batch_size}, {loss}, "
         f"projector {'-'.join(map(str, config.model.projector))}, seed {config.train.seed}",
     ]
     if isinstance(run.get("num_samples"), int):

@@ -5,7 +5,9 @@ Not here: the fields themselves and their types (config.py), what a folder or a 
 
 from __future__ import annotations
 
-from barlow.config import Config
+from typing import get_args
+
+from barlow.config import Config, Objective, ObjectiveConfig
 
 RANGES = {
     "data.image_size": "[1, 4096]",  # what the loader's views can be
@@ -20,6 +22,15 @@ RANGES = {
     "model.projector": "[1, 65536]",  # beyond, the last layer alone may have 16 GiB
     "objective.lambd": "[0, inf)",
     "objective.eps": "[0, inf)",
+    "objective.predictor": "[1, 65536]",
+    "objective.temperature": "(0, inf)",
+    "objective.invariance": "[0, inf)",
+    "objective.variance": "[0, inf)",
+    "objective.covariance": "[0, inf)",
+    "objective.mixed": "[0, inf)",
+    "objective.block": "[0, 65536]",
+    "objective.sub_batch": "[0, inf)",
+    "objective.target_momentum": "[0, 1]",
     "optim.batch_size": "[2, inf)",  # the loss correlates over the batch
     "optim.epochs": "[1, 4294967296)",  # the loader counts them in 32 bits
     "optim.warmup_epochs": "[0, inf)",
@@ -46,6 +57,28 @@ RANGES = {
     "evaluate.batch_size": "[1, inf)",
 }
 """Where every number of a config must lie, as intervals; of a tuple, each of its numbers."""
+MAY_BE_EMPTY = ("objective.predictor",)
+
+_OF_C = ("barlow_twins", "redundancy_reduction", "feature_normalized", "cross_entropy", "auto_correlation",
+         "hsic", "mixed_barlow_twins", "fft")  # fmt: skip
+_OWN_BRANCHES = ("mixed_barlow_twins", "byol", "simsiam")
+_OF_TWO = tuple(name for name in get_args(Objective) if name not in _OWN_BRANCHES)
+PART_IN = {
+    "lambd": (*_OF_C, "cross_covariance"),
+    "eps": _OF_C,
+    "form": ("barlow_twins",),
+    "stop_gradient": _OF_TWO,
+    "predictor": (*_OF_TWO, "byol", "simsiam"),
+    "temperature": ("cross_entropy", "simclr", "infonce"),
+    "invariance": ("vicreg",),
+    "variance": ("vicreg",),
+    "covariance": ("vicreg",),
+    "mixed": ("mixed_barlow_twins",),
+    "block": ("fft",),
+    "sub_batch": ("w_mse",),
+    "target_momentum": ("byol",),
+}
+"""In which objectives each of their settings has a part."""
 
 
 def validate_ranges(config: Config) -> None:
@@ -54,7 +87,7 @@ def validate_ranges(config: Config) -> None:
         section, field_name = name.split(".")
         flag, value = f"--{name.replace('_', '-')}", getattr(getattr(config, section), field_name)
         numbers = value if isinstance(value, tuple) else (value,)
-        if not numbers:
+        if not numbers and name not in MAY_BE_EMPTY:
             raise ValueError(f"{flag} needs at least one value")
         for number in numbers:
             if not _within(number, interval):
@@ -70,6 +103,7 @@ def _within(number: float, interval: str) -> bool:
 def validate(config: Config, *, num_samples: int, world_size: int) -> None:
     """Raises `ValueError` naming the flag for any setting that cannot work on this data and world."""
     validate_ranges(config)
+    _validate_objective(config)
     data, batch_size = config.data, config.optim.batch_size
     low, high = data.crop_scale
     if low > high:
@@ -95,3 +129,23 @@ def num_micro_batches(config: Config, world_size: int) -> int:
     """Parts of a step's batch that pass through the backbone one after the other; 1 is the whole batch."""
     images = config.optim.batch_size // world_size
     return -(-images // (config.train.micro_batch or images))
+
+
+def _validate_objective(config: Config) -> None:
+    objective, default = config.objective, ObjectiveConfig()
+    for field, names in PART_IN.items():
+        flag = f"--objective.{field.replace('_', '-')}"
+        if getattr(objective, field) != getattr(default, field) and objective.name not in names:
+            raise ValueError(f"{flag} has no part in {objective.name}, only in {', '.join(names)}")
+    num_dims, batch_size = config.model.projector[-1], config.optim.batch_size
+    if objective.block > num_dims:
+        raise ValueError(f"--objective.block {objective.block} is larger than the embedding ({num_dims})")
+    if objective.name == "w_mse":
+        whitened = objective.sub_batch or 2 * num_dims
+        if whitened <= num_dims or batch_size % whitened:
+            raise ValueError(
+                f"--objective.sub-batch {whitened} (by default twice the embedding's {num_dims} dimensions) "
+                f"must be more than them and divide --optim.batch-size {batch_size}"
+            )
+    if objective.name == "cross_entropy" and num_dims < 2:
+        raise ValueError("--objective.name cross_entropy needs an embedding of at least 2 dimensions")

@@ -61,4 +61,6 @@ def build_model(config: ModelConfig, seed: int) -> Twins:
         # Not torch.manual_seed: it reseeds the GPUs' generators too, and fork_rng restores only this one.
         torch.default_generator.manual_seed(seed)
         backbone = build_backbone(config)
-        return Twins(backbone, build_projector(backbone.num_features, config.projector))
+        return Twins(
+            backbone, build_projector(backbone.num_features, config.projector, config.projector_norm)
+        )

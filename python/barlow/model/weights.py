@@ -26,6 +26,7 @@ METADATA_KEY = "barlow"
 RUN_METADATA_KEY = "barlow.config"
 """Entry that holds the Config of the run, so that a file that has left its run keeps its preprocessing."""
 _PREFIX = "backbone."
+_OBJECTIVE = "objective."
 _FILE = "model.safetensors"
 """The file of a checkpoint that holds the network."""
 
@@ -82,8 +83,12 @@ def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], source: Path
 
 
 def load_model(model: nn.Module, path: Path | str) -> None:
-    """Loads a checkpoint's `model.safetensors` ("backbone.*" and "projector.*") into the model, strictly."""
-    load_strictly(model, read(path)[0], path)
+    """Loads a checkpoint's `model.safetensors` ("backbone.*" and "projector.*") into the model, strictly.
+
+    What else an objective kept there for training ("objective.*": a predictor, a target network) is left out.
+    """
+    tensors = read(path)[0]
+    load_strictly(model, {n: t for n, t in tensors.items() if not n.startswith(_OBJECTIVE)}, path)
 
 
 def load_backbone(path: Path | str) -> tuple[ResNet, ModelConfig, Config | None]:
@@ -92,7 +97,7 @@ def load_backbone(path: Path | str) -> tuple[ResNet, ModelConfig, Config | None]
     `path` is a run folder (its newest valid checkpoint), a checkpoint folder, a checkpoint's
     `model.safetensors` or a file of backbone weights with torchvision's names. A file that says nothing about
     its network must be a ResNet-10/18/34/50, which its shapes tell. Raises `ValueError` unless every tensor
-    of the backbone is there and every tensor of the file is used (a checkpoint's projector apart).
+    of the backbone is there and every tensor of the file is used (but for those of projector and objective).
     """
     file = _weights_file(Path(path))
     tensors, model = read(file)
@@ -101,7 +106,7 @@ def load_backbone(path: Path | str) -> tuple[ResNet, ModelConfig, Config | None]
         tensors = {
             name.removeprefix(_PREFIX): tensor
             for name, tensor in tensors.items()
-            if not name.startswith("projector.")
+            if not name.startswith(("projector.", _OBJECTIVE))
         }
     model = model or (run.model if run else None) or infer(tensors, file)
     backbone = build_backbone(model)

@@ -23,15 +23,18 @@ def section_of(rec: Record) -> str:
         drawn = charts.line_chart(title, lines, x_label="optimizer step", **axes)
         return f'<figure><h3>{title}</h3>{drawn}<figcaption class="caption">{note}</figcaption></figure>'
 
-    loss = rec.series("loss")
-    positive = [y for _, y in loss + rec.series("loss_floor") if y > 0]
-    wide = bool(positive) and max(positive) > 8 * min(positive)
+    loss, floor = rec.series("loss"), rec.series("loss_floor")
+    shown = [y for _, y in loss + floor]
+    positive = [y for y in shown if y > 0]
+    wide = bool(positive) and max(positive) > 8 * min(positive) and min(shown) >= 0
     waiting = [(x, 100 * y) for x, y in rec.series("wait_share")]
     drawn = [
         chart(
-            "Loss and its floor",
-            "No embedding of this batch size and dimension can have a loss below the floor.",
-            [Line("loss", "one", loss), Line("floor", "floor", rec.series("loss_floor"))],
+            "Loss and its floor" if floor else "Loss",
+            "No embedding of this batch size and dimension can have a loss below the floor."
+            if floor
+            else "The loss of the global batch.",
+            [Line("loss", "one", loss), *([Line("floor", "floor", floor)] if floor else [])],
             y_label="loss" + (" (log scale)" if wide else ""),
             log_y=wide,
         ),

@@ -78,13 +78,16 @@ def matrix(m: Matrix, *, held_out: bool) -> str:
         ("mean on the diagonal (goal 1)", f"{m.on_diagonal:.3f}"),
         ("rms off the diagonal (goal 0)", f"{m.off_diagonal_rms:.4f}"),
         ("chance level of that rms", f"{m.num_images**-0.5:.4f}"),
-        ("loss of this batch (floor)", f"{charts.number(m.loss)} ({charts.number(m.floor)})"),
     )
+    goal = "A loss other than Barlow Twins has no such goal in itself."
+    if m.loss is not None:
+        facts += (("loss of this batch (floor)", f"{charts.number(m.loss)} ({charts.number(m.floor)})"),)
+        goal = "The loss pulls the diagonal to 1 and everything else to 0."
     side = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts)
     return section(
         "<h2>Cross-correlation of the two views</h2>",
         '<p class="why">Row: dimension of the first view&rsquo;s embedding; column: of the second&rsquo;s. '
-        f"The loss pulls the diagonal to 1 and everything else to 0.{reduced}</p>",
+        f"{goal}{reduced}</p>",
         f'<div class="matrix"><img src="{m.uri}" alt="{text}"><div>'
         f'<img class="scale" src="{scale_uri()}" alt="colour scale from -1 to 1">'
         f'<div class="scale-ticks">{ticks}</div>'

@@ -68,7 +68,8 @@ class Matrix:
     num_dims: int
     on_diagonal: float
     off_diagonal_rms: float
-    loss: float
+    loss: float | None
+    """Of Barlow Twins on these images; None where the run minimised another loss."""
     floor: float
 
 
@@ -158,7 +159,7 @@ def cross_correlation_matrix(model: Twins, index: Index, config: Config) -> Matr
 
 def matrix_of(z1_ND: Tensor, z2_ND: Tensor, config: Config) -> Matrix:
     """The matrix of embeddings, its picture and the numbers that belong to it."""
-    eps, lambd = config.objective.eps, config.objective.lambd
+    name, eps, lambd = config.objective.name, config.objective.eps, config.objective.lambd
     c_DD = cross_correlation(z1_ND, z2_ND, eps=eps)
     num_dims = len(c_DD)
     summary = correlation_summary(z1_ND, z2_ND, eps=eps)
@@ -168,7 +169,7 @@ def matrix_of(z1_ND: Tensor, z2_ND: Tensor, config: Config) -> Matrix:
         num_dims=num_dims,
         on_diagonal=summary.on_diagonal,
         off_diagonal_rms=summary.off_diagonal_rms,
-        loss=barlow_twins(z1_ND, z2_ND, lambd, eps=eps).item(),
+        loss=barlow_twins(z1_ND, z2_ND, lambd, eps=eps).item() if name == "barlow_twins" else None,
         floor=loss_floor(len(z1_ND), num_dims, lambd),
     )
 

@@ -69,7 +69,10 @@ def _facts(rec: Record) -> list[tuple[str, str, bool]]:
         add("view size", f"{rec.config.data.image_size} px")
         add("batch", f"{optim.batch_size} images")
         add("epochs", optim.epochs)
-        add("lambda", charts.number(rec.config.objective.lambd))
+        if rec.config.objective.name == "barlow_twins":
+            add("lambda", charts.number(rec.config.objective.lambd))
+        else:
+            add("objective", rec.config.objective.name)
         add("seed", f"{train.seed}")
     add("processes", rec.run.get("world_size"))
     add("device", rec.run.get("device"))

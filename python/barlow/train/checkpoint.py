@@ -2,14 +2,15 @@
 
 Not here: when to save, how bytes reach the disk (`durable.py`), what the config or the data must match.
 
-A checkpoint is `step-00000123/` with `model.safetensors` (the twins' state), `optim.safetensors` (one tensor
-for each optimizer state and parameter, named `state.parameter`) and `state.json` (what the loop counts).
+A checkpoint is `step-00000123/` with `model.safetensors` (the twins' state, and what the objective keeps as
+`objective.*`), `optim.safetensors` (one tensor for each optimizer state and trained parameter, named
+`state.parameter`) and `state.json` (what the loop counts).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,7 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimiz
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(tensors[name])
-    parameters = dict(model.named_parameters())
+    parameters = dict(_trained(model))
     states: dict[str, dict[str, Tensor]] = {}
     for full_name, tensor in load_file(path / "optim.safetensors").items():
         key, _, name = full_name.partition(".")
@@ -94,9 +95,13 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimiz
 def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     return {
         f"{key}.{name}": tensor
-        for name, parameter in model.named_parameters()
+        for name, parameter in _trained(model)
         for key, tensor in optimizer.state[parameter].items()
     }
+
+
+def _trained(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    return ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
 
 
 def _portable(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,6 +1,7 @@
-"""Here: one optimizer step (twins, DDP, autocast, loss, LARS, rates), and when a run logs, saves, stops.
+"""Here: one optimizer step (twins, DDP, autocast, objective, LARS, rates), and when a run logs, saves, stops.
 
-Not here: data, metrics, checkpoints, the order of the steps (loop.py), forward and backward (accumulate.py).
+Not here: forward and backward (accumulate.py), which loss it is (objective.py), data, metrics, checkpoints,
+the order of the steps (loop.py).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from barlow.config import Config
@@ -19,9 +20,10 @@ from barlow.data import to_float
 from barlow.distributed import World
 from barlow.model import Twins, build_model
 from barlow.model.precision import autocast, autocast_dtype
-from barlow.objectives import Form, barlow_twins, choose_form
+from barlow.objectives import Form, choose_form
 from barlow.optim import LARS, learning_rate, parameter_groups, true_gradient_rates
 from barlow.train.accumulate import backward, split
+from barlow.train.objective import Objective
 from barlow.validation import num_micro_batches
 
 
@@ -58,17 +60,28 @@ class Plan:
 
 
 class Learner:
-    """The twins and all that a step changes: parameters, statistics, momentum, the gradient scaler."""
+    """All that a step changes: the twins, what the objective keeps, momentum, the gradient scaler.
+
+    `network` is the parameters and buffers of twins and objective, under the names of a checkpoint.
+    """
 
     def __init__(self, config: Config, plan: Plan, world: World) -> None:
         self.config, self.plan, self.device = config, plan, world.device
         self.twins = build_model(config.model, config.train.seed).to(world.device)
         self.twins.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self.autocast_dtype = autocast_dtype(config.train.precision, world.device)
+        self.form: Form
+        self.form, self.form_reason = _form(config, world, half=self.autocast_dtype != torch.float32)
+        """The form of the loss, never "auto", and why it was chosen."""
+        self._autocast = partial(autocast, world.device, self.autocast_dtype)
+        self.objective = Objective(config, self.twins, plan.total_steps, self.form, self._autocast)
+        self.objective.to(world.device)
+        self.network = nn.ModuleDict({**dict(self.twins.named_children()), "objective": self.objective})
         self._model = _distributed(self.twins, world.device) if world.size > 1 else self.twins
         self._num_micro_batches = num_micro_batches(config, world.size)
         optim, self._peak = config.optim, true_gradient_rates(config.optim)
         self.optimizer = LARS(
-            parameter_groups(self.twins),
+            parameter_groups(self.network),
             lr=0.0,  # every step sets its own
             momentum=optim.momentum,
             weight_decay=self._peak.weight_decay,
@@ -76,22 +89,18 @@ class Learner:
             variant=optim.variant,
             fused=config.train.fused_lars,
         )
-        self.autocast_dtype = autocast_dtype(config.train.precision, world.device)
-        self.form: Form
-        self.form, self.form_reason = _form(config, world, half=self.autocast_dtype != torch.float32)
-        """The form of the loss, never "auto", and why it was chosen."""
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=self.autocast_dtype == torch.float16)
 
     def step(self, step: int, views_u8: list[Tensor], *, check: bool) -> tuple[Tensor, list[Tensor]]:
-        """Step `step` on this rank's views: the loss of the global batch and this rank's embeddings.
+        """Step `step` on this rank's views: the loss of the global batch and their embeddings on this rank.
 
         With `check` a loss that is not finite is a `FloatingPointError`, before any weight has changed.
         """
+        batches = [partial(self._floats, part) for part in split(views_u8, self._num_micro_batches)]
+        to_embed, objective_of = self.objective.begin(step, batches)
 
         def loss_of(embeddings: list[Tensor]) -> Tensor:
-            objective = self.config.objective
-            z1_ND, z2_ND = embeddings
-            loss = barlow_twins(z1_ND, z2_ND, objective.lambd, form=self.form, eps=objective.eps)
+            loss = objective_of(embeddings)
             if check and not math.isfinite(loss.item()):
                 raise FloatingPointError(
                     f"the loss is {loss.item()} at step {step}; "
@@ -100,14 +109,14 @@ class Learner:
             return loss
 
         self.optimizer.zero_grad(set_to_none=True)
-        batches = [partial(self._floats, part) for part in split(views_u8, self._num_micro_batches)]
-        context = partial(autocast, self.device, self.autocast_dtype)
-        loss, embeddings = backward(self._model, batches, loss_of, self.scaler, context)
+        loss, embeddings = backward(self._model, to_embed, loss_of, self.scaler, self._autocast)
+        self.objective.average_gradients()
         weights, biases = self.optimizer.param_groups
         weights["lr"], biases["lr"] = self.rates(step)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        return loss.detach(), [z_ND.detach() for z_ND in embeddings]
+        self.objective.end(step, self.twins)
+        return loss.detach(), [z_ND.detach() for z_ND in embeddings[: len(views_u8)]]
 
     def _floats(self, views_u8: list[Tensor]) -> list[Tensor]:
         data = self.config.data

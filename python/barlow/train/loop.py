@@ -46,7 +46,10 @@ def train(index: Index, config: Config, run: Path, world: World, threads: int) -
             )
             display.say(f"{run} is finished: {step} of {plan.total_steps} steps are done{asked}")
             return
-        display.say(f"loss: {learner.form} form, {learner.form_reason}")
+        if config.objective.name == "barlow_twins":
+            display.say(f"loss: {learner.form} form, {learner.form_reason}")
+        else:
+            display.say(f"loss: {config.objective.name}")
         metrics = None
         if world.rank == 0:
             metrics = Metrics(run, keep=lambda line: line["step"] <= resumed_step and plan.logs(line["step"]))
@@ -128,7 +131,7 @@ def _resume(run: Path, learner: Learner, loader: Loader, world: World) -> tuple[
     if name is None:
         return 0, 0.0
     state = read_state(directory / name)
-    load_checkpoint(directory / name, learner.twins, learner.optimizer)
+    load_checkpoint(directory / name, learner.network, learner.optimizer)
     if state["scaler"]:
         learner.scaler.load_state_dict(state["scaler"])
     loader.load_state_dict(state["loader"])
@@ -136,7 +139,7 @@ def _resume(run: Path, learner: Learner, loader: Loader, world: World) -> tuple[
 
 
 def _save(run: Path, step: int, learner: Learner, loader: Loader, time_s: float) -> None:
-    if not all(bool(p.isfinite().all()) for p in learner.twins.parameters()):
+    if not all(bool(p.isfinite().all()) for p in learner.network.parameters()):
         raise FloatingPointError(f"a weight is not finite after step {step}; no checkpoint is written")
     state = {
         "loader": loader.state_dict(),
@@ -145,7 +148,7 @@ def _save(run: Path, step: int, learner: Learner, loader: Loader, time_s: float)
         "config": dataclasses.asdict(learner.config),
     }
     keep = learner.config.checkpoint.keep
-    save_checkpoint(run / CHECKPOINTS, step, learner.twins, learner.optimizer, state, keep)
+    save_checkpoint(run / CHECKPOINTS, step, learner.network, learner.optimizer, state, keep)
 
 
 def _line(
@@ -153,14 +156,18 @@ def _line(
 ) -> dict[str, Any]:
     """One line of metrics. Every rank calls it: the cross-correlation is that of the global batch."""
     config, plan = learner.config, learner.plan
-    summary = correlation_summary(*embeddings, form=learner.form, eps=config.objective.eps)
+    objective = config.objective
+    summary = correlation_summary(*embeddings, form=learner.form, eps=objective.eps)
     num_dims = embeddings[0].shape[1]
     lr_weights, lr_biases = learner.rates(step)
+    floor = {}
+    if objective.name == "barlow_twins":  # of no other loss is one known
+        floor["loss_floor"] = loss_floor(config.optim.batch_size, num_dims, objective.lambd)
     return {
         "step": step,
         "epoch": step / plan.steps_per_epoch,
         "loss": loss.item(),
-        "loss_floor": loss_floor(config.optim.batch_size, num_dims, config.objective.lambd),
+        **floor,
         "lr_weights": lr_weights,
         "lr_biases": lr_biases,
         "images_per_s": lap["steps_per_s"] * config.optim.batch_size,

@@ -49,9 +49,10 @@ class Display:
     def show(self, line: dict[str, Any]) -> None:
         """A line of metrics."""
         rate = line["images_per_s"]
+        floor = line.get("loss_floor")
+        loss = f"{line['loss']:.4g}" if floor is None else f"{line['loss']:.1f} (floor {floor:.1f})"
         numbers = (
-            f"loss {line['loss']:.1f} (floor {line['loss_floor']:.1f})  "
-            f"{rate:.{0 if rate >= 10 else 1}f} images/s  "
+            f"loss {loss}  {rate:.{0 if rate >= 10 else 1}f} images/s  "
             f"waiting for data {100 * line['wait_share']:.0f} %"
         )
         if self._is_live:

@@ -10,6 +10,8 @@ Pillow images) are rounded to 8 bits after each. Further differences are named o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from barlow.config import DataConfig
 from barlow.data.views.description import (
     ColorJitter,
@@ -169,6 +171,18 @@ def evaluation(size: int = 224, resize: int = 256) -> list[View]:
 
 def training(data: DataConfig) -> list[View]:
     """The two views that a run with these settings trains on; `ValueError` if they do not give two."""
+    return [_without(view, data.without) for view in _named_or_written(data)]
+
+
+_KINDS = {"flip": Flip, "jitter": ColorJitter, "grey": Grayscale, "blur": GaussianBlur, "solarize": Solarize}
+
+
+def _without(view: View, names: Sequence[str]) -> View:
+    removed = tuple(_KINDS[name] for name in names)
+    return View(view.crop, tuple(step for step in view.operations if not isinstance(step, removed)))
+
+
+def _named_or_written(data: DataConfig) -> list[View]:
     if data.augmentation in ("barlow_twins", "barlow_twins_small"):
         blur = data.augmentation == "barlow_twins"
         return barlow_twins(data.image_size, scale=data.crop_scale, blur=blur)
