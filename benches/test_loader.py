@@ -1,9 +1,7 @@
 """Two official views of each image: our loader against the paper's pipeline on the same cores.
 
 The pipelines are those of `barlow bench loader`, which compares more of them; here they are rounds for
-pytest-benchmark, interleaved, so that a machine that slows down slows both. Images: the first that exists of
-the environment variable BARLOW_IMAGES (anything that can be trained on) and ../shared/data beside the
-checkout; without either the benchmark skips.
+pytest-benchmark, interleaved, so that a machine that slows down slows both. Images: see bench_images.py.
 """
 
 from __future__ import annotations
@@ -11,9 +9,9 @@ from __future__ import annotations
 import os
 import statistics
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
+from bench_images import source
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from barlow.bench import Settings, contest, images
@@ -26,21 +24,13 @@ CORES = len(os.sched_getaffinity(0))
 SETTINGS = Settings(images=768, batch_size=32)
 
 
-def _source() -> Path | None:
-    beside = Path(__file__).resolve().parents[2] / "shared" / "data" / "imagenet-sample.tar"
-    for path in (Path(os.environ.get("BARLOW_IMAGES") or "/nonexistent"), beside):
-        if path.exists():
-            return path
-    return None
-
-
 @pytest.fixture(scope="module")
 def lanes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Lane]]:
-    source = _source()
-    if source is None:
+    found = source()
+    if found is None:
         pytest.skip("no images: set BARLOW_IMAGES to shards, a tar or a folder of images")
     folder = tmp_path_factory.mktemp("bench") / "images"
-    chosen = images.prepare(source, SETTINGS.images, SETTINGS.batch_size, folder, threads=CORES)
+    chosen = images.prepare(found, SETTINGS.images, SETTINGS.batch_size, folder, threads=CORES)
     started = {name: Lane(contest.job(name, "float32", chosen, SETTINGS, CORES)) for name in NAMES}
     try:
         for lane in started.values():
