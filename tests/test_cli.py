@@ -325,7 +325,8 @@ def test_progress_is_a_bar_on_a_terminal() -> None:
 
 def test_progress_off_a_terminal_is_plain_lines(images: Path, tmp_path: Path, capfd: Capture) -> None:
     result = barlow_here(capfd, "train", images, "--run", tmp_path / "run", *TINY, "--train.steps", 4)
-    lines = result.out.splitlines()
+    form, *lines = result.out.splitlines()
+    assert form.startswith("loss: ")
     assert [line.split()[1] for line in lines] == ["1/4", "3/4", "4/4"]
     for line in lines:
         assert "(floor 0.6)" in line
