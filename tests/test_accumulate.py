@@ -230,6 +230,15 @@ def test_an_exception_of_the_loss_leaves_no_gradient_and_no_setting_behind() -> 
     assert_equal(results(twins, *in_parts(twins, views, 3)), results(again, *in_parts(again, views, 3)), 0)
 
 
+def test_batch_norms_that_would_count_every_sample_twice_are_refused() -> None:
+    twins, views = twins_of("batch", torchs=True), two_views(6)
+    with pytest.raises(ValueError, match=r"ViewBatchNorm; backbone\.1 is a BatchNorm2d"):
+        in_parts(twins, views, 3)
+    assert all(p.grad is None for p in twins.parameters())
+    twins.backbone.eval()  # at rest they count nothing
+    in_parts(twins, views, 3)
+
+
 def test_statistics_of_parts_that_fail_are_forgotten() -> None:
     twins = twins_of("batch")
     before = copy.deepcopy(dict(twins.named_buffers()))
