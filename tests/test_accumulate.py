@@ -230,6 +230,15 @@ def test_an_exception_of_the_loss_leaves_no_gradient_and_no_setting_behind() -> 
     assert_equal(results(twins, *in_parts(twins, views, 3)), results(again, *in_parts(again, views, 3)), 0)
 
 
+def test_batch_norms_that_would_count_every_sample_twice_are_refused() -> None:
+    twins, views = twins_of("batch", torchs=True), two_views(6)
+    with pytest.raises(ValueError, match=r"ViewBatchNorm; backbone\.1 is a BatchNorm2d"):
+        in_parts(twins, views, 3)
+    assert all(p.grad is None for p in twins.parameters())
+    twins.backbone.eval()  # at rest they count nothing
+    in_parts(twins, views, 3)
+
+
 def test_statistics_of_parts_that_fail_are_forgotten() -> None:
     twins = twins_of("batch")
     before = copy.deepcopy(dict(twins.named_buffers()))
@@ -275,10 +284,15 @@ def test_what_autograd_keeps_falls_with_the_micro_batch() -> None:
     assert peaks[8] < 0.17 * peaks[1]
 
 
-def on_ranks(world: World, norm: str, num_images: int, num_parts: int) -> list[dict[str, Any]]:
+def on_ranks(
+    world: World, norm: str, num_images: int, num_parts: int, bucket_mib: float | None = None
+) -> list[dict[str, Any]]:
     """Three steps on this rank's rows; results, and the buckets that DDP reduced in each."""
     twins = twins_of(norm)
-    model = data_parallel(twins)
+    with pytest.MonkeyPatch.context() as patch:
+        smaller = partial(DistributedDataParallel, bucket_cap_mb=bucket_mib)
+        patch.setattr("barlow.distributed.DistributedDataParallel", smaller)
+        model = data_parallel(twins)
     buckets: list[int] = []
 
     if isinstance(model, DistributedDataParallel):
@@ -301,11 +315,16 @@ def on_ranks(world: World, norm: str, num_images: int, num_parts: int) -> list[d
     return steps
 
 
-@pytest.mark.parametrize(("world_size", "num_images", "num_parts"), [(2, 10, 2), (2, 10, 3), (4, 12, 3)])
+@pytest.mark.parametrize(
+    ("world_size", "num_images", "num_parts", "bucket_mib"),
+    [(2, 10, 2, None), (2, 10, 3, None), (4, 12, 3, None), (2, 10, 3, 0.0003)],
+)
 @pytest.mark.parametrize("norm", ["group", "batch"])
-def test_ranks_in_parts_are_one_process(norm: str, world_size: int, num_images: int, num_parts: int) -> None:
+def test_ranks_in_parts_are_one_process(
+    norm: str, world_size: int, num_images: int, num_parts: int, bucket_mib: float | None
+) -> None:
     """Steps in parts before and after one of the whole batch: DDP's state survives each."""
-    found = run(on_ranks, world_size, norm, num_images, num_parts)
+    found = run(on_ranks, world_size, norm, num_images, num_parts, bucket_mib)
     by_rank = torch.arange(num_images).tensor_split(world_size)
     for step in range(3):
         parts = 1 if step == 1 else num_parts
@@ -316,6 +335,9 @@ def test_ranks_in_parts_are_one_process(norm: str, world_size: int, num_images: 
         expected = written_out(twins_of(norm, torchs=True), two_views(num_images, step), groups)
         for rank, rows in enumerate(by_rank):
             got = dict(found[rank][step])
-            assert got.pop("buckets") == [0], "each bucket must be reduced exactly once"
+            buckets = got.pop("buckets")
+            assert buckets == list(range(len(buckets))), "each bucket must be reduced exactly once"
+            # The first backward pass always has a single bucket.
+            assert len(buckets) == (4 if bucket_mib and step else 1)
             mine = expected | {name: expected[name][rows] for name in ("z1", "z2")}
             assert_equal(got, mine, 1e-10)

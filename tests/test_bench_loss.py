@@ -48,6 +48,9 @@ def test_what_two_ranks_send() -> None:
 def test_the_table_says_what_does_not_fit() -> None:
     text = table(256, 8192, 4, [Result("gram", 10**9, 4, 2**20, 2**21, [0.010, 0.030, 0.020])])
     assert "auto is gram_features" in text
+    few = [Result("gram", seconds=[0.01])]
+    assert "auto is gram_features" in table(2048, 8192, 4, few)
+    assert "auto is gram\n" in table(2048, 8192, 4, few, half=True)
     assert "| gram | 20.0 [10.0-30.0] | - | 1 | 2 | 4 | 1 |" in text
     assert "Too large for this machine's memory: official, correlation, gram_features." in text
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from commands import barlow_here, finish, start
 from processes import run
 
 ALONE = World(0, 1, 0, torch.device("cpu"))
+MICRO_BATCHES = "gradient in micro-batches = whole batch"
 KINDS = ("convolutions", "batch-norm scales", "batch-norm shifts", "linear layers")
 
 
@@ -73,7 +75,8 @@ def with_a_sum_for_a_mean(world: World) -> list[tuple[str, bool, float, str]]:
 def test_a_gradient_of_another_scale_is_told_by_its_factor() -> None:
     for result in run(with_a_sum_for_a_mean, 2):
         amiss = [(name, error, text) for name, holds, error, text in result if not holds]
-        assert [name for name, _, _ in amiss] == [f"gradient of 2 ranks = one process: {k}" for k in KINDS]
+        gradients = [f"gradient of 2 ranks = one process: {k}" for k in KINDS]
+        assert [name for name, _, _ in amiss] == [*gradients, MICRO_BATCHES]
         for _, error, text in amiss:
             assert error == pytest.approx(1.0)
             assert "2.0000 times the true gradient" in text
@@ -96,6 +99,27 @@ def test_batch_norm_that_is_not_synchronised_is_seen_in_the_loss_and_every_gradi
             assert error > 1e-3
             assert "rank " in text
         assert "batch-norm statistics of 2 ranks = one process" in amiss
+
+
+def with_the_mean_of_micro_batches(world: World) -> list[tuple[str, bool, str]]:
+    """Ordinary accumulation: the loss of each micro-batch by itself."""
+
+    def naive(model: Any, batches: list[Any], loss_of: Any, *_: object) -> None:
+        first, last = batches
+        with model.no_sync() if world.size > 1 else contextlib.nullcontext():
+            (loss_of(model(first())) / 2).backward()
+        (loss_of(model(last())) / 2).backward()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gradient, "backward", naive)
+        return [(f.invariant, f.holds, words(f)) for f in gradient.findings(world)]
+
+
+def test_ordinary_accumulation_is_seen() -> None:
+    for result in [with_the_mean_of_micro_batches(ALONE), *run(with_the_mean_of_micro_batches, 2)]:
+        ((name, text),) = [(name, text) for name, holds, text in result if not holds]
+        assert name == MICRO_BATCHES
+        assert "times the true gradient along it, cosine 0." in text
 
 
 def with_a_step_of_its_own(world: World) -> list[tuple[str, bool, str]]:
@@ -201,6 +225,7 @@ def test_it_starts_its_own_ranks() -> None:
     assert result.code == 0, result.out + result.err
     report = json.loads(result.out)
     assert report["holds"]
+    assert result.err == ""
     assert any(row["name"] == "ranks" and row["value"].startswith("2 by gloo") for row in report["facts"])
 
 

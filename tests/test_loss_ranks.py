@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from barlow.bench.traffic import counted
@@ -120,6 +121,33 @@ def test_loss_and_gradients_are_those_of_the_equations(size: int) -> None:
                 )
             assert ours["on"] == pytest.approx(expected["on"].item(), rel=TOLERANCE)
             assert ours["rms"] == pytest.approx(expected["rms"].item(), rel=1e-8, abs=1e-9)
+
+
+GROUPS = ([0, 2], [1, 3])
+
+
+def in_groups(world: World, case: Case) -> list[list[Tensor]]:
+    """Every form among the ranks of this one's group, which have the case's batch to themselves."""
+    made: list[Any] = [dist.new_group(ranks) for ranks in GROUPS]
+    place = world.rank // 2
+    z1, z2, rows = batch(case)
+    z1, z2 = z1[rows[place]].requires_grad_(), z2[rows[place]].requires_grad_()
+    results = []
+    for form in (*FORMS, "auto"):
+        loss = barlow_twins(z1, z2, LAMBD, form=form, group=made[world.rank % 2])
+        results.append([loss.detach(), *torch.autograd.grad(loss, (z1, z2))])
+    return results
+
+
+@pytest.mark.parametrize("case", CASES[2][1:3])
+def test_a_group_of_ranks_is_a_world_of_its_own(case: Case) -> None:
+    expected, rows = reference(case), batch(case)[2]
+    for rank, results in enumerate(run(in_groups, 4, case)):
+        mine = rows[rank // 2]
+        for loss, g1, g2 in results:
+            torch.testing.assert_close(loss, expected["loss"], rtol=TOLERANCE, atol=0)
+            for ours, theirs in ((g1, expected["g1"]), (g2, expected["g2"])):
+                torch.testing.assert_close(ours, 2 * theirs[mine], rtol=TOLERANCE, atol=TOLERANCE)
 
 
 def constant_dimension(world: World) -> list[list[Tensor]]:

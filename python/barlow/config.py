@@ -89,8 +89,8 @@ class ObjectiveConfig:
     name: Objective = "barlow_twins"
     """Which loss; barlow_twins is equation 1 of the paper."""
     lambd: float = 0.0051
-    """Weight of the redundancy-reduction term (official code; the paper rounds to 5e-3; hsic has 1/D, fft
-    2^-11). Not in vicreg, w_mse, simclr, infonce, byol, simsiam."""
+    """Weight of the redundancy-reduction term (official code; the paper rounds to 5e-3). --method sets the
+    authors' 1/D for hsic and 2^-11 for fft. Not in vicreg, w_mse, simclr, infonce, byol, simsiam."""
     eps: float = 0.0
     """Added to the variance of each embedding dimension; 0 is equation 2, 1e-5 the official code. Where lambd
     is, but for cross_covariance."""

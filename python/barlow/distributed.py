@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -259,7 +259,10 @@ class _AllReduce(torch.autograd.Function):
         return all_reduce_(grad.clone(memory_format=torch.contiguous_format), ctx.group), None, None
 
 
-def data_parallel(module: nn.Module) -> nn.Module:
+_Module = TypeVar("_Module", bound=nn.Module)
+
+
+def data_parallel(module: _Module) -> _Module | DistributedDataParallel:
     """The module with gradients that are means over the ranks after backward; itself in a single process.
 
     Parameters and buffers are made equal once, here. Buffers are not sent again at every step: what this

@@ -160,9 +160,9 @@ def _proc_bytes(path: str, name: str) -> int:
     return int(lines[name].split()[0]) * 1024
 
 
-def table(num_samples: int, num_dims: int, size: int, results: list[Result]) -> str:
-    """The results as Markdown; `size` is the number of ranks."""
-    form, _ = choose_form(num_samples, num_dims, size)
+def table(num_samples: int, num_dims: int, size: int, results: list[Result], *, half: bool = False) -> str:
+    """The results as Markdown; `size` is the number of ranks, `half` as in `choose_form`."""
+    form, _ = choose_form(num_samples, num_dims, size, half=half)
     medians = {result.name: statistics.median(result.seconds) for result in results}
     lines = [
         f"N = {num_samples}, D = {num_dims}, W = {size}; auto is {form}",
@@ -201,8 +201,9 @@ def main() -> None:
             for num_dims in map(int, asked.dims.split(",")):
                 dtype = getattr(torch, asked.dtype)
                 results = measure(num_samples, num_dims, asked.rounds, world, dtype)
+                half = world.device.type == "cuda" and dtype.itemsize == 2
                 if world.rank == 0:
-                    print(table(num_samples, num_dims, world.size, results), flush=True)
+                    print(table(num_samples, num_dims, world.size, results, half=half), flush=True)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,9 @@ each view, the loss written out from equations 1 and 2 of the paper, autograd. E
 
 from __future__ import annotations
 
+import contextlib
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -17,6 +20,7 @@ from barlow.doctor.finding import Finding, distance, over_ranks
 from barlow.model import Twins, ViewBatchNorm, ViewBatchNorm1d, build_model
 from barlow.objectives import barlow_twins
 from barlow.optim import LARS, parameter_groups
+from barlow.train.accumulate import backward, split
 
 _MODEL = ModelConfig(backbone="resnet10", stem="cifar", width=8, projector=(24, 24, 20))
 _LAMBD = 0.02
@@ -27,7 +31,7 @@ _KINDS = ("convolutions", "batch-norm scales", "batch-norm shifts", "linear laye
 
 
 def findings(world: World) -> list[Finding]:
-    """Loss, gradients of every kind of parameter, batch-norm statistics, and weights after a step."""
+    """Loss, gradients of every kind of parameter, batch-norm statistics, micro-batches, weights of a step."""
     rows = _rows(world.size)
     views = [view.to(world.device) for view in _views(sum(map(len, rows)))]
     twins = _twins().to(world.device)
@@ -46,9 +50,26 @@ def findings(world: World) -> list[Finding]:
         found.append(over_ranks(f"gradient {ranks} = one process: {kind}", error, _ROUNDING, detail))
     error = distance(_statistics(twins), _statistics(reference))
     found.append(over_ranks(f"batch-norm statistics {ranks} = one process", error, _ROUNDING))
+    found.append(_in_micro_batches(views, rows[world.rank]))
     if world.size > 1:
         found.append(_same_weights(twins))
     return found
+
+
+def _in_micro_batches(views: list[Tensor], rows: list[int]) -> Finding:
+    """All gradients, with the backbone's batch norm at rest, which would see only the micro-batch."""
+    twins, reference = (network.to(views[0].device) for network in (_twins(), _of_torch(_twins())))
+    for network in (twins, reference):
+        network.backbone.eval()
+    batches = [partial(list, part) for part in split([view[rows] for view in views], 2)]
+    scaler = torch.amp.GradScaler(views[0].device.type, enabled=False)
+    parallel, loss_of = data_parallel(twins), lambda z: barlow_twins(z[0], z[1], _LAMBD)
+    backward(parallel, batches, loss_of, scaler, contextlib.nullcontext)
+    _loss(*(reference.projector(reference.backbone(view)) for view in views)).backward()
+    ours, theirs = (torch.cat(list(_gradients(network).values())) for network in (twins, reference))
+    return over_ranks(
+        "gradient in micro-batches = whole batch", distance(ours, theirs), _ROUNDING, _relation(ours, theirs)
+    )
 
 
 def _same_weights(twins: Twins) -> Finding:

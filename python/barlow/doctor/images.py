@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from barlow.data import Loader, apply, draw, simd, views
+from barlow.data import Loader, apply, draw, index_source, simd, views
 from barlow.distributed import World, gather_values
 from barlow.doctor.finding import Finding, over_ranks
 
@@ -26,6 +26,7 @@ def findings(world: World) -> list[Finding]:
     found = [_instructions()]
     with tempfile.TemporaryDirectory(prefix="barlow-doctor-") as folder:
         _write_images(Path(folder), num_images=8 * max(world.size, 3))
+        index_source(folder)  # otherwise every loader would advise the user to
         batch_size = 4 * world.size
         one, *others = (_batches(folder, batch_size, threads=threads) for threads in (1, 2, 3))
         threads_agree = all(_digest(other) == _digest(one) for other in others)

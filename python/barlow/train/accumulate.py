@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from barlow.model import Twins
+from barlow.model import Twins, ViewBatchNorm
 from barlow.model.batchnorm import no_advance_of, one_advance_of
 
 Batch = Callable[[], list[Tensor]]
@@ -53,7 +53,8 @@ def backward(
     own. Everything runs under `autocast()`, and gradients are multiplied by the scaler's factor. On several
     ranks every one must have the same number of batches; the gradients of a DistributedDataParallel model
     come out as means over the ranks. The model's parameters must not have gradients before. An exception of
-    `loss_of` passes through before any parameter has got one.
+    `loss_of` passes through before any parameter has got one. `ValueError` for several batches and a backbone
+    with batch norms in training that are not ours: their statistics would advance in both runs.
     """
     if len(batches) > 1:
         return _accumulated(model, batches, loss_of, scaler, autocast)
@@ -73,6 +74,7 @@ def _accumulated(
 ) -> tuple[Tensor, list[Tensor]]:
     twins = model.module if isinstance(model, DistributedDataParallel) else model
     assert isinstance(twins, Twins)
+    _check_norms(twins.backbone)
     random_states: list[list[Tensor]] = []
     parts: list[list[Tensor]] = []
     with torch.no_grad(), one_advance_of(twins.backbone):
@@ -103,6 +105,14 @@ def _accumulated(
                     outputs, inputs = [*outputs, *others], [*inputs, *map(torch.zeros_like, others)]
                 torch.autograd.backward(outputs, inputs)
     return loss, embeddings
+
+
+def _check_norms(backbone: nn.Module) -> None:
+    for name, module in backbone.named_modules():
+        theirs = isinstance(module, nn.modules.batchnorm._BatchNorm) and not isinstance(module, ViewBatchNorm)
+        if theirs and module.training:
+            kind = type(module).__name__
+            raise ValueError(f"micro-batches need barlow.model.ViewBatchNorm; backbone.{name} is a {kind}")
 
 
 def _gradient(x: Tensor) -> Tensor:

@@ -7,7 +7,6 @@ the order of the steps (loop.py).
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import dataclass
 from functools import partial
 
@@ -17,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from barlow.config import Config
 from barlow.data import to_float
-from barlow.distributed import World
+from barlow.distributed import World, data_parallel
 from barlow.model import Twins, build_model
 from barlow.model.precision import autocast, autocast_dtype
 from barlow.objectives import Form, choose_form
@@ -77,7 +76,7 @@ class Learner:
         self.objective = Objective(config, self.twins, plan.total_steps, self.form, self._autocast)
         self.objective.to(world.device)
         self.network = nn.ModuleDict({**dict(self.twins.named_children()), "objective": self.objective})
-        self._model = _distributed(self.twins, world.device) if world.size > 1 else self.twins
+        self._model = _rehearsed(self.twins, world.device)
         self._num_micro_batches = num_micro_batches(config, world.size)
         optim, self._peak = config.optim, true_gradient_rates(config.optim)
         self.optimizer = LARS(
@@ -136,12 +135,11 @@ def _form(config: Config, world: World, *, half: bool) -> tuple[Form, str]:
     return choose_form(config.optim.batch_size, num_dims, world.size, half=half)
 
 
-def _distributed(twins: Twins, device: torch.device) -> DistributedDataParallel:
-    with warnings.catch_warnings():
-        # Every rank computes the same batch-norm statistics, so there is nothing to send around. The name of
-        # this flag is deprecated since torch 2.15; the new one isn't there before.
-        warnings.filterwarnings("ignore", ".*broadcast_buffers", FutureWarning)
-        model = DistributedDataParallel(twins, broadcast_buffers=False, gradient_as_bucket_view=True)
+def _rehearsed(twins: Twins, device: torch.device) -> Twins | DistributedDataParallel:
+    """The data-parallel twins after a first pass that leaves no trace in them."""
+    model = data_parallel(twins)
+    if model is twins:
+        return model
     # DDP lays its buckets out anew after the first backward pass, and a ring's sums round by the place in
     # the bucket: with more than two ranks the first step of a resumed run would differ from the same step
     # of one that never stopped. A rehearsal puts that behind us; it leaves only the statistics to restore.
