@@ -199,6 +199,20 @@ def test_a_run_with_names_goes_on_without_them(tmp_path: Path, capfd: pytest.Cap
     )
 
 
+def test_the_last_of_several_names_counts(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """As of every flag: an alias of the user's may hold the first ones."""
+    images, run = make_images(tmp_path / "images"), tmp_path / "run"
+    first = ("--preset", "imagenet", "--method=byol", "--ablation", "crop-only", "--run", tmp_path / "other")
+    last = ("--method", "vicreg", "--ablation=no-grayscale", "--run", run)
+    result = barlow_here(capfd, "train", images, *first, *TINY, *last, "--train.steps", 1)
+    assert result.code == 0, result.err
+    config = from_json((run / "config.json").read_text())
+    assert config.data.image_size == 48
+    assert config.objective.name == "vicreg"
+    assert config.data.without == ("grey",)
+    assert '"preset": "demo + vicreg + no-grayscale"' in (run / "run.json").read_text()
+
+
 @pytest.mark.parametrize("kind", ["method", "ablation"])
 def test_an_unknown_name_is_answered_with_all(kind: str, capfd: pytest.CaptureFixture[str]) -> None:
     result = barlow_here(capfd, "train", "nowhere", "--run", "nowhere", "--preset", "demo", f"--{kind}", "x")

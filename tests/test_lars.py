@@ -144,6 +144,32 @@ def test_state_dict_round_trip_continues_bit_for_bit() -> None:
     assert all(torch.equal(a, b) for a, b in zip(params, copies, strict=True))
 
 
+def test_what_is_adapted_stays_when_a_state_is_loaded() -> None:
+    params = tensors()
+    saved = LARS(groups(params), lr=0.3).state_dict()
+    for group in saved["param_groups"]:
+        group["adapt"] = not group["adapt"]
+    optimizer = LARS(groups(params), lr=0.1)
+    optimizer.load_state_dict(saved)
+    assert [group["adapt"] for group in optimizer.param_groups] == [True, False]
+    assert [group["lr"] for group in optimizer.param_groups] == [0.3, 0.3]
+
+
+def test_a_copy_goes_on_bit_for_bit() -> None:
+    """By the protocol that pickle uses, too."""
+    params = tensors()
+    optimizer = LARS(groups(params), lr=0.1, variant="larc")
+    for step in range(2):
+        set_gradients(params, step)
+        optimizer.step()
+    both = [(params, optimizer), copy.deepcopy((params, optimizer))]
+    for step in range(2, 4):
+        for ps, opt in both:
+            set_gradients(ps, step)
+            opt.step()
+    assert all(torch.equal(a, b) for a, b in zip(both[0][0], both[1][0], strict=True))
+
+
 class HostReads(TorchDispatchMode):
     """Counts the operations that would make the host wait for a GPU."""
 
@@ -280,6 +306,10 @@ def test_the_state_of_the_official_optimizer_is_taken_over() -> None:
             lambda saved: saved["state"].update({1: {"momentum_buffer": torch.zeros(40, 16)}}),
             "momentum_buffer",
         ),
+        (lambda saved: saved["state"].update({1: {"mu": 3}}), "parameter 1"),
+        (lambda saved: saved.pop("state"), "lacks state"),
+        (lambda saved: saved["param_groups"][0].pop("momentum"), "lacks momentum"),
+        (lambda saved: saved["param_groups"][1].pop("adapt"), "lacks eta"),  # of torch.optim.SGD, say
         (lambda saved: saved["param_groups"].pop(), "other sizes"),
         (lambda saved: saved["param_groups"][0]["params"].pop(), "other sizes"),
     ],

@@ -119,6 +119,17 @@ def test_auto_takes_the_choice() -> None:
         assert counter.get_total_flops() == operations(choose_form(*shape)[0], *shape, 1)
 
 
+def test_a_compiler_may_trace_the_choice_for_batches_of_any_size() -> None:
+    """From the second size on the number of samples is a symbol to it."""
+    torch.compiler.reset()
+    compiled = torch.compile(barlow_twins, backend="aot_eager", fullgraph=True)
+    for num_samples in (12, 10, 90, 80):
+        z1, z2 = pair(num_samples, 40)
+        found, expected = (torch.autograd.grad(loss(z1, z2), (z1, z2)) for loss in (compiled, barlow_twins))
+        for mine, theirs in zip(found, expected, strict=True):
+            torch.testing.assert_close(mine, theirs)
+
+
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("shape", [(20, 90), (90, 20), (5, 1)])
 def test_the_summary_is_that_of_the_matrix(shape: tuple[int, int], form: Form) -> None:

@@ -152,6 +152,19 @@ def test_a_small_deviation_far_from_zero_is_not_taken_for_constant(form: Form) -
 
 
 @each_form
+@pytest.mark.parametrize("eps", [0.0, 1e-5])
+def test_deviations_that_overflow_are_not_taken_for_none(eps: float, form: Form) -> None:
+    """A run that explodes has no finite loss of D and no gradient of zero."""
+    z1, z2 = (1e20 * z.detach() for z in pair(30, 4, dtype=torch.float32))
+    z1.requires_grad_()
+    loss = barlow_twins(z1, z2, form=form, eps=eps)
+    loss.backward()
+    assert z1.grad is not None
+    assert loss.isnan()
+    assert z1.grad.isnan().all()
+
+
+@each_form
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_what_is_not_finite_shows_in_the_loss(bad: float, form: Form) -> None:
     z1, z2 = pair(8, 3)

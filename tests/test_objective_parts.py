@@ -93,6 +93,11 @@ def test_vicreg_hinges_at_a_deviation_of_one() -> None:
     torch.testing.assert_close(vicreg(z1, z1, 1.0, 0.0, 0.0), z1.new_zeros(()))
 
 
+def test_vicreg_has_second_derivatives_in_one_process() -> None:
+    z1, z2 = (0.5 * z[:, :3] for z in pair(6))
+    torch.autograd.gradgradcheck(lambda z: vicreg(z, z2), (z1.requires_grad_(),))
+
+
 def test_simclr_is_cross_entropy_over_the_other_views() -> None:
     z1, z2 = pair()
     x = nn.functional.normalize(torch.cat([z1, z2]))

@@ -129,8 +129,10 @@ def mixed_images(world: World, rows: list[list[int]], dtype: torch.dtype) -> tup
 
 
 def images(dtype: torch.dtype) -> list[Tensor]:
+    """Channels last, as a loader's images are that go into convolutions."""
     generator = torch.Generator().manual_seed(1)
-    return [torch.randn(NUM_SAMPLES, 3, 4, 5, generator=generator).to(dtype) for _ in range(2)]
+    views = [torch.randn(NUM_SAMPLES, 3, 4, 5, generator=generator).to(dtype) for _ in range(2)]
+    return [view.contiguous(memory_format=torch.channels_last) for view in views]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -145,6 +147,7 @@ def test_images_are_mixed_across_ranks(dtype: torch.dtype) -> None:
     y1, y2 = (y.double() for y in images(dtype))
     mixed = torch.cat([part[0] for part in parts])
     assert mixed.dtype == dtype
+    assert all(part[0].is_contiguous(memory_format=torch.channels_last) for part in parts)
     torch.testing.assert_close(
         mixed.double(), alpha * y1 + (1 - alpha) * y2[order], rtol=0, atol=4 * torch.finfo(dtype).eps
     )

@@ -8,6 +8,7 @@ import json
 import pickle
 import sys
 import types
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -248,12 +249,24 @@ CONV = "module.backbone.layer1.0.conv1.weight"
         (_set(CONV, torch.full((64, 64, 3, 3), torch.nan)), r"layer1\.0\.conv1\.weight has values .* finite"),
         (_set(CONV, torch.zeros(64, 64, 3, 3, dtype=torch.float16)), "float16"),
         (_set(CONV, torch.zeros(64, 64, 3, 3).to_sparse()), "sparse"),
+        (_set(CONV, torch.zeros(1).expand(1 << 40)), r"layer1\.0\.conv1\.weight .* larger than its data"),
+        (_set(CONV, torch.zeros(64, 64, 3, 3, device="meta")), "larger than its data"),
+        (_set("module.backbone.conv1.weight", torch.zeros(4096, 3, 7, 7)), r"\[64\] for \[4096\]"),  # a TB
+        (_set("module.backbone.conv1.weight", torch.zeros(0, 3, 7, 7)), r"--model\.width"),
+        (_set("module.backbone.bn1.num_batches_tracked", torch.ones(3).long()), "not one number"),
         (_set("backbone.extra", torch.zeros(1)), "has no prefix"),
         (_set_mu(3, {}), r"optimizer\.state\.3"),
         (_set_mu(3, {"mu": torch.zeros(7)}), r"momentum of backbone\.\S+ is \[7\]"),
         (_set_mu(3, {"mu": torch.zeros(7), "more": 1}), r"optimizer\.state\.3"),
         (lambda content: content["optimizer"]["state"].pop(3), "of the?.* parameters|parameters of"),
         (lambda content: content["optimizer"].pop("param_groups"), "official LARS"),
+        (lambda content: content["optimizer"].update(state=5), "official LARS"),
+        (lambda content: content.update(optimizer=torch.zeros(3)), "official LARS"),
+        (lambda content: content["optimizer"]["param_groups"][0].update(lr=10**400), "official LARS"),
+        (
+            lambda content: [g.update(momentum=2.0) for g in content["optimizer"]["param_groups"]],
+            r"--optim\.momentum",
+        ),
         (lambda content: content["optimizer"]["param_groups"][0].update(params=[0]), "official groups"),
         (lambda content: content["optimizer"]["param_groups"][0].update(eta=0.1), "different settings"),
         (_reverse, "another order"),
@@ -331,6 +344,19 @@ def test_a_file_that_is_no_checkpoint_is_refused_and_runs_nothing(kind: str, tmp
         import_run(file, tmp_path / "run")
     assert not (tmp_path / "ran").exists()
     assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_an_archive_that_unpacks_to_more_than_itself_is_not_unpacked(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = tmp_path / "small.pth"
+    with zipfile.ZipFile(checkpoint) as archive, zipfile.ZipFile(small, "w", zipfile.ZIP_DEFLATED) as packed:
+        for entry in archive.infolist():
+            packed.writestr(entry.filename, archive.read(entry))
+    assert torch.load(small, weights_only=False).keys() == {"epoch", "model", "optimizer"}
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("it was unpacked"))
+    with pytest.raises(ValueError, match=r"small\.pth unpacks to \d+ bytes"):
+        import_run(small, tmp_path / "run")
 
 
 def test_a_folder_with_something_in_it_is_left_alone(checkpoint: Path, tmp_path: Path) -> None:

@@ -204,12 +204,14 @@ def _named(things: Mapping[str, T], kind: str, name: str) -> T:
 
 
 def _flag(arguments: list[str], name: str) -> str | None:
+    """The value of a flag; of one that is given twice the last, as everywhere on the command line."""
+    found = None
     for flag, value in zip(arguments, [*arguments[1:], None], strict=True):
         if flag == name:
-            return value
-        if flag.startswith(f"{name}="):
-            return flag.partition("=")[2]
-    return None
+            found = value
+        elif flag.startswith(f"{name}="):
+            found = flag.partition("=")[2]
+    return found
 
 
 def _later(command: Callable[..., None]) -> Callable[..., Callable[[], None]]:

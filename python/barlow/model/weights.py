@@ -65,7 +65,13 @@ def read(path: Path | str) -> tuple[dict[str, Tensor], ModelConfig | None]:
 
 
 def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], source: Path | str) -> None:
-    """Copies the tensors into the module; a `ValueError` lists all that are missing, unused or misshapen."""
+    """Copies the tensors into the module; `ValueError` as of `check_fit`."""
+    check_fit(module, tensors, source)
+    module.load_state_dict(dict(tensors))
+
+
+def check_fit(module: nn.Module, tensors: Mapping[str, Tensor], source: Path | str) -> None:
+    """A `ValueError` lists all tensors that the module misses, doesn't use, or has in another shape."""
     own = module.state_dict()
     faults = {
         "missing": sorted(own.keys() - tensors.keys()),
@@ -79,7 +85,6 @@ def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], source: Path
     if any(faults.values()):
         text = "; ".join(f"{what}: {', '.join(names)}" for what, names in faults.items() if names)
         raise ValueError(f"the weights of {source} don't fit the network: {text}")
-    module.load_state_dict(dict(tensors))
 
 
 def load_model(model: nn.Module, path: Path | str) -> None:

@@ -21,7 +21,7 @@ from torch.autograd.function import once_differentiable
 
 from barlow.distributed import world_size
 from barlow.objectives.correlation import correlate, correlation
-from barlow.objectives.forms import FORMS, Form, Terms, choose_form
+from barlow.objectives.forms import FORMS, Form, Terms, cheapest_form
 from barlow.objectives.gram import gram, gram_features, operand_dtype, sample_counts
 from barlow.objectives.standardize import Group, stack_views, standardize
 
@@ -53,7 +53,7 @@ def barlow_twins(
 
     `form` says how, not what: "correlation" computes C, [D, D]; "gram" the Gram matrices of the N samples,
     [N, N], each rank its rows of them; "gram_features" the same, each rank from its share of the D features;
-    "auto" takes the cheapest (`choose_form` has the rule). All agree to rounding. On a GPU the Gram forms
+    "auto" takes the cheapest (`cheapest_form` has the rule). All agree to rounding. On a GPU the Gram forms
     multiply half-precision embeddings as such, with sums in float32. With several ranks, "auto" and the Gram
     forms wait for the device once, to learn how many samples the others have.
 
@@ -135,7 +135,7 @@ def _resolve(form: AnyForm, z1_ND: Tensor, z2_ND: Tensor, group: Group) -> Form:
         return form
     num_samples = sum(sample_counts(len(z1_ND), z1_ND.device, group))
     half = operand_dtype(z1_ND, z2_ND).itemsize == 2
-    return choose_form(num_samples, z1_ND.shape[1], world_size(group), half=half)[0]
+    return cheapest_form(num_samples, z1_ND.shape[1], world_size(group), half=half)
 
 
 class _BarlowTwins(torch.autograd.Function):

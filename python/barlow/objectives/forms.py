@@ -32,20 +32,11 @@ class Terms(NamedTuple):
 def choose_form(
     num_samples: int, num_dims: int, world_size: int = 1, *, half: bool = False
 ) -> tuple[Form, str]:
-    """The cheapest form for N samples in all, D dimensions and W ranks, and why, in words for a log.
-
-    The rule: the fewest operations, so C where N >= 3/4 D and the Gram matrices otherwise; of their two
-    forms, which do the same work, the one that sends fewer bytes: sharded over the features where about
-    2 D/W + N < D, over the samples otherwise. `half` says that embeddings travel in 2 bytes (half precision
-    on a GPU), which makes that 6 D/W + 4 N < 2 D.
-    """
+    """`cheapest_form`, and why it is, in words for a log."""
     size = num_samples, num_dims, world_size
+    form = cheapest_form(*size, half=half)
     work = {form: operations(form, *size) for form in FORMS}
     sent = {form: sent_bytes(form, *size, 2 if half else 4) for form in FORMS}
-    form: Form = "correlation"
-    if work["gram"] < work["correlation"]:
-        # Alone, both Gram forms are one.
-        form = "gram_features" if sent["gram_features"] < sent["gram"] else "gram"
     other = "gram" if form == "correlation" else "correlation"
     what = {
         "correlation": f"the {num_dims} x {num_dims} correlation matrix",
@@ -57,6 +48,24 @@ def choose_form(
         others = ", ".join(f"{_si(sent[name])}B ({name})" for name in FORMS if name != form)
         reason += f"; {_si(sent[form])}B sent, not {others}"
     return form, reason
+
+
+def cheapest_form(num_samples: int, num_dims: int, world_size: int = 1, *, half: bool = False) -> Form:
+    """The cheapest form for N samples in all, D dimensions and W ranks.
+
+    The rule: the fewest operations, so C where N >= 3/4 D and the Gram matrices otherwise; of their two
+    forms, which do the same work, the one that sends fewer bytes: sharded over the features where about
+    2 D/W + N < D, over the samples otherwise. `half` says that embeddings travel in 2 bytes (half precision
+    on a GPU), which makes that 6 D/W + 4 N < 2 D.
+    """
+    # Without any text: a compiler that traces the loss knows the numbers as symbols, which have no digits.
+    size = num_samples, num_dims, world_size
+    if operations("gram", *size) >= operations("correlation", *size):
+        return "correlation"
+    # Alone, both Gram forms are one.
+    embedding_bytes = 2 if half else 4
+    fewer = sent_bytes("gram_features", *size, embedding_bytes) < sent_bytes("gram", *size, embedding_bytes)
+    return "gram_features" if fewer else "gram"
 
 
 def operations(form: str, num_samples: int, num_dims: int, world_size: int) -> float:

@@ -106,9 +106,10 @@ def _exchange(x_NX: Tensor, order_N: Tensor, counts: tuple[int, ...], group: Gro
     from_each = torch.bincount(owner_N, minlength=len(counts))
     sent = x_NX[torch.cat(mine).to(x_NX.device)]
     size = sent[0].numel()
+    # Indexing keeps the layout of channels-last images; they travel in the order of their dimensions.
     received = all_to_all(
-        sent.view(-1), [len(rows) * size for rows in mine], (from_each * size).tolist(), group
+        sent.flatten(), [len(rows) * size for rows in mine], (from_each * size).tolist(), group
     )
     out = torch.empty_like(sent)
-    out[owner_N.argsort(stable=True).to(x_NX.device)] = received.view_as(sent)
+    out[owner_N.argsort(stable=True).to(x_NX.device)] = received.view(sent.shape)
     return out

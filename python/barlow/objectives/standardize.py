@@ -63,6 +63,8 @@ def _centre(z_2ND: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def _scale(x_2ND: Tensor, mean_2D: Tensor, variance_2D: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     rstd_2D = (variance_2D + eps).rsqrt()
+    # Where squares overflow (from about 1e19 in float32) nothing is known: 0 would make it a constant.
+    rstd_2D = rstd_2D.masked_fill(variance_2D.isinf(), torch.nan)
     if eps == 0:
         noise_2D = _CONSTANT_ULPS * torch.finfo(x_2ND.dtype).eps * mean_2D.abs()
         rstd_2D = rstd_2D.masked_fill(variance_2D <= noise_2D.square(), 0.0)

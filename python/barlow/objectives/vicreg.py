@@ -49,12 +49,19 @@ def vicreg(
 
 def _spread(z_ND: Tensor, eps: float, group: Group) -> tuple[Tensor, Tensor]:
     """The variance term and the covariance term of one view."""
-    with torch.no_grad():
-        # As a constant: the gradient at x is a combination of columns of x, whose means are 0, so that the
-        # gradient by way of the mean is 0.
-        count, mean_D, _ = all_moments(len(z_ND), z_ND.mean(0), torch.zeros_like(z_ND[0]), group)
-    x_ND = z_ND - mean_D
+    count, x_ND = _centre(z_ND, group)
     cov_DD = all_reduce(x_ND.T @ x_ND, group, alike=True) / (count - 1)
     hinge = (1 - (cov_DD.diagonal() + eps).sqrt()).relu().mean()
-    off_diagonal_DD = cov_DD.diagonal_scatter(torch.zeros_like(mean_D))
-    return hinge, off_diagonal_DD.square().sum() / len(mean_D)
+    off_diagonal_DD = cov_DD.diagonal_scatter(torch.zeros_like(z_ND[0]))
+    return hinge, off_diagonal_DD.square().sum() / z_ND.shape[1]
+
+
+def _centre(z_ND: Tensor, group: Group) -> tuple[Tensor | int, Tensor]:
+    """The number of samples of all ranks, and this rank's less the mean of all."""
+    if world_size(group) == 1:
+        return len(z_ND), z_ND - z_ND.mean(0)  # with all its derivatives, also the second
+    with torch.no_grad():
+        # As a constant: the gradient at x is a combination of columns of x, whose means are 0, so that the
+        # gradient by way of the mean is 0. It can't be derived again: the collectives allow for one backward.
+        count, mean_D, _ = all_moments(len(z_ND), z_ND.mean(0), torch.zeros_like(z_ND[0]), group)
+    return count, z_ND - mean_D

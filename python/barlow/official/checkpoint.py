@@ -12,6 +12,7 @@ then those with one dimension (the first release: in the model's order). resnet5
 from __future__ import annotations
 
 import math
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,6 +94,7 @@ def exclude_bias_and_norm(parameter: Tensor) -> bool:
 
 
 def _load(path: Path) -> Any:
+    _check_archive(path)
     try:
         # Allowed by name, and bound to our own function: nothing of the script is imported.
         with torch.serialization.safe_globals([(exclude_bias_and_norm, "__main__.exclude_bias_and_norm")]):
@@ -105,6 +107,22 @@ def _load(path: Path) -> Any:
         ) from error
 
 
+def _check_archive(path: Path) -> None:
+    """`ValueError` for an archive whose entries are larger than itself: a small file may not fill the memory.
+
+    torch writes them uncompressed. What is no archive is left to torch's reader.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+    except (zipfile.BadZipFile, NotImplementedError) as error:
+        raise ValueError(f"{path} is a damaged archive: {error}") from error
+    if unpacked > path.stat().st_size:
+        raise ValueError(f"{path} unpacks to {unpacked} bytes, more than it has: torch didn't write it")
+
+
 def _undistributed(path: Path, tensors: Mapping[Any, Any]) -> dict[Any, Any]:
     """Without DistributedDataParallel's prefix, which all names have, or none."""
     prefixed = [name for name in tensors if str(name).startswith(_DDP)]
@@ -115,7 +133,7 @@ def _undistributed(path: Path, tensors: Mapping[Any, Any]) -> dict[Any, Any]:
 
 
 def _checked(path: Path, tensors: Mapping[Any, Any]) -> dict[str, Tensor]:
-    """The same, if every entry is a dense tensor of finite float32, or a counter."""
+    """The same, if every entry is a dense tensor of finite float32, or a counter, one number."""
     for name, tensor in tensors.items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor):
             raise ValueError(f"{path}: {name!r} is no tensor")
@@ -127,6 +145,11 @@ def _check_tensor(path: Path, name: str, tensor: Tensor) -> None:
     expected = torch.int64 if name.endswith(_COUNTER) else torch.float32
     if tensor.dtype != expected or tensor.layout != torch.strided:
         raise ValueError(f"{path}: {name} is {tensor.dtype}, {tensor.layout}; it should be dense {expected}")
+    # Before anything is computed: a view that repeats one number may claim any size, one without data too.
+    if tensor.is_meta or tensor.nbytes > tensor.untyped_storage().nbytes():
+        raise ValueError(f"{path}: {name} {list(tensor.shape)} is larger than its data")
+    if expected == torch.int64 and tensor.ndim:
+        raise ValueError(f"{path}: {name} is {list(tensor.shape)}, not one number")
     if not tensor.isfinite().all():
         raise ValueError(f"{path}: {name} has values that are not finite")
 
@@ -166,6 +189,8 @@ def _model(path: Path, tensors: Mapping[str, Tensor]) -> ModelConfig:
 
 def _optimizer(path: Path, raw: Any) -> Optimizer:
     """The optimizer's part of a checkpoint. `ValueError` for anything but the official LARS after a step."""
+    if not isinstance(raw, Mapping) or not isinstance(raw.get("state"), Mapping):
+        raise ValueError(f"{path}: optimizer is not the official LARS's state")
     try:
         groups, state = raw["param_groups"], raw["state"]
         numbers = [list(group["params"]) for group in groups]
@@ -173,7 +198,7 @@ def _optimizer(path: Path, raw: Any) -> Optimizer:
             {name: float(group[name]) for name in ("lr", "weight_decay", "momentum", "eta")}
             for group in groups
         ]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{path}: optimizer is not the official LARS's state ({error!r})") from error
     count = sum(map(len, numbers))
     if len(groups) not in (1, 2) or [n for group in numbers for n in group] != list(range(count)):
@@ -185,7 +210,7 @@ def _optimizer(path: Path, raw: Any) -> Optimizer:
         raise ValueError(f"{path}: optimizer has groups with different settings")
     if not all(math.isfinite(value) for group in settings for value in group.values()):
         raise ValueError(f"{path}: optimizer has settings that are not finite")
-    if not isinstance(state, Mapping) or state.keys() != set(range(count)):
+    if state.keys() != set(range(count)):
         raise ValueError(f"{path}: optimizer has the state of {len(state)} parameters of {count}")
     momenta = []
     for number in range(count):

@@ -14,7 +14,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from barlow import __version__, durable
 from barlow.config import Config, ModelConfig, OptimConfig, to_json
@@ -27,7 +28,7 @@ from barlow.train.checkpoint import CHECKPOINTS, save_checkpoint
 from barlow.train.launch import CONFIG_FILE, IMPORTED, RUN_FILE
 from barlow.train.lock import FILE_NAME as LOCK_FILE
 from barlow.train.lock import alone
-from barlow.validation import validate
+from barlow.validation import validate, validate_ranges
 
 _RATE_TOLERANCE = 1e-6
 _BACKBONE_ALONE = "it was imported from a backbone alone, without projector and optimizer"
@@ -67,6 +68,8 @@ def import_run(
     translation = translate(flags, processes=processes)
     config = _config(found, translation, source)
     rows = [*translation.rows, *_corrections(translation.config, config)]
+    validate_ranges(config)
+    _check_fit(found, config, source)
     index = None if data is None else open_index(data)
     if index and found.epoch is not None:
         validate(config, num_samples=len(index), world_size=1)
@@ -109,6 +112,17 @@ def _config(found: Checkpoint, translation: Translation, source: Path) -> Config
     return replace(config, model=found.model, optim=optim)
 
 
+def _check_fit(found: Checkpoint, config: Config, source: Path) -> None:
+    """`ValueError` unless every tensor fits the network, seen without its memory: one wide tensor among small
+    ones describes a network that no machine holds."""
+    with torch.device("meta"):
+        if found.epoch is None:
+            blank = nn.ModuleDict({"backbone": build_backbone(config.model)})
+        else:
+            blank = build_model(config.model, config.train.seed)
+    weights.check_fit(blank, found.tensors, source)
+
+
 def _check_rates(
     found: Checkpoint, optimizer: Optimizer, optim: OptimConfig, loss_scale: float, source: Path
 ) -> None:
@@ -143,9 +157,7 @@ _Write = Callable[[Path, Index | None], None]
 
 
 def _backbone(found: Checkpoint, config: Config, loss_scale: float, source: Path) -> _Write:
-    """Writes a checkpoint that holds nothing but the backbone, which fits."""
-    tensors = {name.removeprefix("backbone."): tensor for name, tensor in found.tensors.items()}
-    weights.load_strictly(build_backbone(config.model), tensors, source)
+    """Writes a checkpoint that holds nothing but the backbone."""
     content = weights.encode(found.tensors)
     folder = Path(CHECKPOINTS) / "step-00000000"
     return lambda run, index: durable.write_folder(run / folder, {"model.safetensors": content})

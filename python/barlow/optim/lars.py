@@ -85,6 +85,10 @@ class LARS(torch.optim.Optimizer):
                 self._update(params, group)
         return loss
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles; torch's own keeps three names and would lose ours."""
+        return {**super().__getstate__(), "_variant": self._variant, "_fused": self._fused}
+
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Restores what `state_dict` gave, or the state of the official code's LARS, whose buffer is "mu".
 
@@ -93,16 +97,19 @@ class LARS(torch.optim.Optimizer):
         biases is that of the official gradient, 1/W of the true one (`barlow import` converts it).
         `ValueError` for other groups, or a buffer that isn't like its parameter.
         """
+        if missing := {"state", "param_groups"} - state_dict.keys():
+            raise ValueError(f"the loaded state lacks {', '.join(sorted(missing))}")
         loaded = state_dict["param_groups"]
         if [len(group["params"]) for group in loaded] != [len(own["params"]) for own in self.param_groups]:
             raise ValueError("the loaded parameter groups have other sizes than these")
         groups = []
         for group, own in zip(loaded, self.param_groups, strict=True):
-            groups.append(group if "adapt" in group else _of_official_group(group, own))
+            groups.append(_of_group(group, own))
             for number, param in zip(group["params"], own["params"], strict=True):
                 state = state_dict["state"].get(number, {})
-                if state.keys() - {"mu"} or ("mu" in state and state["mu"].shape != param.shape):
-                    found = {name: list(value.shape) for name, value in state.items()}
+                shapes = {name: getattr(value, "shape", None) for name, value in state.items()}
+                if shapes not in ({}, {"mu": param.shape}):
+                    found = {name: list(shape or ()) for name, shape in shapes.items()}
                     raise ValueError(
                         f"the state of parameter {number} is {found}, not mu {list(param.shape)}"
                     )
@@ -147,14 +154,19 @@ def _by_device_and_dtype(params: Iterable[Tensor]) -> Iterable[list[Tensor]]:
     return lists.values()
 
 
-def _of_official_group(group: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """A group of the official optimizer's state in our words."""
+def _of_group(group: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """A loaded group, ours or the official optimizer's, with what is adapted here."""
+    ours = "adapt" in group
+    trust = "trust_coefficient" if ours else "eta"
+    if missing := [name for name in ("lr", "momentum", "weight_decay", trust) if name not in group]:
+        raise ValueError(f"a loaded parameter group lacks {', '.join(missing)}: it is of another optimizer")
     return {
+        **(group if ours else {}),
         "params": group["params"],
         "lr": group["lr"],
         "momentum": group["momentum"],
-        "weight_decay": group["weight_decay"] if own["adapt"] else 0.0,
-        "trust_coefficient": group["eta"],
+        "weight_decay": group["weight_decay"] if ours or own["adapt"] else 0.0,
+        "trust_coefficient": group[trust],
         "adapt": own["adapt"],
     }
 
