@@ -148,20 +148,18 @@ def test_a_second_signal_ends_at_once_and_saves_nothing(tmp_path: Path, nproc: i
     with running(images, run, "--nproc", nproc) as process:
         wait_for_lines(run, 5, process)
         time.sleep(1)  # it goes from the line to the wait
-        pids = list(ranks(process).values())
         process.send_signal(signal.SIGTERM)
         time.sleep(COPIES_S + 0.5)
         assert process.poll() is None, "the step isn't finished"
         sent = time.monotonic()
         process.send_signal(signal.SIGTERM)
-        result = finish(process, timeout_s=BOUND_S)
+        result = finish(process, timeout_s=BOUND_S)  # of the ranks too, which hold its pipes
         assert time.monotonic() - sent < 10  # 0.2 s where little else runs
     assert result.code == 128 + signal.SIGTERM
     assert_no_noise(result, "barlow: SIGTERM again: ended without a checkpoint")
     assert "stopped by" not in result.out
     assert not list((run / "checkpoints").glob("step-*"))
     assert lines(run) == 5
-    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
 
 
 BLOCKED = """

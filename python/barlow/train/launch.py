@@ -28,7 +28,7 @@ from barlow import __version__, durable
 from barlow.config import Config, load, to_json
 from barlow.train.lock import FILE_NAME as LOCK_FILE
 from barlow.train.lock import alone, refuse_if_running
-from barlow.train.preempt import SIGNALS, Requests, exit_code, say_the_last_word
+from barlow.train.preempt import SIGNALS, Requests, end_at_once, exit_code
 from barlow.validation import num_micro_batches, validate
 
 if TYPE_CHECKING:  # the command line imports this file, and torch takes seconds
@@ -278,11 +278,10 @@ def _passing_signals_on() -> Iterator[None]:
     requests = Requests()
 
     def pass_on(number: int, frame: FrameType | None) -> None:
-        # Raised a second time it ends the waiting too, and the ranks with this process (`follow_launcher`).
         request = requests.count(number)
         if request == 2:
-            say_the_last_word(number)
-        if request:
+            end_at_once(number)  # and the ranks with it (`follow_launcher`)
+        if request == 1:
             raise SignalException(f"got {signal.Signals(number).name}", signal.Signals(number))
 
     before = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)}
