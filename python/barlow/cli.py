@@ -48,6 +48,9 @@ def _train(default: Config) -> Callable[..., None]:
         srun this process is one rank: `torchrun --nproc-per-node 2 -m barlow -- train DATA --run DIR ...`
         (without `--`, older Pythons let torchrun claim flags of ours that begin like its own).
 
+        SIGTERM or SIGUSR1 to any process: all finish the step, a checkpoint is written, and the exit code is
+        143 or 138; the same command goes on. A second signal, a second later or more, ends all at once.
+
         Args:
             data: Shards, or a tar or folder of images.
             run: Folder of the run: new, or one to go on with (then --preset may be left out).
@@ -123,7 +126,8 @@ def demo(*, data: Path | None = None, run: Path = Path("runs/demo"), nproc: int 
 
 
 def main() -> None:
-    """The `barlow` command. Exit code 0 on success, 2 for a mistake in the input, 130 after Ctrl-C."""
+    """The `barlow` command. Exit code 0 on success, 2 for a mistake in the input, 130 after Ctrl-C, 143 or
+    138 after the SIGTERM or SIGUSR1 that stopped a training run."""
     warnings.showwarning = show_warning
     try:
         with notes():

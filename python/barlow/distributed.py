@@ -15,9 +15,10 @@ import os
 import re
 import socket
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from types import TracebackType
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -260,6 +261,47 @@ class _AllReduce(torch.autograd.Function):
 
 
 _Module = TypeVar("_Module", bound=nn.Module)
+
+
+class LateMax:
+    """The largest `value()` of any rank, as of one moment and known at a later one: nobody waits in between.
+
+    A context manager; every rank enters it, and calls `ask` and `answer` in turn. The numbers (64 bits) go
+    over a gloo group of their own, whatever the run's backend is: so no host waits for its device, and the
+    order of the run's own collectives stays as it is. A single process always answers with its latest value.
+    """
+
+    def __init__(self, value: Callable[[], int]) -> None:
+        self._value = value
+        self._group: dist.ProcessGroup | None = None
+        self._largest = torch.zeros(1, dtype=torch.int64)
+        self._asked: dist.Work | None = None
+
+    def __enter__(self) -> LateMax:
+        if world_size() > 1:
+            group = dist.new_group(backend="gloo")
+            assert isinstance(group, dist.ProcessGroup)  # of which every rank is a member
+            self._group = group
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._group is not None:
+            dist.destroy_process_group(self._group)
+
+    def ask(self) -> None:
+        """Sends this rank's value off; returns at once."""
+        if self._group is not None:
+            self._largest.fill_(self._value())
+            self._asked = dist.all_reduce(self._largest, dist.ReduceOp.MAX, self._group, async_op=True)
+
+    def answer(self) -> int:
+        """The largest of the values at the last `ask`, the same on every rank; waits until each has asked."""
+        if self._asked is None:
+            return self._value()
+        self._asked.wait()
+        return int(self._largest.item())
 
 
 def data_parallel(module: _Module) -> _Module | DistributedDataParallel:

@@ -28,6 +28,7 @@ from barlow import __version__, durable
 from barlow.config import Config, load, to_json
 from barlow.train.lock import FILE_NAME as LOCK_FILE
 from barlow.train.lock import alone, refuse_if_running
+from barlow.train.preempt import SIGNALS, Requests, end_at_once, exit_code
 from barlow.validation import num_micro_batches, validate
 
 if TYPE_CHECKING:  # the command line imports this file, and torch takes seconds
@@ -55,7 +56,8 @@ def launch(data: Path, config: Config, run: Path, *, nproc: int = 0, preset: str
 
     Starts `nproc` ranks (0: one for each GPU, else one); inside torchrun or SLURM this process is one rank.
     `ValueError`, `DataError` or `OSError` for whatever cannot work, before anything is written or started;
-    `SystemExit` with the exit code of the rank that failed first, which has shown its own error.
+    `SystemExit` with the exit code of the rank that failed first, which has shown its own error, or with
+    128 + the number of the SIGTERM or SIGUSR1 that stopped the run.
     """
     data, run = Path(data).absolute(), Path(run).absolute()
     if not in_rank():
@@ -72,8 +74,8 @@ def launch(data: Path, config: Config, run: Path, *, nproc: int = 0, preset: str
             check(config, index, nproc, run)  # again: now nobody else changes the folder
             prepare(run, config, data, index, nproc, preset, device=None)
             start_ranks(nproc, ["-m", "barlow", "--", "train", str(data), "--run", str(run)])
-    else:
-        _as_rank(data, config, run, preset)
+    elif stopped_by := _as_rank(data, config, run, preset):
+        raise SystemExit(exit_code(stopped_by))
 
 
 def check(config: Config, index: Index, world_size: int, run: Path) -> None:
@@ -195,7 +197,8 @@ def _interrupted(number: int, frame: FrameType | None) -> NoReturn:
     raise SystemExit(130)
 
 
-def _as_rank(data: Path, config: Config, run: Path, preset: str | None) -> None:
+def _as_rank(data: Path, config: Config, run: Path, preset: str | None) -> int:
+    """Trains as one rank; the number of the signal that stopped the run, or 0."""
     from barlow.data import open_index
     from barlow.distributed import agree, barrier, gather_values, process_group
     from barlow.train.loop import train
@@ -219,14 +222,17 @@ def _as_rank(data: Path, config: Config, run: Path, preset: str | None) -> None:
             prepare(run, config, data, index, world.size, preset, device=world.device)
         neighbours = gather_values(socket.gethostname()).count(socket.gethostname())
         threads = max(1, len(os.sched_getaffinity(0)) // neighbours)
-        train(index, config, run, world, threads)
+        stopped_by = train(index, config, run, world, threads)
         barrier()
+    return stopped_by
 
 
 def start_ranks(nproc: int, arguments: list[str]) -> None:
     """Runs `torchrun ARGUMENTS` with `nproc` ranks, without torchrun's own words, which would bury a rank's.
 
-    `SystemExit` with the exit code of the rank that failed first.
+    SIGTERM and SIGUSR1 are passed on to the ranks, which have half a minute (or the seconds of torchrun's
+    TORCH_ELASTIC_SHUTDOWN_TIMEOUT) to end by themselves; with the second such signal everything ends at once.
+    `SystemExit` with 128 + the number of the signal, or the exit code of the rank that failed first.
     """
     from torch.distributed import run as torchrun
     from torch.distributed.elastic.multiprocessing.api import SignalException
@@ -235,32 +241,52 @@ def start_ranks(nproc: int, arguments: list[str]) -> None:
     # torchrun would set 1 and warn; this is what the ranks will use anyway.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // nproc)))
     os.environ[_LAUNCHER] = str(os.getpid())
-    with tempfile.TemporaryDirectory(prefix="barlow-") as logs, _signals_restored():
+    with tempfile.TemporaryDirectory(prefix="barlow-") as logs, _passing_signals_on():
         options = ["--standalone", "--nproc-per-node", str(nproc), "--log-dir", logs]
+        if "--signals-to-handle" in torchrun.get_args_parser().format_help():
+            # Without those of `_passing_signals_on`. Older versions put their own handler in SIGTERM's place;
+            # it doesn't tell a copy of the signal from a second one.
+            options += ["--signals-to-handle", "SIGINT,SIGHUP,SIGQUIT"]
         logging.disable(logging.CRITICAL)
         try:
             torchrun.run(torchrun.parse_args([*options, *arguments]))
         except SignalException as error:
             if error.sigval == signal.SIGINT:
                 raise KeyboardInterrupt from None
-            raise SystemExit(128 + error.sigval) from None
+            raise SystemExit(exit_code(error.sigval)) from None
         except ChildFailedError as error:
             rank, failure = error.get_first_failure()
             if failure.exitcode < 0:
                 name = signal.Signals(-failure.exitcode).name
                 print(f"barlow: error: rank {rank} was killed by {name}", file=sys.stderr)
-            raise SystemExit(failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode) from None
+            code = failure.exitcode
+            raise SystemExit(code if code > 0 else exit_code(-code)) from None
         finally:
             logging.disable(logging.NOTSET)
             del os.environ[_LAUNCHER]
 
 
 @contextlib.contextmanager
-def _signals_restored() -> Iterator[None]:
-    """torchrun installs handlers and leaves them; the caller's process may have more to do."""
-    names = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
-    before = {name: signal.getsignal(name) for name in names}
+def _passing_signals_on() -> Iterator[None]:
+    """Inside, a request to stop ends torchrun in such a way that it passes the signal on and waits.
+
+    Afterwards all handlers are as before: torchrun leaves those it installs, and the caller's process may
+    have more to do.
+    """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+
+    requests = Requests()
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        request = requests.count(number)
+        if request == 2:
+            end_at_once(number)  # and the ranks with it (`follow_launcher`)
+        if request == 1:
+            raise SignalException(f"got {signal.Signals(number).name}", signal.Signals(number))
+
+    before = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)}
     try:
+        before |= {name: signal.signal(name, pass_on) for name in SIGNALS}
         yield
     finally:
         for name, handler in before.items():

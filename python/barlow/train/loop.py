@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,17 +19,21 @@ from torch import Tensor
 from barlow import durable
 from barlow.config import Config
 from barlow.data import Batch, Index, Loader, views
-from barlow.distributed import World, broadcast_value
+from barlow.distributed import LateMax, World, barrier, broadcast_value
 from barlow.objectives import correlation_summary, loss_floor
 from barlow.train.checkpoint import CHECKPOINTS, find_checkpoint, load_checkpoint, read_state, save_checkpoint
 from barlow.train.learner import Learner, Plan
 from barlow.train.metrics import Metrics
+from barlow.train.preempt import Stop
 from barlow.train.progress import Display
 
 
-def train(index: Index, config: Config, run: Path, world: World, threads: int) -> None:
-    """Trains until `config` says stop, from the run's newest checkpoint if there is one.
+def train(index: Index, config: Config, run: Path, world: World, threads: int) -> int:
+    """Trains until `config` says stop, from the run's newest checkpoint if there is one; returns 0.
 
+    SIGTERM or SIGUSR1 to any rank stops all of them after the same step, with a checkpoint: then it returns
+    the signal's number, on every rank. A rank that waits for a batch gets it and takes that step first. A
+    second signal ends the process (`preempt.py`).
     `threads` is this rank's share of the machine's cores: loader threads unless the config says otherwise
     and, on a CPU, torch's. `FloatingPointError` when the loss or a weight stops being finite.
     """
@@ -41,36 +46,46 @@ def train(index: Index, config: Config, run: Path, world: World, threads: int) -
         step, past_s = resumed_step, _ = _resume(run, learner, loader, world)
         display = Display(step, plan.last_step, plan.steps_per_epoch, quiet=world.rank != 0)
         if step >= plan.last_step:
-            asked = (
-                "" if step >= plan.total_steps else f"; --train.steps {config.train.steps} asks for no more"
-            )
-            display.say(f"{run} is finished: {step} of {plan.total_steps} steps are done{asked}")
-            return
-        if config.objective.name == "barlow_twins":
-            display.say(f"loss: {learner.form} form, {learner.form_reason}")
-        else:
-            display.say(f"loss: {config.objective.name}")
+            display.say(f"{run} is finished: {_all_done(step, plan)}")
+            return 0
+        form = f"{learner.form} form, {learner.form_reason}"
+        display.say(f"loss: {form if config.objective.name == 'barlow_twins' else config.objective.name}")
         metrics = None
         if world.rank == 0:
             metrics = Metrics(run, keep=lambda line: line["step"] <= resumed_step and plan.logs(line["step"]))
             stack.enter_context(metrics)
         stack.enter_context(display)
+        stop = stack.enter_context(Stop())
+        stops = stack.enter_context(LateMax(lambda: stop.number))
         clock = Clock(past_s, step)
         for batch in _every_epoch(loader):
             step += 1
-            logs, saves = plan.logs(step), plan.saves(step)
-            loss, embeddings = learner.step(step, batch.views, check=logs or saves)
-            if logs:
+            stops.ask()
+            saves = plan.saves(step)
+            loss, embeddings = learner.step(step, batch.views, check=plan.logs(step) or saves)
+            if plan.logs(step):
                 line = _line(step, learner, loss, embeddings, clock.lap(step, loader.stats().waited_s))
                 if metrics:
                     metrics.write(line)
                 display.show(line)
             display.advance(step)
-            if saves and metrics:
+            stopped_by = stops.answer()
+            if (saves or stopped_by) and metrics:
                 metrics.sync()
                 _save(run, step, learner, loader, clock.now_s())
             if step == plan.last_step:
                 break
+            if stopped_by:
+                barrier()  # before all is saved no late copy of the signal may find a rank without handlers
+                name = signal.Signals(stopped_by).name
+                display.say(f"stopped by {name} after step {step}, which is saved; the same command goes on")
+                return stopped_by
+    return 0
+
+
+def _all_done(step: int, plan: Plan) -> str:
+    asked = "" if step >= plan.total_steps else f"; --train.steps {plan.last_step} asks for no more"
+    return f"{step} of {plan.total_steps} steps are done{asked}"
 
 
 class Clock:
