@@ -17,8 +17,9 @@ from torch import Tensor
 from barlow.objectives.byol import byol
 from barlow.objectives.fft import fft_barlow_twins
 from barlow.objectives.hsic import hsic
+from barlow.objectives.infonce import infonce
 from barlow.objectives.mixed_barlow_twins import Mixture, mix_views, mixed_barlow_twins
-from barlow.objectives.simclr import infonce, simclr
+from barlow.objectives.simclr import simclr
 from barlow.objectives.simsiam import simsiam
 from barlow.objectives.vicreg import vicreg
 from barlow.objectives.w_mse import w_mse

@@ -18,9 +18,10 @@ from barlow.objectives.byol import advance_target_, byol, target_momentum
 from barlow.objectives.fft import fft_barlow_twins
 from barlow.objectives.global_batch import standardize
 from barlow.objectives.hsic import hsic
+from barlow.objectives.infonce import infonce
 from barlow.objectives.mixed_barlow_twins import Mixture, mix_views, mixed_barlow_twins, mixing_penalty
 from barlow.objectives.rows import permute_rows
-from barlow.objectives.simclr import infonce, simclr
+from barlow.objectives.simclr import simclr
 from barlow.objectives.simsiam import simsiam
 from barlow.objectives.vicreg import vicreg
 from barlow.objectives.w_mse import _whiten, w_mse

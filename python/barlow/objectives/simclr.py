@@ -1,5 +1,4 @@
-"""Here: the contrastive losses: SimCLR's (Chen et al., ICML 2020, arXiv 2002.05709) and the InfoNCE that
-section 5 of the Barlow Twins paper compares with.
+"""Here: SimCLR's loss (Chen et al., ICML 2020, arXiv 2002.05709), and what it shares with infonce.py.
 
 Not here: memory banks, projection heads.
 
@@ -28,20 +27,11 @@ def simclr(z1_ND: Tensor, z2_ND: Tensor, temperature: float = 0.1, *, group: Gro
     float64); backward gives W times the gradient of the global batch at this rank's rows. `ValueError` for a
     temperature that isn't positive.
     """
-    return _contrast(z1_ND, z2_ND, temperature, both_views=True, group=group)
+    return contrast(z1_ND, z2_ND, temperature, both_views=True, group=group)
 
 
-def infonce(z1_ND: Tensor, z2_ND: Tensor, temperature: float = 0.1, *, group: Group = None) -> Tensor:
-    """The mean over samples b of -s_bb / t + log sum_{b' != b} exp(s_bb' / t), a scalar on every rank.
-
-    s_bb' is the cosine between view 1 of b and view 2 of b'. Section 5 of the Barlow Twins paper, which takes
-    the sum and not the mean: only the other view's samples contrast, and the positive pair not with itself.
-    At least 2 samples in all. Everything else as in `simclr`.
-    """
-    return _contrast(z1_ND, z2_ND, temperature, both_views=False, group=group)
-
-
-def _contrast(z1_ND: Tensor, z2_ND: Tensor, temperature: float, *, both_views: bool, group: Group) -> Tensor:
+def contrast(z1_ND: Tensor, z2_ND: Tensor, temperature: float, *, both_views: bool, group: Group) -> Tensor:
+    """The loss of `simclr` (`both_views`) or of `infonce`; arguments, result and errors are theirs."""
     if not temperature > 0:
         raise ValueError(f"temperature must be positive, not {temperature}")
     views = embeddings(z1_ND, z2_ND)

@@ -21,12 +21,18 @@ from barlow.config import Config, ObjectiveConfig
 from barlow.distributed import all_reduce_, world_size
 from barlow.model import Twins, build_predictor
 from barlow.model.batchnorm import num_views_of, one_advance_of
-from barlow.objectives import Form, barlow_twins, variants
+from barlow.objectives import Form, barlow_twins
+from barlow.objectives.auto_correlation import auto_correlation
 from barlow.objectives.byol import advance_target_, byol, target_momentum
+from barlow.objectives.cross_covariance import cross_covariance
+from barlow.objectives.cross_entropy import cross_entropy
+from barlow.objectives.feature_normalized import feature_normalized
 from barlow.objectives.fft import fft_barlow_twins
 from barlow.objectives.hsic import hsic
+from barlow.objectives.infonce import infonce
 from barlow.objectives.mixed_barlow_twins import mix_views, mixed_barlow_twins
-from barlow.objectives.simclr import infonce, simclr
+from barlow.objectives.redundancy_reduction import redundancy_reduction
+from barlow.objectives.simclr import simclr
 from barlow.objectives.simsiam import simsiam
 from barlow.objectives.vicreg import vicreg
 from barlow.objectives.w_mse import w_mse
@@ -37,13 +43,11 @@ Loss = Callable[[Sequence[Tensor]], Tensor]
 # Of this rank's two embeddings, the settings, and a generator that is in the same state on all ranks.
 OF_TWO: dict[str, Callable[[Tensor, Tensor, ObjectiveConfig, torch.Generator], Tensor]] = {
     "barlow_twins": lambda z1, z2, of, _: barlow_twins(z1, z2, of.lambd, form=of.form, eps=of.eps),
-    "redundancy_reduction": lambda z1, z2, of, _: variants.redundancy_reduction(z1, z2, of.lambd, eps=of.eps),
-    "feature_normalized": lambda z1, z2, of, _: variants.feature_normalized(z1, z2, of.lambd, eps=of.eps),
-    "cross_covariance": lambda z1, z2, of, _: variants.cross_covariance(z1, z2, of.lambd),
-    "cross_entropy": lambda z1, z2, of, _: variants.cross_entropy(
-        z1, z2, of.lambd, of.temperature, eps=of.eps
-    ),
-    "auto_correlation": lambda z1, z2, of, _: variants.auto_correlation(z1, z2, of.lambd, eps=of.eps),
+    "redundancy_reduction": lambda z1, z2, of, _: redundancy_reduction(z1, z2, of.lambd, eps=of.eps),
+    "feature_normalized": lambda z1, z2, of, _: feature_normalized(z1, z2, of.lambd, eps=of.eps),
+    "cross_covariance": lambda z1, z2, of, _: cross_covariance(z1, z2, of.lambd),
+    "cross_entropy": lambda z1, z2, of, _: cross_entropy(z1, z2, of.lambd, of.temperature, eps=of.eps),
+    "auto_correlation": lambda z1, z2, of, _: auto_correlation(z1, z2, of.lambd, eps=of.eps),
     "hsic": lambda z1, z2, of, _: hsic(z1, z2, of.lambd, eps=of.eps),
     "fft": lambda z1, z2, of, draw: fft_barlow_twins(
         z1, z2, of.lambd, block=of.block or None, generator=draw, eps=of.eps
