@@ -16,8 +16,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import processes
 from barlow.config import load
@@ -25,7 +27,7 @@ from barlow.data import Index, Loader, open_index, views
 from barlow.distributed import LateMax, World
 from barlow.train.loop import train
 from barlow.train.preempt import COPIES_S, SIGNALS, Requests, Stop
-from commands import TINY, Result, barlow, finish, make_images, metrics, start, tensors
+from commands import TINY, Result, barlow, barlow_here, finish, make_images, metrics, start, tensors
 
 BOUND_S = 30
 """From the signal to the end of the last process."""
@@ -94,11 +96,9 @@ def assert_no_noise(result: Result, *expected: str) -> None:
     assert found == list(expected)
 
 
-@pytest.mark.parametrize(
-    ("nproc", "number"), [(1, signal.SIGUSR1), (1, signal.SIGTERM), (2, signal.SIGUSR1), (2, signal.SIGTERM)]
-)
+@pytest.mark.parametrize(("nproc", "number"), [(1, signal.SIGTERM), (2, signal.SIGTERM), (2, signal.SIGUSR1)])
 def test_a_stopped_run_goes_on_bit_equal(
-    images: Path, tmp_path: Path, nproc: int, number: signal.Signals
+    images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], nproc: int, number: signal.Signals
 ) -> None:
     """SIGTERM goes to every process, as SLURM and systemd send it: ranks get a copy from the launcher."""
     run, unbroken = tmp_path / "run", tmp_path / "unbroken"
@@ -114,7 +114,8 @@ def test_a_stopped_run_goes_on_bit_equal(
     assert_no_noise(result)
     step = the_step(result, run, number.name)
     for place in (run, unbroken):
-        more = barlow("train", images, "--run", place, *LONG, "--nproc", nproc, "--train.steps", step + 3)
+        flags = ("train", images, "--run", place, *LONG, "--nproc", nproc, "--train.steps", step + 3)
+        more = barlow_here(capfd, *flags)
         assert more.code == 0, more.err
     assert metrics(run) == metrics(unbroken)
     assert [line["step"] for line in metrics(run)] == list(range(1, step + 4))
@@ -133,6 +134,26 @@ def test_a_signal_to_one_rank_of_torchrun_stops_all(images: Path, tmp_path: Path
     more = barlow("train", images, "--run", unbroken, *LONG, "--nproc", 2, "--train.steps", step)
     assert more.code == 0, more.err
     assert tensors(run, step) == tensors(unbroken, step)
+
+
+def test_a_run_that_waits_for_its_batch_gets_it_and_takes_the_step(tmp_path: Path) -> None:
+    """Progressive JPEGs of 12 megapixels: a batch takes seconds, a step on 16 px views of it far less."""
+    images, run = tmp_path / "images", tmp_path / "run"
+    images.mkdir()
+    noise = np.random.default_rng(0).integers(0, 256, (750, 1000, 3), dtype=np.uint8)
+    Image.fromarray(noise).resize((4000, 3000)).save(images / "0.jpg", progressive=True)
+    for i in range(1, 16):
+        (images / f"{i}.jpg").hardlink_to(images / "0.jpg")
+    with running(images, run, "--data.threads", 1, "--data.image_size", 16) as process:
+        wait_for_lines(run, 4, process)  # nothing is ready any more
+        seen = 0
+        while seen != (now := lines(run)):
+            seen = now
+            time.sleep(0.3)
+        process.send_signal(signal.SIGTERM)
+        result = finish(process, timeout_s=BOUND_S)
+    assert result.code == 128 + signal.SIGTERM
+    assert the_step(result, run, "SIGTERM") == seen + 1
 
 
 @pytest.mark.parametrize("nproc", [1, 2])
