@@ -78,8 +78,9 @@ class Lane:
         assert self._process.stdout is not None
         overdue = threading.Event()
         watch = threading.Timer(limit_s, lambda: (overdue.set(), self._process.kill()))
-        watch.start()
+        watch.daemon = True  # Ctrl-C may come while it starts; nobody shall wait for it then
         try:
+            watch.start()
             self._process.stdin.write(json.dumps(message) + "\n")
             self._process.stdin.flush()
             line = self._process.stdout.readline()
