@@ -106,6 +106,26 @@ def _unwound_by_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+@contextlib.contextmanager
+def _signals_held() -> Iterator[None]:
+    """SIGINT and SIGTERM wait until the block ends: between a fork and the note of whose child it is, an
+    exception would leave a process behind that nobody knows."""
+    if threading.current_thread() is not threading.main_thread():  # others get no signals
+        yield
+        return
+    came: list[int] = []
+    # Handlers and not a mask: a mask would pass on to the child.
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in came:
+            signal.raise_signal(number)
+
+
 def job(name: str, output: str, images: Images, settings: Settings, threads: int) -> Job:
     """What the pipeline `name` is asked for; `ValueError` if there are fewer cores than threads."""
     return Job(
@@ -128,10 +148,11 @@ def _run(
     rows = [Row(name, output) for name in installed for output in _outputs(name, settings)]
     with contextlib.ExitStack() as stack:
         # All processes first: they import side by side.
-        lanes = [
-            (row, stack.enter_context(Lane(job(row.name, row.output, images, settings, threads))))
-            for row in rows
-        ]
+        lanes = []
+        for row in rows:
+            with _signals_held():
+                lane = stack.enter_context(Lane(job(row.name, row.output, images, settings, threads)))
+            lanes.append((row, lane))
         for row, lane in lanes:
             with _reason_kept(row):
                 lane.start()
