@@ -1,6 +1,6 @@
 """Here: the rows of the paper's ablations and other methods, as changes to a config, and their tables.
 
-Not here: what a setting does (config.py), presets, any code of a loss.
+Not here: what a setting does (config/), presets, any code of a loss.
 
 Both are names on the command line: `barlow train DATA --preset imagenet --ablation no-grayscale --run DIR`.
 Numbers are ImageNet top-1 of a linear probe after 300 epochs, as the paper prints them; docs/ablations.md

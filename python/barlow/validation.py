@@ -1,6 +1,6 @@
 """Here: which configs can work: a range for every number, and how numbers must fit each other and the data.
 
-Not here: the fields themselves and their types (config.py), what a folder or a machine allows.
+Not here: the fields themselves and their types (config/), what a folder or a machine allows.
 """
 
 from __future__ import annotations

@@ -6,26 +6,22 @@ Not here: starting ranks and checking what the user asked for (`launch.py`), wha
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
 
-from barlow import durable
 from barlow.config import Config
 from barlow.data import Batch, Index, Loader, views
-from barlow.distributed import LateMax, World, barrier, broadcast_value
-from barlow.objectives import correlation_summary, loss_floor
-from barlow.train.checkpoint import CHECKPOINTS, find_checkpoint, load_checkpoint, read_state, save_checkpoint
+from barlow.distributed import LateMax, World, barrier
+from barlow.train.health import line
 from barlow.train.learner import Learner, Plan
 from barlow.train.metrics import Metrics
 from barlow.train.preempt import Stop
 from barlow.train.progress import Display
+from barlow.train.saving import resume, save
 
 
 def train(index: Index, config: Config, run: Path, world: World, threads: int) -> int:
@@ -43,7 +39,7 @@ def train(index: Index, config: Config, run: Path, world: World, threads: int) -
         loader = stack.enter_context(_loader(index, config, world, threads))
         plan = Plan.of(config, steps_per_epoch=len(loader))
         learner = Learner(config, plan, world)
-        step, past_s = resumed_step, _ = _resume(run, learner, loader, world)
+        step, past_s = resumed_step, _ = resume(run, learner, loader, world)
         display = Display(step, plan.last_step, plan.steps_per_epoch, quiet=world.rank != 0)
         if step >= plan.last_step:
             display.say(f"{run} is finished: {_all_done(step, plan)}")
@@ -52,7 +48,7 @@ def train(index: Index, config: Config, run: Path, world: World, threads: int) -
         display.say(f"loss: {form if config.objective.name == 'barlow_twins' else config.objective.name}")
         metrics = None
         if world.rank == 0:
-            metrics = Metrics(run, keep=lambda line: line["step"] <= resumed_step and plan.logs(line["step"]))
+            metrics = Metrics(run, keep=lambda kept: kept["step"] <= resumed_step and plan.logs(kept["step"]))
             stack.enter_context(metrics)
         stack.enter_context(display)
         stop = stack.enter_context(Stop())
@@ -64,15 +60,15 @@ def train(index: Index, config: Config, run: Path, world: World, threads: int) -
             saves = plan.saves(step)
             loss, embeddings = learner.step(step, batch.views, check=plan.logs(step) or saves)
             if plan.logs(step):
-                line = _line(step, learner, loss, embeddings, clock.lap(step, loader.stats().waited_s))
+                metered = line(step, learner, loss, embeddings, clock.lap(step, loader.stats().waited_s))
                 if metrics:
-                    metrics.write(line)
-                display.show(line)
+                    metrics.write(metered)
+                display.show(metered)
             display.advance(step)
             stopped_by = stops.answer()
             if (saves or stopped_by) and metrics:
                 metrics.sync()
-                _save(run, step, learner, loader, clock.now_s())
+                save(run, step, learner, loader, clock.now_s())
             if step == plan.last_step:
                 break
             if stopped_by:
@@ -132,62 +128,3 @@ def _loader(index: Index, config: Config, world: World, threads: int) -> Loader:
 def _every_epoch(loader: Loader) -> Iterator[Batch]:
     while True:
         yield from loader
-
-
-def _resume(run: Path, learner: Learner, loader: Loader, world: World) -> tuple[int, float]:
-    """The step and the seconds that the run already has; loads its newest checkpoint if there is one."""
-    directory = run / CHECKPOINTS
-    found = None
-    if world.rank == 0:
-        durable.remove_leftovers(directory)
-        found = find_checkpoint(directory)
-    # The first rank verified it; the others take its word rather than read everything twice.
-    name = broadcast_value(found.name if found else None)
-    if name is None:
-        return 0, 0.0
-    state = read_state(directory / name)
-    load_checkpoint(directory / name, learner.network, learner.optimizer)
-    if state["scaler"]:
-        learner.scaler.load_state_dict(state["scaler"])
-    loader.load_state_dict(state["loader"])
-    return state["step"], state["time_s"]
-
-
-def _save(run: Path, step: int, learner: Learner, loader: Loader, time_s: float) -> None:
-    if not all(bool(p.isfinite().all()) for p in learner.network.parameters()):
-        raise FloatingPointError(f"a weight is not finite after step {step}; no checkpoint is written")
-    state = {
-        "loader": loader.state_dict(),
-        "scaler": learner.scaler.state_dict(),
-        "time_s": time_s,
-        "config": dataclasses.asdict(learner.config),
-    }
-    keep = learner.config.checkpoint.keep
-    save_checkpoint(run / CHECKPOINTS, step, learner.network, learner.optimizer, state, keep)
-
-
-def _line(
-    step: int, learner: Learner, loss: Tensor, embeddings: list[Tensor], lap: dict[str, float]
-) -> dict[str, Any]:
-    """One line of metrics. Every rank calls it: the cross-correlation is that of the global batch."""
-    config, plan = learner.config, learner.plan
-    objective = config.objective
-    summary = correlation_summary(*embeddings, form=learner.form, eps=objective.eps)
-    num_dims = embeddings[0].shape[1]
-    lr_weights, lr_biases = learner.rates(step)
-    floor = {}
-    if objective.name == "barlow_twins":  # of no other loss is one known
-        floor["loss_floor"] = loss_floor(config.optim.batch_size, num_dims, objective.lambd)
-    return {
-        "step": step,
-        "epoch": step / plan.steps_per_epoch,
-        "loss": loss.item(),
-        **floor,
-        "lr_weights": lr_weights,
-        "lr_biases": lr_biases,
-        "images_per_s": lap["steps_per_s"] * config.optim.batch_size,
-        "wait_share": lap["wait_share"],
-        "on_diagonal": summary.on_diagonal,
-        "off_diagonal_rms": summary.off_diagonal_rms,
-        "time_s": lap["time_s"],
-    }

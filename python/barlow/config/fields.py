@@ -1,7 +1,7 @@
-"""Here: what a run is: frozen dataclasses whose defaults are the paper's, the presets, JSON.
+"""Here: what a run is: frozen dataclasses whose defaults are the paper's.
 
-Not here: which settings can work (validation.py), reading the command line, building anything from a config,
-environment variables.
+Not here: other recipes (presets.py), which settings can work (validation.py), reading and writing configs
+(document.py), building anything from one.
 
 Sources: the paper (Zbontar et al., ICML 2021, sections 2 and 3, appendix A) and the official code
 (facebookresearch/barlowtwins, main.py). Where the two differ, the field says which one it follows.
@@ -9,14 +9,8 @@ Sources: the paper (Zbontar et al., ICML 2021, sections 2 and 3, appendix A) and
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import types
-import typing
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Literal
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -223,157 +217,3 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
-
-
-def imagenet() -> Config:
-    """The paper's recipe: ResNet-50, 8192-8192-8192, batch 2048, 1000 epochs (section 2.2)."""
-    return Config()
-
-
-def cifar10() -> Config:
-    """ResNet-18 with the CIFAR stem on one GPU, 1000 epochs.
-
-    Source: solo-learn's CIFAR-10 configuration for Barlow Twins (batch 256, projector 2048 x 3,
-    LARC 0.3 per 256 images with trust coefficient 0.02, weight decay 1e-4, no blur); 92.1 % online linear
-    top-1 published. Its loss scale of 0.1 is in lr_biases; docs/recipes.md says what else it did.
-    """
-    return Config(
-        data=DataConfig(
-            image_size=32,
-            augmentation="barlow_twins_small",
-            mean=CIFAR10_MEAN,
-            std=CIFAR10_STD,
-            eval_resize=32,
-        ),
-        model=ModelConfig(backbone="resnet18", stem="cifar", projector=(2048, 2048, 2048)),
-        optim=OptimConfig(
-            batch_size=256,
-            variant="larc",
-            lr_weights=0.3,
-            lr_biases=0.03,
-            trust_coefficient=0.02,
-            weight_decay=1e-4,
-            reference_world_size=1,
-        ),
-        checkpoint=CheckpointConfig(every_epochs=20),
-        evaluate=EvaluateConfig(knn_k=200, knn_temperature=0.1, linear_crops=10, linear_standardize=True),
-    )
-
-
-def cifar10_cpu() -> Config:
-    """CIFAR-10 on two CPU cores in less than 30 minutes: a narrow ResNet-10.
-
-    Chosen here: crops of at least a fifth of the picture and small batches learn more in few steps.
-    """
-    base = cifar10()
-    return replace(
-        base,
-        data=replace(base.data, crop_scale=(0.2, 1.0)),
-        model=ModelConfig(backbone="resnet10", stem="cifar", width=32, projector=(512, 512, 512)),
-        optim=replace(
-            base.optim, variant="lars", lr_weights=0.4, batch_size=128, epochs=6, warmup_epochs=0.5
-        ),
-        checkpoint=CheckpointConfig(every_epochs=1),
-        evaluate=replace(base.evaluate, linear_crops=2, linear_epochs=30),
-    )
-
-
-def demo() -> Config:
-    """The run of `make demo`, six minutes on two CPU cores: a plain ResNet-18 on 48-pixel views.
-
-    Chosen on the synthetic shapes: crops of at least a fifth of the picture still show its figure.
-    """
-    return Config(
-        data=DataConfig(
-            image_size=48,
-            augmentation="barlow_twins_small",
-            crop_scale=(0.2, 1.0),
-            eval_resize=48,
-        ),
-        model=ModelConfig(backbone="resnet18", projector=(512, 512, 512)),
-        optim=OptimConfig(
-            batch_size=128,
-            epochs=5,
-            warmup_epochs=0.4,
-            lr_weights=0.3,
-            lr_biases=0.03,
-            trust_coefficient=0.02,
-            weight_decay=1e-4,
-            reference_world_size=1,
-        ),
-        evaluate=EvaluateConfig(linear_epochs=30, linear_crops=2, linear_standardize=True),
-    )
-
-
-PRESETS: dict[str, Callable[[], Config]] = {
-    "imagenet": imagenet,
-    "cifar10": cifar10,
-    "cifar10-cpu": cifar10_cpu,
-    "demo": demo,
-}
-
-
-def to_json(config: Config | ModelConfig) -> str:
-    """The resolved config, or the network's part of it, as indented JSON, every field written out."""
-    return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
-
-
-def from_json(text: str) -> Config:
-    """Reads `to_json`'s output; an unknown, missing or ill-typed field is a `ValueError` naming it."""
-    return _build(Config, _parsed(text), "config")
-
-
-def load(path: Path) -> Config:
-    """Reads a file of `to_json`; `OSError`, or a `ValueError` that names the file and what is wrong in it."""
-    try:
-        return from_json(path.read_bytes().decode())
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-
-
-def model_from_json(text: str) -> ModelConfig:
-    """Reads `to_json`'s output of a ModelConfig, as strictly."""
-    return _build(ModelConfig, _parsed(text), "model")
-
-
-def _parsed(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"not JSON: {error}") from error
-
-
-def _build(cls: type[Any], raw: Any, where: str) -> Any:
-    if not isinstance(raw, dict):
-        raise ValueError(f"{where} must be an object, not {raw!r}")
-    hints = typing.get_type_hints(cls)
-    names = {f.name for f in dataclasses.fields(cls)}
-    for unknown in sorted(raw.keys() - names):
-        raise ValueError(f"{where}.{unknown} is not a known field")
-    for missing in sorted(names - raw.keys()):
-        raise ValueError(f"{where}.{missing} is missing")
-    return cls(**{name: _value(hints[name], raw[name], f"{where}.{name}") for name in names})
-
-
-def _value(hint: Any, raw: Any, where: str) -> Any:
-    if dataclasses.is_dataclass(hint):
-        return _build(typing.cast(type, hint), raw, where)
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Literal:
-        if raw not in args:
-            raise ValueError(f"{where} must be one of {', '.join(map(str, args))}, not {raw!r}")
-        return raw
-    if origin is tuple:
-        if not isinstance(raw, list) or (args[-1] is not Ellipsis and len(raw) != len(args)):
-            raise ValueError(f"{where} must be a list of {len(args)} values, not {raw!r}")
-        kinds = [args[0]] * len(raw)
-        return tuple(_value(kind, item, where) for kind, item in zip(kinds, raw, strict=True))
-    if hint is float and isinstance(raw, int) and not isinstance(raw, bool):
-        return float(raw)
-    if (
-        isinstance(hint, types.UnionType)
-        or not isinstance(raw, hint)
-        or (hint is int and isinstance(raw, bool))
-    ):
-        raise ValueError(f"{where} must be {getattr(hint, '__name__', hint)}, not {raw!r}")
-    return raw

@@ -1,0 +1,44 @@
+"""What a run is: the fields, the presets, JSON. Nothing is built here."""
+
+from barlow.config.document import from_json, load, model_from_json, to_json
+from barlow.config.fields import (
+    CIFAR10_MEAN,
+    CIFAR10_STD,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    CheckpointConfig,
+    Config,
+    DataConfig,
+    EvaluateConfig,
+    ModelConfig,
+    Objective,
+    ObjectiveConfig,
+    OptimConfig,
+    TrainConfig,
+)  # fmt: skip
+from barlow.config.presets import PRESETS, cifar10, cifar10_cpu, demo, imagenet
+
+__all__ = [
+    "CIFAR10_MEAN",
+    "CIFAR10_STD",
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "PRESETS",
+    "CheckpointConfig",
+    "Config",
+    "DataConfig",
+    "EvaluateConfig",
+    "ModelConfig",
+    "Objective",
+    "ObjectiveConfig",
+    "OptimConfig",
+    "TrainConfig",
+    "cifar10",
+    "cifar10_cpu",
+    "demo",
+    "from_json",
+    "imagenet",
+    "load",
+    "model_from_json",
+    "to_json",
+]  # fmt: skip
