@@ -22,7 +22,7 @@ import tyro
 from barlow import __version__
 from barlow.ablations import ABLATIONS, METHODS
 from barlow.bench import Settings
-from barlow.commands import images, runs
+from barlow.commands import images, listing, runs
 from barlow.commands.arguments import MAX_THREADS, Data, check
 from barlow.config import PRESETS, Config, load
 from barlow.terminal import bar, notes, one_line, show_warning, unboxed, worded_here
@@ -161,6 +161,7 @@ def _parse(arguments: list[str]) -> Callable[[], None]:
         "eval": runs.evaluate,
         "export": runs.export,
         "report": runs.report,
+        "runs": listing.list_runs,
         "import": runs.import_run,
         "bench": bench,
         "doctor": doctor,
