@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
 import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -76,6 +78,15 @@ def test_running_while_the_lock_is_held_and_killed_after(run: Path) -> None:
     assert only(run).state == "finished"  # killed after its last checkpoint
     lose_the_last_checkpoint(run)
     assert (only(run).state, only(run).why) == ("stopped", "killed")
+
+
+def test_who_asks_is_not_in_the_way_of_a_run(run: Path) -> None:
+    with (run / ".lock").open() as asking:
+        fcntl.flock(asking, fcntl.LOCK_SH)
+        assert only(run).state == "finished"  # nor of another who asks
+        threading.Timer(0.05, fcntl.flock, (asking, fcntl.LOCK_UN)).start()
+        with alone(run):
+            pass
 
 
 def test_a_run_of_another_machine_counts_as_running_until_it_is_silent(run: Path) -> None:

@@ -7,7 +7,6 @@ manifests; `barlow train` and `barlow report` check every byte.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import socket
 import time
@@ -18,6 +17,7 @@ from typing import Any, Literal, NamedTuple
 
 from barlow import durable
 from barlow.train.lock import FILE_NAME as LOCK_FILE
+from barlow.train.lock import is_held
 from barlow.train.status import FILE_NAME as STATUS_FILE
 
 Json = dict[str, Any]
@@ -134,7 +134,7 @@ def _state(
     folder: Path, status: Json, run: Json, troubles: list[str], progress: _Progress
 ) -> tuple[State, str]:
     said, why, host = status.get("state"), str(status.get("why") or ""), status.get("host")
-    if _in_use(folder):
+    if is_held(folder):
         return "running", ""
     if said == "running" and host != socket.gethostname() and time.time() - progress.seen_s < _SILENT_S:
         return "running", f"on {host}"
@@ -151,18 +151,6 @@ def _state(
     if progress.steps is not None and progress.saved >= progress.steps:
         return "finished", ""
     return "stopped", "killed"
-
-
-def _in_use(folder: Path) -> bool:
-    """Whether a process holds the folder's lock. Asks for a shared one, which two readers can both have."""
-    try:
-        with (folder / LOCK_FILE).open() as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:  # no lock, or a file system without any
-        return False
-    return False
 
 
 def _plan(config: Json, run: Json) -> tuple[int | None, int | None]:
