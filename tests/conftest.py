@@ -12,6 +12,21 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
+def reported_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny run of nine steps on labelled pictures, trained and evaluated; read it, change nothing in it."""
+    import tiny_run
+    from barlow.evaluate import evaluate
+    from barlow.train import launch
+
+    folder = tmp_path_factory.mktemp("report")
+    tiny_run.write_pictures(folder / "data" / "train", per_class=12, seed=1)
+    tiny_run.write_pictures(folder / "data" / "held-out", per_class=5, seed=2)
+    launch(folder / "data" / "train", tiny_run.tiny_config(), folder / "run", nproc=1, preset="tiny")
+    evaluate(folder / "run", folder / "data", quiet=True)
+    return folder / "run"
+
+
+@pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real images beside the checkout (or beside its worktrees); tests skip without it."""
     for parent in Path(__file__).resolve().parents[2:4]:
