@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,15 +19,13 @@ from barlow.model import build_model
 from barlow.train import rehearsal
 from barlow.train.rehearsal import Rehearsal, _Kept, rehearse
 from commands import barlow_here, finish, start
+from conftest import one_core
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_core() -> Iterator[None]:
-    """Tiny operations on several threads wait for each other, which takes minutes on a busy machine."""
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {min(before)})
-    yield
-    os.sched_setaffinity(0, before)
+def on_one_core() -> Iterator[None]:
+    with one_core():
+        yield
 
 
 @pytest.fixture(scope="module")
