@@ -16,6 +16,7 @@ import torch
 from barlow.config import Config
 from barlow.data import Batch, Index, Loader, views
 from barlow.distributed import LateMax, World, barrier
+from barlow.train import snapshots
 from barlow.train.health import line
 from barlow.train.learner import Learner, Plan
 from barlow.train.metrics import Metrics
@@ -50,6 +51,7 @@ def train(index: Index, config: Config, run: Path, world: World, threads: int) -
         if world.rank == 0:
             metrics = Metrics(run, keep=lambda kept: kept["step"] <= resumed_step and plan.logs(kept["step"]))
             stack.enter_context(metrics)
+            snapshots.forget_after(run, resumed_step)
         stack.enter_context(display)
         stop = stack.enter_context(Stop())
         stops = stack.enter_context(LateMax(lambda: stop.number))
@@ -64,6 +66,8 @@ def train(index: Index, config: Config, run: Path, world: World, threads: int) -
                 if metrics:
                     metrics.write(metered)
                 display.show(metered)
+            if snapshots.due(step, plan):
+                snapshots.take(run if metrics else None, step, embeddings, config.objective.eps)
             display.advance(step)
             stopped_by = stops.answer()
             if (saves or stopped_by) and metrics:
