@@ -4,12 +4,12 @@
 
 use std::sync::Arc;
 
-use super::{Damage, Shared};
+use super::{Damage, HandOver, Shared};
 use crate::augment::{Augmenter, Parameters, View, part_of};
-use crate::decode::{Decoder, Image};
+use crate::decode::{self, Decoder, Image};
 use crate::error::{Error, Fault, Result, contained};
 use crate::meter::{Activity, Track};
-use crate::slots::{Claims, Row};
+use crate::slots::{Claims, Extras, Row};
 
 /// How many others are tried in place of a damaged sample. With one sample in ten damaged, far beyond
 /// what may be replaced, all of them are damaged once in 10^10 times.
@@ -141,25 +141,83 @@ impl Tools {
         let draw = |(view, v): (&View, u16)| view.draw(seed, epoch, drawn_for, v, size.0, size.1);
         self.views.clear();
         self.views.extend(shared.views.iter().zip(0..).map(draw));
+        if shared.hand_over == HandOver::Encoded {
+            // Who decodes it cannot replace it: what must not fail later is proven now.
+            let decodes = !sample.proven && shared.damage != Damage::Raise;
+            if !decodes {
+                let header = decode::peek(&self.bytes)?;
+                same_size((header.width, header.height), size)?;
+            } else {
+                let part = part_of(&self.views, size, shared.shrink_on_load, false);
+                self.decoder.decode_part(&self.bytes, part, &mut self.image)?;
+                same_size((self.image.width, self.image.height), size)?;
+            }
+            extras.insert(0, Some(std::mem::take(&mut self.bytes)));
+            return self.describe(shared, row, id, sample.label, extras);
+        }
         // What nobody has decoded in full yet is decoded in full, so that damage below the views is found.
         let part = part_of(&self.views, size, shared.shrink_on_load, sample.proven);
         self.decoder.decode_part(&self.bytes, part, &mut self.image)?;
         count(Activity::Decode, self.image.rows() * self.image.columns() * 3);
-        if (self.image.width, self.image.height) != size {
-            return Err(Fault::IndexDamaged("the image has another size").into());
-        }
+        same_size((self.image.width, self.image.height), size)?;
         worker.enter(Activity::Augment, id);
         for (v, parameters) in self.views.iter().enumerate() {
             let target = row.view(v);
-            self.augmenter.apply(&self.image, parameters, target)?;
+            if shared.hand_over == HandOver::Crops {
+                let square = Parameters { cut: parameters.cut, operations: Vec::new() };
+                self.augmenter.apply(&self.image, &square, target)?;
+            } else {
+                self.augmenter.apply(&self.image, parameters, target)?;
+            }
             count(Activity::Augment, target.len());
         }
-        row.describe(id, sample.label);
+        self.describe(shared, row, id, sample.label, extras)
+    }
+
+    /// All of a row but its pixels.
+    fn describe(
+        &self,
+        shared: &Shared,
+        row: &mut Row<'_>,
+        id: u32,
+        label: Option<u32>,
+        extras: Extras,
+    ) -> Result<()> {
+        row.describe(id, label);
         if !extras.is_empty() {
             row.extras(extras);
         }
+        let views = shared.views.len();
+        let first = match shared.hand_over {
+            HandOver::Views => return Ok(()),
+            HandOver::Crops => views,
+            HandOver::Encoded => 0,
+        };
+        for (v, (view, parameters)) in shared.views.iter().zip(&self.views).enumerate() {
+            let words = parameters.cut.words().map(i32::to_ne_bytes);
+            write(words.as_flattened(), row.view(first + v))?;
+            let steps = view.steps(parameters);
+            let words: Vec<_> = steps.as_flattened().iter().map(|word| word.to_ne_bytes()).collect();
+            write(words.as_flattened(), row.view(first + views + v))?;
+        }
         Ok(())
     }
+}
+
+fn same_size(found: (u32, u32), in_index: (u32, u32)) -> Result<()> {
+    if found == in_index {
+        return Ok(());
+    }
+    Err(Fault::IndexDamaged("the image has another size").into())
+}
+
+/// Into memory of the same length; `Loader::lend` has checked it.
+fn write(bytes: &[u8], target: &mut [u8]) -> Result<()> {
+    if bytes.len() != target.len() {
+        return Err(Fault::Bug("a row of parameters has another length".into()).into());
+    }
+    target.copy_from_slice(bytes);
+    Ok(())
 }
 
 #[cfg(test)]
