@@ -5,6 +5,7 @@ Not here: anything that Rust does not define.
 
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Literal, TypedDict, final
 
 import numpy as np
@@ -66,7 +67,7 @@ class Index:
     def num_shards(self) -> int:
         """Archives, or single files of a folder."""
 
-    def shards(self) -> list[str]:
+    def shards(self) -> list[Path]:
         """Their paths; those of a subset are all that it was made from."""
 
     @property

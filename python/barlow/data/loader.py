@@ -289,7 +289,7 @@ class Loader:
                 cuts, steps = sizes[: len(self.views)], sizes[len(self.views) :]
                 batch.cuts.extend(torch.empty((rows, size // 4), dtype=torch.int32) for size in cuts)
                 batch.steps.extend(torch.empty((rows, size // 8, 2)) for size in steps)
-                numbers = (*batch.cuts, *(step.reshape(rows, -1) for step in batch.steps))
+                numbers = (*batch.cuts, *(step.flatten(1) for step in batch.steps))
                 lent += [number.numpy().view(np.uint8) for number in numbers]
             stream.lend(lent, labels.numpy(), ids.numpy())
             self._lent.append(batch)

@@ -62,10 +62,8 @@ def open_loader(index: Index, config: Config, world: World, threads: int) -> tup
 
 
 def _precision(config: Config, world: World) -> torch.dtype:
-    """What autocast would round the views to in the first convolution; so it costs nothing to do it before.
-
-    But for mixed images, which are computed from the views.
-    """
-    if config.objective.name == "mixed_barlow_twins":
+    """On a GPU what autocast would round the views to in the first convolution; so it costs nothing to do it
+    before. But for mixed images, which are computed from the views."""
+    if world.device.type == "cpu" or config.objective.name == "mixed_barlow_twins":
         return torch.float32
     return autocast_dtype(config.train.precision, world.device)

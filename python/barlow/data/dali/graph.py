@@ -55,6 +55,11 @@ def columns(view: View) -> list[type]:
     return found
 
 
+def has_values(kinds: Sequence[type]) -> bool:
+    """Whether the graph reads the values of these columns; DALI knows no input that nobody reads."""
+    return ColorJitter in kinds or Solarize in kinds
+
+
 def pipeline(plan: Plan, *, batch_size: int, threads: int, depth: int) -> Any:
     """An `nvidia.dali.Pipeline` with inputs of the names that `_inputs` gives them, all of them on the host.
 
@@ -140,11 +145,13 @@ def _operated(plan: Plan, number: int, picture: Node) -> Node:
     if not kinds:
         return picture
     codes = _input(f"codes{number}", types.INT32, 1)
-    values = _placed(plan, _input(f"values{number}", types.FLOAT, 1))
+    values: Any = None
+    if has_values(kinds):
+        values = _placed(plan, _input(f"values{number}", types.FLOAT, 1))
     for column, kind in enumerate(kinds):
-        code, value = codes[column], values[column]
+        code = codes[column]
         if kind is ColorJitter:
-            picture = _jittered(picture, code, value, view.size**2)
+            picture = _jittered(picture, code, values[column], view.size**2)
         elif kind is Flip:
             if code == FLIP:
                 picture = fn.flip(picture, horizontal=1)
@@ -153,7 +160,7 @@ def _operated(plan: Plan, number: int, picture: Node) -> Node:
                 picture = colour.grayscale(picture)
         elif kind is Solarize:
             if code == SOLARIZE:
-                picture = colour.solarize(picture, value)
+                picture = colour.solarize(picture, values[column])
         elif kind is GaussianBlur:
             kernel = _placed(plan, _input(f"kernel{number}_{column}", types.FLOAT, 1))
             if code == BLUR:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -57,6 +58,7 @@ class DaliStage:
         self._plan = graph.Plan(tuple(recipe), tuple(mean), tuple(std), dtype, gpu, decodes)
         self._batch_size, self._threads = max(batch_size, 1), threads
         self._pipeline: Any = None
+        self._making: Future[Any] | None = None
         self._submitted: deque[tuple[Batch, dict[str, Any]]] = deque()
         # Memory that a copy to the GPU may still read: torch's pinned allocator does not know DALI's streams.
         self._read: deque[tuple[torch.cuda.Event, object]] = deque()
@@ -101,22 +103,35 @@ class DaliStage:
         self._read.clear()
 
     def _running(self) -> Any:
-        """The pipeline, after a rehearsal: its first call runs `depth` batches at once, and needs that
-        many."""
+        """The pipeline, made when it is needed first, in a thread of its own: a signal's exception goes to
+        the main thread, and in the middle of describing a graph would leave DALI confused for good."""
         if self._pipeline is None:
-            made = graph.pipeline(
-                self._plan, batch_size=self._batch_size, threads=self._threads, depth=self.depth
-            )
-            made.build()
-            blank = self._fed(self._blank())
-            for _ in range(self.depth):
-                self._feed(made, blank, run=False)
-            made.schedule_run()
-            for _ in range(self.depth):
-                made.share_outputs()
-                made.release_outputs()
-            self._pipeline = made
+            if self._making is None:
+                maker = ThreadPoolExecutor(1)
+                self._making = maker.submit(self._made)
+                maker.shutdown(wait=False)
+            try:
+                self._pipeline = self._making.result()
+            finally:
+                if self._making.done():
+                    self._making = None
         return self._pipeline
+
+    def _made(self) -> Any:
+        """A new pipeline after a rehearsal: its first call runs `depth` batches at once, and needs that
+        many."""
+        made = graph.pipeline(
+            self._plan, batch_size=self._batch_size, threads=self._threads, depth=self.depth
+        )
+        made.build()
+        blank = self._fed(self._blank())
+        for _ in range(self.depth):
+            self._feed(made, blank, run=False)
+        made.schedule_run()
+        for _ in range(self.depth):
+            made.share_outputs()
+            made.release_outputs()
+        return made
 
     def _feed(self, pipeline: Any, fed: dict[str, Any], *, run: bool = True) -> None:
         for name, data in fed.items():
@@ -167,7 +182,9 @@ class DaliStage:
                 continue
             steps = batch.steps[number].numpy()
             fed[f"codes{number}"] = steps[:, :, 0].astype(np.int32)
-            fed[f"values{number}"] = values = np.ascontiguousarray(steps[:, :, 1])
+            values = np.ascontiguousarray(steps[:, :, 1])
+            if graph.has_values(kinds):
+                fed[f"values{number}"] = values
             for column, kind in enumerate(kinds):
                 if kind is GaussianBlur:
                     fed[f"kernel{number}_{column}"] = self._kernels(

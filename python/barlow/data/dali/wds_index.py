@@ -24,12 +24,10 @@ VERSION = b"v1.2"
 def write_indexes(index: Index, folder: str | os.PathLike[str] | None = None) -> list[Path]:
     """Writes NAME.idx for each NAME.tar of an index, beside the tars or into `folder`; returns their paths.
 
-    Nothing for images that lie about as files. `ValueError` for two tars of one name and one `folder`.
+    Nothing for images that lie about as files.
     """
-    tars = [Path(shard) for shard in index.shards() if shard.endswith(".tar")]
+    tars = [shard for shard in index.shards() if shard.suffix == ".tar"]
     paths = [(tar if folder is None else Path(folder) / tar.name).with_suffix(".idx") for tar in tars]
-    if len(set(paths)) < len(paths):
-        raise ValueError(f"{folder} cannot hold the DALI indexes of several tars of one name")
     for tar, path in zip(tars, paths, strict=True):
         write_file(path, lines(_native.members(tar)))
     return paths

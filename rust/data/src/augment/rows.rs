@@ -37,17 +37,18 @@ impl Operation {
         if matches!(self, Self::ColorJitter { .. }) { 4 } else { 1 }
     }
 
-    /// Whether `step` is one that it draws.
+    /// Whether `step` is of a kind that it draws.
     fn draws(&self, step: Applied) -> bool {
-        match self {
-            Self::Flip { .. } => step == Applied::Flip,
-            Self::Grayscale { .. } => step == Applied::Grayscale,
-            Self::GaussianBlur { .. } => matches!(step, Applied::Blur(_)),
-            Self::Solarize { .. } => matches!(step, Applied::Solarize(_)),
-            Self::ColorJitter { .. } => matches!(
-                step,
-                Applied::Brightness(_) | Applied::Contrast(_) | Applied::Saturation(_) | Applied::Hue(_)
-            ),
+        match (*self, step) {
+            (Self::Flip { .. }, Applied::Flip)
+            | (Self::Grayscale { .. }, Applied::Grayscale)
+            | (Self::GaussianBlur { .. }, Applied::Blur(_))
+            | (Self::Solarize { .. }, Applied::Solarize(_)) => true,
+            (Self::ColorJitter { brightness: range, .. }, Applied::Brightness(_))
+            | (Self::ColorJitter { contrast: range, .. }, Applied::Contrast(_))
+            | (Self::ColorJitter { saturation: range, .. }, Applied::Saturation(_)) => range != (1.0, 1.0),
+            (Self::ColorJitter { hue, .. }, Applied::Hue(_)) => hue != (0.0, 0.0),
+            _ => false,
         }
     }
 }
@@ -58,8 +59,8 @@ impl View {
         self.operations.iter().map(Operation::columns).sum()
     }
 
-    /// The steps drawn for this view: for each column its code and value. Where two operations of one kind
-    /// could both have drawn a step, the first that keeps the order gets it; the picture is the same.
+    /// The steps drawn for this view: for each column its code and value. Where two operations
+    /// could have drawn a step, the first that keeps the order gets it; the picture is the same.
     pub fn steps(&self, parameters: &Parameters) -> Vec<[f32; STEP_WORDS]> {
         let mut left = parameters.operations.as_slice();
         let mut rows = Vec::with_capacity(self.columns());
@@ -121,7 +122,15 @@ mod tests {
         let blur = |p| Operation::GaussianBlur { sigma: (0.1, 2.0), p };
         let solarize = Operation::Solarize { threshold: 100, p: 0.5 };
         let (flip, grey) = (Operation::Flip { p: 0.5 }, Operation::Grayscale { p: 0.5 });
+        let part = Operation::ColorJitter {
+            brightness: (0.6, 1.4),
+            contrast: (1.0, 1.0),
+            saturation: (1.0, 1.0),
+            hue: (-0.3, 0.3),
+            p: 0.5,
+        };
         let views = [
+            view(vec![part, JITTER, part, blur(1.0), part]),
             view(vec![flip, JITTER, grey, blur(0.5), solarize]),
             view(vec![blur(0.5), solarize, flip, blur(0.5), JITTER, JITTER, flip]),
             view(vec![]),

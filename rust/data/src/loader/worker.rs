@@ -2,6 +2,7 @@
 //! in for it; panics become errors.
 //! Not here: which rows, when threads start and end, waiting.
 
+use std::mem;
 use std::sync::Arc;
 
 use super::{Damage, HandOver, Shared};
@@ -9,7 +10,7 @@ use crate::augment::{Augmenter, Parameters, View, part_of};
 use crate::decode::{self, Decoder, Image};
 use crate::error::{Error, Fault, Result, contained};
 use crate::meter::{Activity, Track};
-use crate::slots::{Claims, Extras, Row};
+use crate::slots::{Claims, Row};
 
 /// How many others are tried in place of a damaged sample. With one sample in ten damaged, far beyond
 /// what may be replaced, all of them are damaged once in 10^10 times.
@@ -54,6 +55,12 @@ impl Worker {
         }
         #[cfg(feature = "trouble")]
         crate::trouble::meet(activity, id);
+    }
+
+    fn count(&self, activity: Activity, bytes: usize) {
+        if let Some(track) = self.shared.meter.worker(self.number) {
+            Track::count_bytes(track, activity, bytes);
+        }
     }
 
     fn is_stopped(&self) -> bool {
@@ -113,23 +120,18 @@ impl Tools {
         })
     }
 
-    /// Reads, decodes once what the views need, cuts every view. The draws are those of the row's own
-    /// sample, its size in the index is enough for them.
+    /// Reads, decodes once what the views need, cuts every view; or as far as it is this loader's part. The
+    /// draws are those of the row's own sample, its size in the index is enough for them.
     fn produce(&mut self, worker: &Worker, row: &mut Row<'_>, id: u32) -> Result<()> {
         let shared = &*worker.shared;
-        let count = |activity, bytes| {
-            if let Some(track) = shared.meter.worker(worker.number) {
-                Track::count_bytes(track, activity, bytes);
-            }
-        };
         let sample = shared.index.sample(id)?;
         worker.enter(Activity::Read, id);
         shared.store.read(id, &mut self.bytes)?;
-        count(Activity::Read, self.bytes.len());
+        worker.count(Activity::Read, self.bytes.len());
         let mut extras = Vec::new();
         if !shared.extras.is_empty() {
             extras = shared.store.read_extras(id, &shared.extras)?;
-            count(Activity::Read, extras.iter().flatten().map(Vec::len).sum());
+            worker.count(Activity::Read, extras.iter().flatten().map(Vec::len).sum());
         }
         if worker.is_stopped() {
             // After a read that hung, nobody may be there any more to whom the rest is of use.
@@ -141,52 +143,48 @@ impl Tools {
         let draw = |(view, v): (&View, u16)| view.draw(seed, epoch, drawn_for, v, size.0, size.1);
         self.views.clear();
         self.views.extend(shared.views.iter().zip(0..).map(draw));
-        if shared.hand_over == HandOver::Encoded {
-            // Who decodes it cannot replace it: what must not fail later is proven now.
-            let decodes = !sample.proven && shared.damage != Damage::Raise;
-            if !decodes {
-                let header = decode::peek(&self.bytes)?;
-                same_size((header.width, header.height), size)?;
-            } else {
-                let part = part_of(&self.views, size, shared.shrink_on_load, false);
-                self.decoder.decode_part(&self.bytes, part, &mut self.image)?;
-                same_size((self.image.width, self.image.height), size)?;
-            }
-            extras.insert(0, Some(std::mem::take(&mut self.bytes)));
-            return self.describe(shared, row, id, sample.label, extras);
+        // Who decodes it elsewhere cannot replace it: what must not fail there is proven here.
+        let elsewhere = shared.hand_over == HandOver::Encoded;
+        if elsewhere && (sample.proven || shared.damage == Damage::Raise) {
+            let header = decode::peek(&self.bytes)?;
+            same_size((header.width, header.height), size)?;
+        } else {
+            // What nobody has decoded in full yet is decoded in full, so that damage below the views is found.
+            let part = part_of(&self.views, size, shared.shrink_on_load, sample.proven);
+            self.decoder.decode_part(&self.bytes, part, &mut self.image)?;
+            worker.count(Activity::Decode, self.image.rows() * self.image.columns() * 3);
+            same_size((self.image.width, self.image.height), size)?;
         }
-        // What nobody has decoded in full yet is decoded in full, so that damage below the views is found.
-        let part = part_of(&self.views, size, shared.shrink_on_load, sample.proven);
-        self.decoder.decode_part(&self.bytes, part, &mut self.image)?;
-        count(Activity::Decode, self.image.rows() * self.image.columns() * 3);
-        same_size((self.image.width, self.image.height), size)?;
-        worker.enter(Activity::Augment, id);
+        if elsewhere {
+            extras.insert(0, Some(mem::take(&mut self.bytes)));
+        } else {
+            worker.enter(Activity::Augment, id);
+            self.cut(worker, row)?;
+        }
+        row.describe(id, sample.label);
+        if !extras.is_empty() {
+            row.extras(extras);
+        }
+        self.describe(shared, row)
+    }
+
+    /// The pixels of each view, as far as they are made here.
+    fn cut(&mut self, worker: &Worker, row: &mut Row<'_>) -> Result<()> {
         for (v, parameters) in self.views.iter().enumerate() {
             let target = row.view(v);
-            if shared.hand_over == HandOver::Crops {
+            if worker.shared.hand_over == HandOver::Crops {
                 let square = Parameters { cut: parameters.cut, operations: Vec::new() };
                 self.augmenter.apply(&self.image, &square, target)?;
             } else {
                 self.augmenter.apply(&self.image, parameters, target)?;
             }
-            count(Activity::Augment, target.len());
+            worker.count(Activity::Augment, target.len());
         }
-        self.describe(shared, row, id, sample.label, extras)
+        Ok(())
     }
 
-    /// All of a row but its pixels.
-    fn describe(
-        &self,
-        shared: &Shared,
-        row: &mut Row<'_>,
-        id: u32,
-        label: Option<u32>,
-        extras: Extras,
-    ) -> Result<()> {
-        row.describe(id, label);
-        if !extras.is_empty() {
-            row.extras(extras);
-        }
+    /// The parameters of each view, where somebody else needs them.
+    fn describe(&self, shared: &Shared, row: &mut Row<'_>) -> Result<()> {
         let views = shared.views.len();
         let first = match shared.hand_over {
             HandOver::Views => return Ok(()),
