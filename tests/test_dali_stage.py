@@ -6,6 +6,7 @@ table.
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -113,6 +114,20 @@ def test_memory_is_lent_to_dali_not_copied(photos: Index) -> None:
     x = torch.from_dlpack(made)
     assert x.data_ptr() == made.data_ptr()
     assert torch.equal(x.permute(0, 3, 1, 2), to_float([crops], IMAGENET_MEAN, IMAGENET_STD)[0])
+
+
+def test_images_are_decoded_whole_and_once() -> None:
+    """By the graph as DALI has it: no decoder of regions, which crashes on some GPUs, for any number of
+    views."""
+    from barlow.data.dali.graph import Plan, pipeline
+
+    recipe = tuple(views.dino(local_crops=2, size=32, local_size=24))
+    plan = Plan(recipe, IMAGENET_MEAN, IMAGENET_STD, torch.float32, None, decodes=True)
+    graph = pipeline(plan, batch_size=2, threads=1, depth=1)
+    decoders = re.findall(rb"decoders__\w+|\w*ImageDecoder\w*|\w*Random\w*", graph.serialize())
+    assert set(decoders) == {b"decoders__Image"}
+    assert graph.serialize().count(b"decoders__Image") == len(decoders)
+    assert len(decoders) == 1
 
 
 def levels(x: Tensor) -> Tensor:

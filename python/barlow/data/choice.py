@@ -8,13 +8,15 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
+from torch import Tensor
 
 from barlow.data.dali.installed import missing
 from barlow.data.device import to_float
 from barlow.data.loader import HandOver, Loader
-from barlow.data.staged import HAND_OVER, StageName, endless, staged
+from barlow.data.staged import HAND_OVER, AnyLoader, StageName, endless, staged
 from barlow.distributed import barrier, gather_values
 
 SECONDS = 2.0
@@ -34,9 +36,11 @@ def fastest(
     std: Sequence[float],
     device: torch.device,
     dtype: torch.dtype,
+    threads: int = 0,
     seconds: float = SECONDS,
 ) -> tuple[StageName, str]:
     """The stage that gives most images a second, and why: one line with the numbers, which is logged, too.
+    `threads` are DALI's (`staged`).
 
     Every rank calls it at the same time, since they share the machine, and gets the same answer. Nothing but
     loading is measured: on a GPU the stages also take time from training, which is not in the numbers.
@@ -51,7 +55,10 @@ def fastest(
     for name in ("none", "dali", "dali_decode"):
         barrier()
         try:
-            rate = _images_per_s(make_loader(HAND_OVER[name]), mean, std, device, dtype, seconds)
+            loader = make_loader(HAND_OVER[name])
+            batches = staged(loader, mean=mean, std=std, device=device, dtype=dtype, threads=threads)
+            floats = partial(to_float, mean=mean, std=std, device=device, dtype=dtype)
+            rate = _images_per_s(batches, floats, device, seconds)
         except Exception as error:  # whatever a driver, a codec or an image has to say
             rate = 0.0
             failed.append(f"{name} failed ({str(error).strip().partition(chr(10))[0]})")
@@ -66,19 +73,17 @@ def fastest(
 
 
 def _images_per_s(
-    loader: Loader,
-    mean: Sequence[float],
-    std: Sequence[float],
+    loader: AnyLoader,
+    floats: Callable[[Sequence[Tensor]], list[Tensor]],
     device: torch.device,
-    dtype: torch.dtype,
     seconds: float,
 ) -> float:
     """Of one stage on this rank, from disk to floats on the device."""
     images, begin_s = 0, 0.0
-    with staged(loader, mean=mean, std=std, device=device, dtype=dtype) as batches:
+    with loader as batches:
         for number, batch in enumerate(endless(batches)):
             if not batch.views[0].is_floating_point():
-                to_float(batch.views, mean, std, device=device, dtype=dtype)
+                floats(batch.views)
             if number < _WARM_UP:
                 begin_s, images = _now_s(device), 0
                 continue

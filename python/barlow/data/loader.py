@@ -46,7 +46,7 @@ class Batch:
     """
 
     views: list[Tensor]
-    """uint8 [N, 3, H, W] for each view, RGB, pinned if asked for."""
+    """uint8 [N, 3, H, W] for each view, RGB, pinned if asked for; floats where a device stage has been."""
     labels: Tensor
     """int64 [N]; -1 where there is none."""
     ids: Tensor

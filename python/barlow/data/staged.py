@@ -53,8 +53,8 @@ def staged(
     - "encoded": DALI decodes, too.
 
     With DALI the views of a batch are floats, [N, 3, size, size] channels last, as `normalise` gives them,
-    in `dtype` on `device`. `threads`: DALI's on the host; 0 is two, or one for each core where it decodes
-    or there is no GPU. `ValueError` says what to install if DALI is missing or too old.
+    in `dtype` on `device`. `threads`: DALI's on the host where it decodes or there is no GPU, else it has
+    two; 0 is as many as torch has. `ValueError` says what to install if DALI is missing or too old.
     """
     if loader.hand_over == "views":
         return loader
@@ -71,7 +71,8 @@ def staged(
         device=device,
         dtype=dtype,
         decodes=decodes,
-        threads=threads or (torch.get_num_threads() if all_cores else 2),
+        # What is left for the host: handing on what others have made.
+        threads=(threads or torch.get_num_threads()) if all_cores else 2,
     )
     return StagedLoader(loader, stage)
 

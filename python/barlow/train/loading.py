@@ -45,7 +45,14 @@ def open_loader(index: Index, config: Config, world: World, threads: int) -> tup
 
     dtype = _precision(config, world)
     if data.device_stage == "auto":
-        stage, reason = fastest(make, mean=data.mean, std=data.std, device=world.device, dtype=dtype)
+        stage, reason = fastest(
+            make,
+            mean=data.mean,
+            std=data.std,
+            device=world.device,
+            dtype=dtype,
+            threads=data.threads or threads,
+        )
         said = f"device stage: {stage}, {reason}"
     else:
         stage: StageName = data.device_stage
@@ -56,7 +63,7 @@ def open_loader(index: Index, config: Config, world: World, threads: int) -> tup
         std=data.std,
         device=world.device,
         dtype=dtype,
-        threads=data.threads if stage == "dali_decode" else 0,
+        threads=data.threads or threads,
     )
     return loader, said
 
