@@ -160,6 +160,21 @@ def check_squares(found: Tensor) -> None:
     assert found[-1] < 24
 
 
+def test_dali_decodes_to_the_same_pixels(tmp_path: Path) -> None:
+    """A square that needs no resize is what was decoded."""
+    image = photo(3, 64, 64)
+    image.save(tmp_path / "a.jpg", subsampling="4:2:0")
+    image.save(tmp_path / "b.jpg", subsampling="4:4:4", progressive=True)
+    image.convert("L").save(tmp_path / "c.jpg")
+    image.save(tmp_path / "d.png")
+    image.convert("P").save(tmp_path / "e.png")
+    image.save(tmp_path / "f.webp", lossless=True)
+    image.save(tmp_path / "g.webp", quality=60)
+    recipe = views.parse("resize 64 centre 64 bilinear")
+    found = differences(tmp_path, recipe, 1, batch_size=7, shuffle=False)
+    assert found[-1] < 0.01
+
+
 CROPS = "crop 48 area 0.08..1 bicubic; crop 32 area 0.3..1 bilinear; resize 40 centre 32 bilinear"
 
 
