@@ -162,8 +162,8 @@ class StagedLoader:
             begin_s = time.perf_counter()
             views = self._stage.take()
             self._waited_s += time.perf_counter() - begin_s
-            self._read_ahead()
             batch = self._ahead.popleft()
+            self._read_ahead()  # so that the stage has work while the consumer has its own
         except BaseException as error:
             named = self._culprit(error)
             self._rewind()
