@@ -46,8 +46,8 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 # Fields that may change when a run goes on: they decide when and how it executes, not what it computes. (What
 # becomes of damaged images is among them: up to the one that ended a run it makes no difference.)
 FREE_FIELDS = (
-    "train.steps", "train.log_every", "data.threads", "data.prefetch", "data.on_error", "data.max_replaced",
-    "objective.form", "checkpoint.", "evaluate.",
+    "train.steps", "train.log_every", "data.threads", "data.prefetch", "data.device_stage", "data.on_error",
+    "data.max_replaced", "objective.form", "checkpoint.", "evaluate.",
     "train.micro_batch",  # within the bounds of `_check_micro_batches`
 )  # fmt: skip
 
@@ -84,6 +84,7 @@ def check(config: Config, index: Index, world_size: int, run: Path) -> None:
     import torch
 
     from barlow.data import views
+    from barlow.data.staged import check_stage
     from barlow.model.precision import autocast_dtype
     from barlow.train.checkpoint import CHECKPOINTS, newest_step
 
@@ -92,6 +93,7 @@ def check(config: Config, index: Index, world_size: int, run: Path) -> None:
     _refuse_what_was_imported_for_evaluation(run)
     validate(config, num_samples=len(index), world_size=world_size)
     views.training(config.data)
+    check_stage(config.data.device_stage)
     autocast_dtype(config.train.precision, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     if run.exists() and not run.is_dir():
         raise ValueError(f"--run {run} is a file")
