@@ -29,6 +29,7 @@ from barlow.config import Config, load, to_json
 from barlow.train.lock import FILE_NAME as LOCK_FILE
 from barlow.train.lock import alone, refuse_if_running
 from barlow.train.preempt import SIGNALS, Requests, end_at_once, exit_code
+from barlow.train.status import told
 from barlow.validation import num_micro_batches, validate
 
 if TYPE_CHECKING:  # the command line imports this file, and torch takes seconds
@@ -224,7 +225,8 @@ def _as_rank(data: Path, config: Config, run: Path, preset: str | None) -> int:
             prepare(run, config, data, index, world.size, preset, device=world.device)
         neighbours = gather_values(socket.gethostname()).count(socket.gethostname())
         threads = max(1, len(os.sched_getaffinity(0)) // neighbours)
-        stopped_by = train(index, config, run, world, threads)
+        with told(run if world.rank == 0 else None) as outcome:
+            stopped_by = outcome.stopped_by = train(index, config, run, world, threads)
         barrier()
     return stopped_by
 

@@ -16,6 +16,7 @@ from barlow.config import Config
 from barlow.data import Index
 from barlow.data.staged import endless
 from barlow.distributed import LateMax, World, barrier
+from barlow.train import snapshots
 from barlow.train.health import line
 from barlow.train.learner import Learner, Plan
 from barlow.train.loading import open_loader
@@ -54,6 +55,7 @@ def train(index: Index, config: Config, run: Path, world: World, threads: int) -
         if world.rank == 0:
             metrics = Metrics(run, keep=lambda kept: kept["step"] <= resumed_step and plan.logs(kept["step"]))
             stack.enter_context(metrics)
+            snapshots.forget_after(run, resumed_step)
         stack.enter_context(display)
         stop = stack.enter_context(Stop())
         stops = stack.enter_context(LateMax(lambda: stop.number))
@@ -68,6 +70,8 @@ def train(index: Index, config: Config, run: Path, world: World, threads: int) -
                 if metrics:
                     metrics.write(metered)
                 display.show(metered)
+            if snapshots.due(step, plan):
+                snapshots.take(run if metrics else None, step, embeddings, config.objective.eps)
             display.advance(step)
             stopped_by = stops.answer()
             if (saves or stopped_by) and metrics:
