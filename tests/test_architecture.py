@@ -46,7 +46,7 @@ NATIVE = "_native"
 CRATE_FLOORS = (
     ("error", "limits", "random"),
     ("tar", "jpeg", "png", "webp", "ops"),
-    ("decode", "index", "order", "store", "augment", "floats"),
+    ("recode", "decode", "index", "order", "store", "augment", "floats"),
     ("workers", "scan", "pack", "blocks", "meter", "slots", "trouble", "loader"),
 )
 BINDING_FLOORS = (("errors",), ("dataset", "pixels", "memory"), ("loader",))
