@@ -2,5 +2,15 @@
 //! Not here: archives, files, which members are stored so.
 
 pub mod coefficients;
+mod colour;
+mod expand;
+mod idct;
+pub mod layout;
+mod order;
+mod pixels;
+mod simd;
+mod upsample;
 
 pub use coefficients::{Coefficients, Component, Transform};
+pub use layout::Layout;
+pub use pixels::Scratch;
