@@ -3,6 +3,7 @@
 
 pub mod coefficients;
 mod colour;
+mod compress;
 mod expand;
 mod idct;
 pub mod layout;

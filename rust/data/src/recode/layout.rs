@@ -205,6 +205,15 @@ impl<'a> Layout<'a> {
     }
 }
 
+/// Writes what `Reader::number` reads.
+pub(crate) fn number(mut value: usize, out: &mut Vec<u8>) {
+    while value >= 128 {
+        out.push(value as u8 | 128);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
 fn check_size(width: u32, height: u32) -> Result<()> {
     if width == 0 || height == 0 {
         return Err(damaged("zero width or height"));

@@ -8,8 +8,8 @@ mod arm;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-use super::expand;
 use super::order::Block;
+use super::{compress, expand};
 use crate::ops::simd::Portable;
 
 /// Steps of one instruction set; called inside `kernel!` only, where the CPU has it.
@@ -32,6 +32,26 @@ pub(crate) trait Steps {
 
     /// Spreads values over the places of a bitmap in zigzag order, and brings them into paired order.
     fn block(bitmap: u64, values: &[u8; 64], out: &mut Block);
+
+    /// The other way: the values of a block in natural order that are not zero, in zigzag order and without the
+    /// first, and a bitmap of their places. What stands behind them means nothing.
+    #[inline(always)]
+    fn scan(block: &[i16; 64], values: &mut [i16; 64]) -> u64 {
+        compress::scan(block, values)
+    }
+
+    /// Which values are negative and which larger than 1. Of these the magnitudes, less `LEAST_LARGE`, or 253 for
+    /// all from 255 on; what stands behind them means nothing.
+    #[inline(always)]
+    fn split(values: &[i16; 64], magnitudes: &mut [u8; 64]) -> [u64; 2] {
+        compress::split(values, magnitudes)
+    }
+
+    /// Turns those magnitudes into 4 bits and escapes, and returns how many escapes there are.
+    #[inline(always)]
+    fn escape(magnitudes: &mut [u8; 64], escapes: &mut [u8; 64]) -> usize {
+        compress::escape(magnitudes, escapes)
+    }
 
     /// Four chunks of each block, from its half 0 or 1.
     fn load(blocks: &[Block], half: usize) -> [Self::Words; 4];

@@ -2,8 +2,9 @@
 //! Not here: reading them.
 
 use super::super::coefficients::{Coefficients, Component};
-use super::super::order::ZIGZAG;
-use super::{DC_WIDE, ESCAPED, LEAST_ESCAPED, LEAST_LARGE, VERSION, WIDE};
+use super::super::compress::Compressor;
+use super::{VERSION, number};
+use crate::ops::simd::Simd;
 
 /// Largest sum of |coefficient x step| in two columns of a block at which no 16 bits of libjpeg-turbo's SIMD code
 /// overflow. The first pass multiplies by at most 1.3871 * 4 (and rounds), the second adds pairs of its results.
@@ -11,58 +12,6 @@ const MOST_OF_TWO_COLUMNS: u32 = 5900;
 
 /// Largest |DC x step|: at an eighth of the scale libjpeg looks up an eighth of it in a table that wraps at 512.
 const MOST_DC: u32 = 4088;
-
-/// Streams of one band in the making.
-#[derive(Default)]
-struct Band {
-    codes: Nibbles,
-    bitmaps: Nibbles,
-    signs: Bits,
-    large: Bits,
-    magnitudes: Nibbles,
-    escapes: Vec<u8>,
-    wide: Vec<u8>,
-    wides: usize,
-    dc: Vec<u8>,
-    dc_wide: Vec<u8>,
-}
-
-/// Four bits at a time, the lower half of a byte first.
-#[derive(Default)]
-struct Nibbles {
-    bytes: Vec<u8>,
-    count: usize,
-}
-
-impl Nibbles {
-    fn push(&mut self, nibble: u8) {
-        if self.count.is_multiple_of(2) {
-            self.bytes.push(nibble);
-        } else if let Some(last) = self.bytes.last_mut() {
-            *last |= nibble << 4;
-        }
-        self.count += 1;
-    }
-}
-
-/// Single bits, the lowest of a byte first.
-#[derive(Default)]
-struct Bits {
-    bytes: Vec<u8>,
-    count: usize,
-}
-
-impl Bits {
-    fn push(&mut self, bit: bool) {
-        if self.count.is_multiple_of(8) {
-            self.bytes.push(0);
-        }
-        if let Some(last) = self.bytes.last_mut() {
-            *last |= u8::from(bit) << (self.count % 8);
-        }
-        self.count += 1;
-    }
-}
 
 /// Coefficients as a layout. Those of an image that libjpeg could have read are: width and height below 2^16,
 /// sampling factors 1 to 4, as many blocks as that makes.
@@ -72,9 +21,13 @@ pub fn write(image: &Coefficients) -> Vec<u8> {
     out.extend((image.height as u16).to_le_bytes());
     head(image, &mut out);
     let bands = image.components.first().map_or(0, |first| first.rows / u32::from(first.v).max(1));
-    let bands: Vec<Vec<u8>> = (0..bands as usize).map(|band| write_band(&image.components, band)).collect();
-    bands.iter().for_each(|band| number(band.len(), &mut out));
-    bands.iter().for_each(|band| out.extend(band));
+    let (mut packed, mut compressor) = (Vec::new(), Compressor::default());
+    for band in 0..bands as usize {
+        let start = packed.len();
+        compressor.band(Simd::detect(), &image.components, band, &mut packed);
+        number(packed.len() - start, &mut out);
+    }
+    out.extend_from_slice(&packed);
     out
 }
 
@@ -100,108 +53,6 @@ fn head(image: &Coefficients, out: &mut Vec<u8>) {
         }
     }
     out.extend(components);
-}
-
-fn number(mut value: usize, out: &mut Vec<u8>) {
-    while value >= 128 {
-        out.push(value as u8 | 128);
-        value >>= 7;
-    }
-    out.push(value as u8);
-}
-
-fn write_band(components: &[Component], band: usize) -> Vec<u8> {
-    let mut streams = Band::default();
-    for component in components {
-        let (v, columns) = (usize::from(component.v), component.columns as usize);
-        let mut above = 0;
-        for row in band * v..(band + 1) * v {
-            // The first of a row differs from the first of the row above, the others from their left.
-            let mut before = above;
-            for (column, block) in component.blocks[row * columns..][..columns].iter().enumerate() {
-                streams.dc(block[0], before);
-                before = block[0];
-                above = if column == 0 { before } else { above };
-                streams.block(block);
-            }
-        }
-    }
-    streams.bytes()
-}
-
-impl Band {
-    fn dc(&mut self, value: i16, before: i16) {
-        let difference = value.wrapping_sub(before);
-        match i8::try_from(difference) {
-            Ok(small) if small != DC_WIDE => self.dc.push(small as u8),
-            _ => {
-                self.dc.push(DC_WIDE as u8);
-                self.dc_wide.extend(difference.to_le_bytes());
-            }
-        }
-    }
-
-    fn block(&mut self, block: &[i16; 64]) {
-        let mut bitmap = 0_u64;
-        for (place, &natural) in ZIGZAG.iter().enumerate().skip(1) {
-            bitmap |= u64::from(block[usize::from(natural)] != 0) << (place - 1);
-        }
-        let mut rest = bitmap;
-        while rest != 0 {
-            let place = rest.trailing_zeros() as usize + 1;
-            rest &= rest - 1;
-            self.value(block[usize::from(ZIGZAG[place])]);
-        }
-        let nibbles = (64 - bitmap.leading_zeros()).div_ceil(4);
-        let (code, nibbles) = if nibbles < 15 { (nibbles, nibbles) } else { (15, 16) };
-        self.codes.push(code as u8);
-        (0..nibbles).for_each(|i| self.bitmaps.push((bitmap >> (4 * i)) as u8 & 15));
-    }
-
-    fn value(&mut self, value: i16) {
-        let magnitude = value.unsigned_abs();
-        self.signs.push(value < 0);
-        self.large.push(magnitude >= u16::from(LEAST_LARGE));
-        if magnitude < u16::from(LEAST_LARGE) {
-            return;
-        }
-        if magnitude < u16::from(LEAST_ESCAPED) {
-            self.magnitudes.push(magnitude as u8 - LEAST_LARGE);
-            return;
-        }
-        self.magnitudes.push(ESCAPED);
-        if magnitude < u16::from(LEAST_ESCAPED) + u16::from(WIDE) {
-            self.escapes.push(magnitude as u8 - LEAST_ESCAPED);
-        } else {
-            self.escapes.push(WIDE);
-            self.wide.extend(value.to_le_bytes());
-            self.wides += 1;
-        }
-    }
-
-    fn bytes(&self) -> Vec<u8> {
-        let mut out = Vec::new();
-        number(self.bitmaps.count, &mut out);
-        number(self.signs.count, &mut out);
-        number(self.magnitudes.count, &mut out);
-        number(self.escapes.len(), &mut out);
-        number(self.wides, &mut out);
-        number(self.dc_wide.len() / 2, &mut out);
-        for stream in [
-            &self.codes.bytes,
-            &self.dc,
-            &self.dc_wide,
-            &self.bitmaps.bytes,
-            &self.signs.bytes,
-            &self.large.bytes,
-            &self.magnitudes.bytes,
-            &self.escapes,
-            &self.wide,
-        ] {
-            out.extend(stream);
-        }
-        out
-    }
 }
 
 /// Whether these kernels give libjpeg-turbo's pixels for the image, whichever of its own code libjpeg-turbo runs.

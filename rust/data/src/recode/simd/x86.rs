@@ -12,7 +12,7 @@ use std::mem::transmute;
 use super::{Steps, places};
 use crate::ops::simd::{Avx2, Avx512};
 use crate::recode::layout::{ESCAPED, LEAST_ESCAPED, LEAST_LARGE, WIDE};
-use crate::recode::order::{Block, PAIRED_TO_ZIGZAG};
+use crate::recode::order::{Block, PAIRED_TO_ZIGZAG, ZIGZAG};
 
 /// Where in each 16 bytes of the zigzag order those of each 16 of the paired order are; 128 for none.
 const QUARTERS: [[[u8; 16]; 4]; 4] = {
@@ -395,6 +395,60 @@ impl Steps for Avx512 {
             let at: *mut __m512i = out.0.as_mut_ptr().cast();
             _mm512_store_si512(at, _mm512_cvtepi8_epi16(_mm512_castsi512_si256(paired)));
             _mm512_store_si512(at.add(1), _mm512_cvtepi8_epi16(_mm512_extracti64x4_epi64::<1>(paired)));
+        }
+    }
+
+    #[inline(always)]
+    fn scan(block: &[i16; 64], values: &mut [i16; 64]) -> u64 {
+        // SAFETY: the CPU has AVX-512 with VBMI2 (see above); each half is loaded and stored whole, and no more
+        // than the 32 values of the first half stand before those of the second.
+        unsafe {
+            let at: *const __m512i = block.as_ptr().cast();
+            let (upper, lower) = (_mm512_loadu_si512(at), _mm512_loadu_si512(at.add(1)));
+            let order: *const __m256i = ZIGZAG.as_ptr().cast();
+            let first = _mm512_cvtepu8_epi16(_mm256_loadu_si256(order));
+            let second = _mm512_cvtepu8_epi16(_mm256_loadu_si256(order.add(1)));
+            let first = _mm512_permutex2var_epi16(upper, first, lower);
+            let second = _mm512_permutex2var_epi16(upper, second, lower);
+            let masks = [_mm512_test_epi16_mask(first, first) & !1, _mm512_test_epi16_mask(second, second)];
+            let out: *mut i16 = values.as_mut_ptr();
+            _mm512_storeu_si512(out.cast(), _mm512_maskz_compress_epi16(masks[0], first));
+            let behind = out.add(masks[0].count_ones() as usize);
+            _mm512_storeu_si512(behind.cast(), _mm512_maskz_compress_epi16(masks[1], second));
+            u64::from(masks[0]) | u64::from(masks[1]) << 32
+        }
+    }
+
+    #[inline(always)]
+    fn split(values: &[i16; 64], magnitudes: &mut [u8; 64]) -> [u64; 2] {
+        // SAFETY: the CPU has AVX-512 with VBMI2 (see above); the store is to all of `magnitudes`.
+        unsafe {
+            let at: *const __m512i = values.as_ptr().cast();
+            let (first, second) = (_mm512_loadu_si512(at), _mm512_loadu_si512(at.add(1)));
+            let negative = [_mm512_movepi16_mask(first), _mm512_movepi16_mask(second)];
+            // -2^15 is its own magnitude, without a sign.
+            let low = _mm512_cvtusepi16_epi8(_mm512_abs_epi16(first));
+            let high = _mm512_cvtusepi16_epi8(_mm512_abs_epi16(second));
+            let found = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high);
+            let least = _mm512_set1_epi8(LEAST_LARGE as i8);
+            let large = _mm512_cmpge_epu8_mask(found, least);
+            let packed = _mm512_maskz_compress_epi8(large, _mm512_sub_epi8(found, least));
+            _mm512_storeu_si512(magnitudes.as_mut_ptr().cast(), packed);
+            [u64::from(negative[0]) | u64::from(negative[1]) << 32, large]
+        }
+    }
+
+    #[inline(always)]
+    fn escape(magnitudes: &mut [u8; 64], escapes: &mut [u8; 64]) -> usize {
+        // SAFETY: the CPU has AVX-512 with VBMI2 (see above); both stores are to all of an array.
+        unsafe {
+            let found = load(magnitudes);
+            let escaped = _mm512_set1_epi8(ESCAPED as i8);
+            let which = _mm512_cmpge_epu8_mask(found, escaped);
+            let extra = _mm512_min_epu8(_mm512_sub_epi8(found, escaped), _mm512_set1_epi8(WIDE as i8));
+            _mm512_storeu_si512(escapes.as_mut_ptr().cast(), _mm512_maskz_compress_epi8(which, extra));
+            _mm512_storeu_si512(magnitudes.as_mut_ptr().cast(), _mm512_min_epu8(found, escaped));
+            which.count_ones() as usize
         }
     }
 
