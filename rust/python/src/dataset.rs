@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use barlow_data::decode::Format;
 use barlow_data::error::{Error, Fault};
 use barlow_data::index;
 use barlow_data::order::{self, Position};
@@ -185,6 +186,20 @@ impl Index {
         Ok(PyBytes::new(py, &read.map_err(|error| to_py(py, &error))?))
     }
 
+    /// int64 `[count]`: the samples that are recoded images.
+    fn recoded<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArray1<i64>>> {
+        let is_recoded =
+            |&id: &i64| self.inner.sample(id as u32).is_ok_and(|sample| sample.format == Format::Recoded);
+        let ids = py.detach(|| (0..self.inner.len() as i64).filter(is_recoded).collect());
+        Ok(PyArray1::from_vec(py, ids))
+    }
+
+    /// Raises DataError if the original file of a recoded image cannot be made.
+    fn check_original(&self, py: Python<'_>, i: i64) -> PyResult<()> {
+        let id = self.id(i)?;
+        py.detach(|| self.store().read_original(id, &mut Vec::new())).map_err(|error| to_py(py, &error))
+    }
+
     /// Extensions of all extra members of the data set, in byte order.
     #[getter]
     fn member_names(&self) -> Vec<OsString> {
@@ -256,7 +271,7 @@ pub(crate) fn members(py: Python<'_>, path: PathBuf) -> PyResult<Vec<(Bound<'_, 
 /// Packs a source into shards and an index.
 #[pyfunction]
 #[pyo3(signature = (source, out, *, shard_bytes = 256 << 20, min_shards = 1, held_out = 0.0, on_error = "raise",
-                    members = true, decode = true, overwrite = false, threads = 0, progress = None))]
+                    members = true, decode = true, recode = false, overwrite = false, threads = 0, progress = None))]
 #[allow(clippy::too_many_arguments)] // They are keywords in Python.
 pub(crate) fn pack<'py>(
     py: Python<'py>,
@@ -268,6 +283,7 @@ pub(crate) fn pack<'py>(
     on_error: &str,
     members: bool,
     decode: bool,
+    recode: bool,
     overwrite: bool,
     threads: usize,
     progress: Option<Py<PyAny>>,
@@ -286,6 +302,7 @@ pub(crate) fn pack<'py>(
         on_error,
         with_extras: members,
         decode,
+        recode,
         overwrite,
         threads,
     };
@@ -312,6 +329,10 @@ fn report_dict<'py>(py: Python<'py>, report: &Report) -> PyResult<Bound<'py, PyD
     dict.set_item("classes", report.classes)?;
     dict.set_item("ignored", report.ignored)?;
     dict.set_item("classes_without_training", report.classes_without_training)?;
+    dict.set_item("recoded", report.recoded.images)?;
+    dict.set_item("recoded_from_bytes", report.recoded.from_bytes)?;
+    dict.set_item("recoded_to_bytes", report.recoded.to_bytes)?;
+    dict.set_item("not_recoded", report.recoded.kept.clone())?;
     dict.set_item("skipped", skipped)?;
     dict.set_item("seconds", report.seconds)?;
     Ok(dict)
@@ -329,6 +350,7 @@ pub(crate) fn unpack<'py>(
     let unpacked = detached(py, progress, |tell| packing::unpack(&source, &out, tell))?;
     let dict = PyDict::new(py);
     dict.set_item("files", unpacked.files)?;
+    dict.set_item("restored", unpacked.restored)?;
     dict.set_item("bytes", unpacked.bytes)?;
     dict.set_item("seconds", unpacked.seconds)?;
     Ok(dict)

@@ -10,13 +10,14 @@ use barlow_data::augment::{
 };
 use barlow_data::decode::{self, Codes, Decoder, Image, Part};
 use barlow_data::floats;
+use barlow_data::recode::Recoder;
 use numpy::{
     PyArray1, PyArray3, PyArrayMethods, PyReadonlyArray3, PyReadonlyArray4, PyReadwriteArray4,
     PyUntypedArrayMethods,
 };
 use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList, PyTuple};
+use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 
 use crate::errors::to_py;
 
@@ -58,6 +59,20 @@ pub(crate) fn decode_image<'py>(
     .map_err(|error| to_py(py, &error))?;
     let shape = [image.rows(), image.columns(), 3];
     PyArray1::from_vec(py, image.data).reshape(shape)
+}
+
+/// The member for a JPEG that `barlow pack --recode` would write; None: it would be stored as it is.
+#[pyfunction]
+pub(crate) fn recode<'py>(py: Python<'py>, data: &[u8]) -> Option<Bound<'py, PyBytes>> {
+    let member = py.detach(|| Recoder::new().recode(data)).ok()?;
+    Some(PyBytes::new(py, &member))
+}
+
+/// The original file of a recoded image, checked against its checksum.
+#[pyfunction]
+pub(crate) fn restore<'py>(py: Python<'py>, data: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
+    let file = py.detach(|| Recoder::new().restore(data)).map_err(|error| to_py(py, &error))?;
+    Ok(PyBytes::new(py, &file))
 }
 
 /// Raises ValueError or TypeError for a view that cannot work.
