@@ -163,18 +163,18 @@ def pack(
     """Decodes every image once and writes shards and their index; the output is absent or complete.
 
     `members`: extra members are packed, too. `decode=False` reads headers alone, at the speed of the disk.
-    `recode`: JPEGs are stored with their Huffman codes undone, under their names and `.bjc`; those that cannot
-    be, and everything else, as they are.
+    `recode`: JPEGs are stored with their Huffman codes undone, under their names and `.bjc`; those that
+    cannot be, and everything else, as they are.
 
     Returns images, held_out_images, extra_members, shards, bytes, classes, ignored (files that are no images
     and belong to none, and links in archives), classes_without_training (whose only image was held out),
-    recoded (images), recoded_from_bytes and recoded_to_bytes (their size before and now), not_recoded (for each
-    reason how many JPEGs it kept as they are), skipped and seconds.
+    recoded (images), recoded_from_bytes and recoded_to_bytes (their size before and now), not_recoded (for
+    each reason how many JPEGs it kept as they are), skipped and seconds.
     """
 
 def unpack(source: _Path, out: _Path, *, progress: _Progress | None = None) -> dict[str, Any]:
-    """Writes the original files back, byte for byte; returns files, restored (those of them that were recoded),
-    bytes and seconds."""
+    """Writes the original files back, byte for byte; returns files, restored (those of them that were
+    recoded), bytes and seconds."""
 
 # Pixels (rust/python/src/pixels.rs)
 
