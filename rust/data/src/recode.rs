@@ -9,6 +9,8 @@ mod idct;
 pub mod layout;
 mod order;
 mod pixels;
+#[cfg(test)]
+mod samples;
 mod simd;
 mod upsample;
 
