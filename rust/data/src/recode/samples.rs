@@ -54,9 +54,9 @@ pub(crate) fn image(random: &mut Random, case: usize) -> Coefficients {
 fn block(random: &mut Random) -> [i16; 64] {
     let reach = [0, 1, 8, 20, 64][random.below(5)];
     let mut block = [0; 64];
-    for place in 0..reach {
+    for (place, value) in block.iter_mut().enumerate().take(reach) {
         let size = [0, 0, 1, 2, 3, 9, 20, 130][random.below(8)] >> (place / 16);
-        block[place] = random.below(2 * size + 1) as i16 - size as i16;
+        *value = random.below(2 * size + 1) as i16 - size as i16;
     }
     block[0] = random.below(300) as i16 - 150;
     block
