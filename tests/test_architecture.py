@@ -58,7 +58,7 @@ UNSAFE_ALLOWED = {
     CRATE + "slots.rs": "writes into memory that Python lent",
     CRATE + "slots/": "the tests of slots.rs lend memory",
     CRATE + "loader/": "the tests lend memory",
-    CRATE + "ops/": "SIMD kernels",
+    **dict.fromkeys((CRATE + "ops/", CRATE + "recode/simd/"), "SIMD kernels"),
     BINDING + "loader.rs": "lends arrays to the ring",
     BINDING + "memory.rs": "makes arrays over blocks",
 }

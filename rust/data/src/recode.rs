@@ -24,6 +24,8 @@ mod order;
 mod pixels;
 mod progressive;
 mod restore;
+#[cfg(test)]
+mod samples;
 mod scans;
 mod segments;
 mod sequential;
@@ -37,10 +39,11 @@ pub(crate) use member::Member;
 pub use member::VERSION;
 pub use pixels::Scratch;
 
-use crate::error::{Error, Fault, Result};
+use crate::error::{Error, Result};
 use crate::jpeg;
 use crate::limits::{MAX_MEMBER_BYTES, MAX_PIXELS, MAX_SIDE_PX};
 use entropy::Tools;
+use layout::damaged;
 use skeleton::Skeleton;
 
 /// What is appended to the name of a member that is recoded.
@@ -49,10 +52,6 @@ pub const SUFFIX: &[u8] = b".bjc";
 /// Why a file cannot be recoded, or a skeleton not be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Unusual(pub(crate) &'static str);
-
-fn damaged(reason: impl Into<String>) -> Error {
-    Fault::Damaged { format: "recoded JPEG", reason: reason.into() }.into()
-}
 
 /// Of a member whose header and coefficients do not belong together.
 pub(crate) fn other_size() -> Error {
@@ -137,7 +136,7 @@ impl Recoder {
     pub fn rebuild(&mut self, member: &[u8]) -> Result<Vec<u8>> {
         let member = Member::parse(member)?;
         let unusual = |Unusual(reason)| damaged(reason);
-        let skeleton = Skeleton::parse(member.skeleton()?).map_err(unusual)?;
+        let skeleton = Skeleton::parse(member.skeleton()?)?;
         let layout = Layout::parse(member.layout()?)?;
         if (layout.width, layout.height) != (member.width, member.height) {
             return Err(other_size());

@@ -272,3 +272,6 @@ fn units(planes: &[Plane], width: u32, height: u32) -> Result<(usize, usize)> {
     let down = height.div_ceil(8 * u32::from(v)) as usize;
     Ok((across, down))
 }
+
+#[cfg(test)]
+mod tests;

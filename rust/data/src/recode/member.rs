@@ -2,7 +2,7 @@
 //! parts that they are about.
 //! Not here: what the parts say (`skeleton.rs`, `layout.rs`), archives.
 
-use super::damaged;
+use super::layout::damaged;
 use crate::error::{Fault, Result};
 use crate::limits::{MAX_MEMBER_BYTES, MAX_PIXELS, MAX_SIDE_PX};
 
@@ -50,7 +50,7 @@ impl<'a> Part<'a> {
         match crc32c::crc32c(bytes) {
             found if found == self.crc32c && bytes.len() == self.length as usize => Ok(()),
             found => {
-                Err(damaged(format!("checksum mismatch (stored {:08x}, data {found:08x})", self.crc32c)))
+                Err(damaged(&format!("checksum mismatch (stored {:08x}, data {found:08x})", self.crc32c)))
             }
         }
     }

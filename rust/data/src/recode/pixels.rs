@@ -287,3 +287,6 @@ impl Strip {
         &self.row[columns.start % self.times[0]..]
     }
 }
+
+#[cfg(test)]
+mod tests;

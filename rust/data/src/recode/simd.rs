@@ -6,7 +6,9 @@
 #[cfg(target_arch = "aarch64")]
 mod arm;
 #[cfg(target_arch = "x86_64")]
-mod x86;
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 
 use super::order::Block;
 use super::{compress, expand};
@@ -93,6 +95,10 @@ pub(crate) trait Steps {
     /// Pixels from their red, green and blue.
     fn interleave(planes: [&[u8; 64]; 3], out: &mut [u8; 192]);
 }
+
+/// The transposition of a 4 x 4 matrix of bytes.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+const ACROSS: [u8; 16] = [0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15];
 
 /// Of each byte of a bitmap, which of the bytes that it spreads goes to each place; 128 for none.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]

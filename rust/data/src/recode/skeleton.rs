@@ -4,7 +4,9 @@
 
 use super::Unusual;
 use super::entropy::Choices;
+use super::layout::{Reader, damaged, number};
 use super::progressive::Cuts;
+use crate::error::Result;
 
 /// The bits that fill up the last byte of each segment: ones in nearly every file.
 #[derive(Debug)]
@@ -31,7 +33,7 @@ impl Padding {
     }
 
     /// The bits, of so many, of the next segment.
-    pub(super) fn next(&mut self, count: u32) -> Result<u8, Unusual> {
+    pub(super) fn next(&mut self, count: u32) -> std::result::Result<u8, Unusual> {
         let ones = ((1u32 << count) - 1) as u8;
         match self.all {
             [_, true] => Ok(ones),
@@ -56,33 +58,10 @@ const ONES: u8 = 0;
 const ZEROS: u8 = 1;
 const LISTED: u8 = 2;
 
-fn put_number(mut number: u64, out: &mut Vec<u8>) {
-    while number > 0x7f {
-        out.push(number as u8 | 0x80);
-        number >>= 7;
-    }
-    out.push(number as u8);
-}
-
-fn number(bytes: &mut &[u8]) -> Result<u64, Unusual> {
-    let mut number = 0;
-    for shift in (0..63).step_by(7) {
-        let (&byte, rest) = bytes.split_first().ok_or(DAMAGED)?;
-        *bytes = rest;
-        number |= u64::from(byte & 0x7f) << shift;
-        if byte < 0x80 {
-            return Ok(number);
-        }
-    }
-    Err(DAMAGED)
-}
-
-const DAMAGED: Unusual = Unusual("a list that ends early");
-
 /// How many things follow, of which each takes a byte at least.
-fn count(bytes: &mut &[u8]) -> Result<usize, Unusual> {
-    let count = number(bytes)?;
-    usize::try_from(count).ok().filter(|&count| count <= bytes.len()).ok_or(DAMAGED)
+fn count(bytes: &mut Reader<'_>) -> Result<usize> {
+    let count = bytes.number()?;
+    if count > bytes.0.len() { Err(damaged("a list that ends early")) } else { Ok(count) }
 }
 
 impl<'a> Skeleton<'a> {
@@ -94,44 +73,41 @@ impl<'a> Skeleton<'a> {
             [true, _] => out.push(ZEROS),
             _ => {
                 out.push(LISTED);
-                put_number(padding.listed.len() as u64, out);
+                number(padding.listed.len(), out);
                 out.extend_from_slice(&padding.listed);
             }
         }
-        put_number(cuts.at.len() as u64, out);
+        number(cuts.at.len(), out);
         let mut before = 0;
         for &at in &cuts.at {
-            put_number(u64::from(at - before), out);
+            number((at - before) as usize, out);
             before = at;
         }
         out.extend_from_slice(&self.outside);
     }
 
     /// From those bytes; nothing is allocated beyond four times their number.
-    pub(super) fn parse(mut bytes: &'a [u8]) -> Result<Self, Unusual> {
-        let (&kind, rest) = bytes.split_first().ok_or(DAMAGED)?;
-        bytes = rest;
+    pub(super) fn parse(bytes: &'a [u8]) -> Result<Self> {
+        let mut bytes = Reader(bytes);
         let mut padding = Padding::default();
-        match kind {
-            ONES => {}
-            ZEROS => padding.all = [true, false],
-            LISTED => {
+        match bytes.take(1)? {
+            [ONES] => {}
+            [ZEROS] => padding.all = [true, false],
+            [LISTED] => {
                 let count = count(&mut bytes)?;
-                let (listed, rest) = bytes.split_at(count);
-                padding = Padding { all: [false; 2], listed: listed.to_vec(), used: 0 };
-                bytes = rest;
+                padding = Padding { all: [false; 2], listed: bytes.take(count)?.to_vec(), used: 0 };
             }
-            _ => return Err(Unusual("an unknown kind of padding")),
+            _ => return Err(damaged("an unknown kind of padding")),
         }
         let count = count(&mut bytes)?;
         let mut cuts = Vec::with_capacity(count);
         let mut at = 0u32;
         for _ in 0..count {
-            let step = u32::try_from(number(&mut bytes)?).ok();
-            at = step.and_then(|step| at.checked_add(step)).ok_or(DAMAGED)?;
+            // A step has 28 bits.
+            at = at.checked_add(bytes.number()? as u32).ok_or_else(|| damaged("blocks beyond the last"))?;
             cuts.push(at);
         }
         let choices = Choices { padding, cuts: Cuts::new(cuts) };
-        Ok(Self { choices, outside: bytes.into() })
+        Ok(Self { choices, outside: bytes.0.into() })
     }
 }

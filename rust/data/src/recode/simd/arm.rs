@@ -8,13 +8,10 @@
 
 use std::arch::aarch64::*;
 
-use super::{Steps, places};
+use super::{ACROSS, Steps, places};
 use crate::ops::simd::Neon;
 use crate::recode::layout::{ESCAPED, LEAST_ESCAPED, LEAST_LARGE, WIDE};
 use crate::recode::order::{Block, PAIRED_TO_ZIGZAG};
-
-/// The transposition of a 4 x 4 matrix of bytes.
-const ACROSS: [u8; 16] = [0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15];
 
 /// One bit of each byte of two groups of eight.
 const BITS: [u8; 16] = [1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128];
