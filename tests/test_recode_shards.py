@@ -79,9 +79,9 @@ def test_samples_keep_their_labels_and_members(tmp_path: Path) -> None:
 def test_recoded_shards_are_packed_again(tmp_path: Path) -> None:
     files = class_folders(6)
     out, report = packed(files, tmp_path)
-    for options in ({}, {"recode": True}):
-        again = tmp_path / f"again-{len(options)}"
-        repacked = pack(out, again, min_shards=2, **options)
+    for recoding in (False, True):
+        again = tmp_path / f"again-{recoding}"
+        repacked = pack(out, again, min_shards=2, recode=recoding)
         assert (repacked["images"], repacked["recoded"]) == (report["images"], 0)
         assert contents(Index.open(again)) == contents(Index.open(out))
     unpack(again, tmp_path / "back")

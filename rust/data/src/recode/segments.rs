@@ -240,10 +240,8 @@ impl Segments {
         self.transform.get_or_insert(transform);
         let frame = self.frame.as_mut().ok_or(impossible)?;
         let (&count, rest) = payload.split_first().ok_or(impossible)?;
-        let (listed, &[from, to, bits]) = rest
-            .split_at_checked(2 * usize::from(count))
-            .and_then(|(listed, rest)| Some((listed, rest.as_array()?)))
-            .ok_or(impossible)?;
+        let (listed, rest) = rest.split_at_checked(2 * usize::from(count)).ok_or(impossible)?;
+        let &[from, to, bits] = rest else { return Err(impossible) };
         let mut parts: Vec<ScanPart> = Vec::new();
         for &[id, tables] in listed.as_chunks::<2>().0 {
             let component = frame.parts.iter().position(|part| part.id == id).ok_or(impossible)?;
