@@ -27,17 +27,21 @@ from barlow.data import views
 from barlow.data.device import normalise, to_float
 from barlow.data.loader import Batch, Loader
 from barlow.data.source import Source, index_source, open_index
+from barlow.data.staged import AnyLoader, StagedLoader, StageName, staged
 from barlow.data.stats import StageStats, Stats
 from barlow.data.views import View
 
 __all__ = [
+    "AnyLoader",
     "Batch",
     "DataError",
     "Index",
     "Loader",
     "Order",
     "Source",
+    "StageName",
     "StageStats",
+    "StagedLoader",
     "Stats",
     "View",
     "apply",
@@ -52,6 +56,7 @@ __all__ = [
     "recode",
     "restore",
     "simd",
+    "staged",
     "to_float",
     "unpack",
     "views",
