@@ -13,12 +13,15 @@ from rich.console import Console
 from rich.table import Table
 
 WIDTH = 118
+WIDTH_OF_BYTES = 18
+"""More where two columns tell what is read."""
 
 
 def render(result: dict[str, Any]) -> str:
     """One table for each thread count, then notes, data, machine and what is missing."""
     text = io.StringIO()
-    console = Console(file=text, width=WIDTH, highlight=False, color_system=None)
+    width = WIDTH + WIDTH_OF_BYTES * ("recoded" in result["data"])
+    console = Console(file=text, width=width, highlight=False, color_system=None)
 
     def say(line: str) -> None:
         console.print(line, markup=False, soft_wrap=True)
