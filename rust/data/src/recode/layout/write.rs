@@ -86,10 +86,9 @@ const HUGE: u32 = 1 << 24;
 #[inline(always)]
 fn tame(block: &[i16; 64], quant: &[u16; 64]) -> bool {
     let mut columns = [0_u32; 8];
-    for row in 0..8 {
-        for column in 0..8 {
-            let at = 8 * row + column;
-            columns[column] += (u32::from(block[at].unsigned_abs()) * u32::from(quant[at])).min(HUGE);
+    for (values, steps) in block.as_chunks::<8>().0.iter().zip(quant.as_chunks::<8>().0) {
+        for ((column, value), &step) in columns.iter_mut().zip(values).zip(steps) {
+            *column += (u32::from(value.unsigned_abs()) * u32::from(step)).min(HUGE);
         }
     }
     let dc = u32::from(block[0].unsigned_abs()) * u32::from(quant[0]);
