@@ -53,6 +53,8 @@ def test_shards_give_every_file_back_and_are_the_same_each_time(tmp_path: Path) 
     assert {name: restore(data) for name, data in recoded.items()}.items() <= files.items()
     assert contents(Index.open(out)) == members
     assert Index.open(out).recoded().tolist() == [i for i, name in enumerate(files) if name.endswith(".jpg")]
+    index = Index.open(out)
+    assert {name: index.read(i, original=True) for i, name in enumerate(files)} == files
     unpacked = unpack(out, tmp_path / "back")
     assert (unpacked["files"], unpacked["restored"]) == (36, jpegs(files))
     assert read_tree(tmp_path / "back") == files

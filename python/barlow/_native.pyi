@@ -83,14 +83,11 @@ class Index:
     def shard(self, i: int) -> str:
         """Path of the shard that holds sample `i`."""
 
-    def read(self, i: int) -> bytes:
-        """The encoded bytes, checksum verified."""
+    def read(self, i: int, *, original: bool = False) -> bytes:
+        """The encoded bytes, checksum verified; with `original` of the file that a recoded image was."""
 
     def recoded(self) -> NDArray[np.int64]:
         """Positions of the samples that are recoded images, [count]."""
-
-    def check_original(self, i: int) -> None:
-        """DataError, with its address, if the original file of the recoded image `i` cannot be made."""
 
     @property
     def member_names(self) -> list[str]:

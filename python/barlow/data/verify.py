@@ -69,7 +69,7 @@ def unrestorable(index: Index, known: set[int], threads: int) -> list[tuple[int,
 
     def error_of(i: int) -> tuple[int, DataError] | None:
         try:
-            index.check_original(i)
+            index.read(i, original=True)
         except DataError as error:
             return i, error
         return None

@@ -181,14 +181,13 @@ impl Index {
         Ok(self.inner.shard_path(sample.shard))
     }
 
-    /// The encoded bytes of a sample, checksum verified.
-    fn read<'py>(&self, py: Python<'py>, i: i64) -> PyResult<Bound<'py, PyBytes>> {
-        let id = self.id(i)?;
-        let read = py.detach(|| {
-            let mut bytes = Vec::new();
-            self.store().read(id, &mut bytes).map(|()| bytes)
-        });
-        Ok(PyBytes::new(py, &read.map_err(|error| to_py(py, &error))?))
+    /// The encoded bytes of a sample, checksum verified; of a recoded image with `original` those of its file.
+    #[pyo3(signature = (i, *, original = false))]
+    fn read<'py>(&self, py: Python<'py>, i: i64, original: bool) -> PyResult<Bound<'py, PyBytes>> {
+        let (id, mut bytes) = (self.id(i)?, Vec::new());
+        let read = if original { Store::read_original } else { Store::read };
+        py.detach(|| read(self.store(), id, &mut bytes)).map_err(|error| to_py(py, &error))?;
+        Ok(PyBytes::new(py, &bytes))
     }
 
     /// int64 `[count]`: the samples that are recoded images.
@@ -197,12 +196,6 @@ impl Index {
             |&id: &i64| self.inner.sample(id as u32).is_ok_and(|sample| sample.format == Format::Recoded);
         let ids = py.detach(|| (0..self.inner.len() as i64).filter(is_recoded).collect());
         Ok(PyArray1::from_vec(py, ids))
-    }
-
-    /// Raises DataError if the original file of a recoded image cannot be made.
-    fn check_original(&self, py: Python<'_>, i: i64) -> PyResult<()> {
-        let id = self.id(i)?;
-        py.detach(|| self.store().read_original(id, &mut Vec::new())).map_err(|error| to_py(py, &error))
     }
 
     /// Extensions of all extra members of the data set, in byte order.

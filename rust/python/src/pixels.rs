@@ -29,6 +29,8 @@ pub(crate) fn peek(py: Python<'_>, data: &[u8]) -> PyResult<(&'static str, u32, 
 }
 
 thread_local! {
+    static RECODER: RefCell<Recoder> = RefCell::new(Recoder::new());
+
     /// By whether the library reads the codes: setting one up costs as much as a small image.
     static DECODERS: RefCell<[Option<Decoder>; 2]> = const { RefCell::new([None, None]) };
 }
@@ -64,14 +66,15 @@ pub(crate) fn decode_image<'py>(
 /// The member for a JPEG that `barlow pack --recode` would write; None: it would be stored as it is.
 #[pyfunction]
 pub(crate) fn recode<'py>(py: Python<'py>, data: &[u8]) -> Option<Bound<'py, PyBytes>> {
-    let member = py.detach(|| Recoder::new().recode(data)).ok()?;
+    let member = py.detach(|| RECODER.with_borrow_mut(|recoder| recoder.recode(data))).ok()?;
     Some(PyBytes::new(py, &member))
 }
 
 /// The original file of a recoded image, checked against its checksum.
 #[pyfunction]
 pub(crate) fn restore<'py>(py: Python<'py>, data: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
-    let file = py.detach(|| Recoder::new().restore(data)).map_err(|error| to_py(py, &error))?;
+    let file = py.detach(|| RECODER.with_borrow_mut(|recoder| recoder.restore(data)));
+    let file = file.map_err(|error| to_py(py, &error))?;
     Ok(PyBytes::new(py, &file))
 }
 

@@ -148,6 +148,12 @@ impl Tail<'_> {
         self.bits <<= self.used & 56;
         self.used &= 7;
     }
+
+    /// For [`Writer::keep`].
+    #[inline(always)]
+    pub(super) fn done(self) -> (usize, u64, u32) {
+        (self.at, self.bits, self.used)
+    }
 }
 
 impl Writer {
@@ -156,20 +162,35 @@ impl Writer {
         (self.at, self.bits, self.used) = (0, 0, 0);
     }
 
-    /// Writes one block, or less.
+    /// The end, to write one block or less; [`keep`](Self::keep) what it says when that is done.
     #[inline(always)]
-    pub(super) fn block<T>(&mut self, write: impl FnOnce(&mut Tail<'_>) -> T) -> T {
+    pub(super) fn tail(&mut self) -> Option<Tail<'_>> {
         if self.data.len() < self.at + BLOCK_BYTES {
-            self.data.resize(2 * self.data.len() + 4 * BLOCK_BYTES, 0);
+            self.grow();
         }
-        let mut nothing = [0; BLOCK_BYTES];
-        let room = self.data[self.at..].first_chunk_mut().unwrap_or(&mut nothing);
-        let mut tail = Tail { room, at: 0, bits: self.bits, used: self.used };
-        let written = write(&mut tail);
-        let Tail { at, bits, used, .. } = tail;
+        let room = self.data.get_mut(self.at..)?.first_chunk_mut()?;
+        Some(Tail { room, at: 0, bits: self.bits, used: self.used })
+    }
+
+    #[cold]
+    fn grow(&mut self) {
+        self.data.resize(2 * self.data.len() + 4 * BLOCK_BYTES, 0);
+    }
+
+    /// Goes on where a tail ended.
+    #[inline(always)]
+    pub(super) fn keep(&mut self, (at, bits, used): (usize, u64, u32)) {
         self.at += at;
         (self.bits, self.used) = (bits, used);
-        written
+    }
+
+    /// The lowest `count` bits of a number that has no others; at most 48.
+    pub(super) fn put(&mut self, value: u64, count: u32) {
+        if let Some(mut tail) = self.tail() {
+            tail.put(value, count);
+            let done = tail.done();
+            self.keep(done);
+        }
     }
 
     /// How many bits are missing to a whole byte.
@@ -205,10 +226,10 @@ mod tests {
         let numbers: Vec<(u32, u32)> =
             (0..5000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> (31 - i % 16), i % 16 + 1)).collect();
         for &(value, count) in &numbers {
-            writer.block(|tail| tail.put(u64::from(value & ((1 << count) - 1)), count));
+            writer.put(u64::from(value & ((1 << count) - 1)), count);
         }
         let missing = writer.missing();
-        writer.block(|tail| tail.put((1 << missing) - 1, missing));
+        writer.put((1 << missing) - 1, missing);
         let mut raw = vec![1, 2, 3];
         writer.end(&mut raw);
         assert!(raw.windows(2).any(|pair| pair == [0xff, 0]));

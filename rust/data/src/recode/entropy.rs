@@ -10,6 +10,7 @@ use super::scans::{self, Coder};
 use super::segments::{Frame, Scan};
 use super::sequential;
 use super::skeleton::Padding;
+use crate::ops::simd::{Simd, Vector, kernel};
 
 /// What reading and writing need again and again.
 #[derive(Default)]
@@ -81,11 +82,24 @@ pub(super) fn read(
         source = coder.source;
     } else {
         let mut coder = ReadSequential { source, tables: pairs(&tables)?, last: [0; 4] };
-        scans::walk(frame, scan, components, &mut coder)?;
+        read_blocks(Simd::detect(), frame, scan, components, &mut coder)?;
         source = coder.source;
     }
     source.padding.push(source.bits.padding()?);
     Ok(source.bits.end(source.begin))
+}
+
+// Not for vectors: shifts by a variable count are one instruction with BMI2, and three without.
+kernel! {
+    fn read_blocks / read_blocks_on[V: Vector](frame: &Frame, scan: &Scan, components: &mut [Component], coder: &mut ReadSequential<'_>) -> Result<(), Unusual> {
+        scans::walk(frame, scan, components, coder)
+    }
+}
+
+kernel! {
+    fn write_blocks / write_blocks_on[V: Vector](frame: &Frame, scan: &Scan, components: &mut [Component], coder: &mut WriteSequential<'_>) -> Result<(), Unusual> {
+        scans::walk(frame, scan, components, coder)
+    }
 }
 
 /// The data of a scan, segment by segment.
@@ -176,7 +190,7 @@ pub(super) fn write(
         sink = coder.sink;
     } else {
         let mut coder = WriteSequential { sink, tables: pairs(&tables)?, last: [0; 4] };
-        scans::walk(frame, scan, components, &mut coder)?;
+        write_blocks(Simd::detect(), frame, scan, components, &mut coder)?;
         sink = coder.sink;
     }
     sink.end()
@@ -194,7 +208,7 @@ impl Sink<'_> {
     fn end(&mut self) -> Result<(), Unusual> {
         let missing = self.writer.missing();
         let value = self.padding.next(missing)?;
-        self.writer.block(|tail| tail.put(value.into(), missing));
+        self.writer.put(value.into(), missing);
         self.writer.end(self.out);
         if self.out.len() > self.limit { Err(TOO_LONG) } else { Ok(()) }
     }

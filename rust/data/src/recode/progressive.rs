@@ -233,13 +233,13 @@ impl Writing {
             return Err(NO_SYMBOL);
         }
         let low = u64::from(value) & ((1 << bits) - 1);
-        output.block(|tail| tail.put(u64::from(code >> 8) << bits | low, (code & 0xff) + bits));
+        output.put(u64::from(code >> 8) << bits | low, (code & 0xff) + bits);
         Ok(())
     }
 
     fn correct(output: &mut Writer, put_off: &mut Vec<u8>) {
         for bit in put_off.drain(..) {
-            output.block(|tail| tail.put(bit.into(), 1));
+            output.put(bit.into(), 1);
         }
     }
 
@@ -266,7 +266,7 @@ impl Writing {
     ) -> Result<(), Unusual> {
         let value = i32::from(block[0] >> self.band.low);
         if self.band.refines {
-            output.block(|tail| tail.put(value as u64 & 1, 1));
+            output.put(value as u64 & 1, 1);
             return Ok(());
         }
         let last = self.last.get_mut(slot).ok_or(NO_SYMBOL)?;

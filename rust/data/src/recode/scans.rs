@@ -14,26 +14,38 @@ pub(super) trait Coder {
     fn restart(&mut self, number: u8) -> Result<(), Unusual>;
 }
 
+/// Coding units, counted between restarts.
+struct Units {
+    every: u32,
+    left: u32,
+    number: u8,
+}
+
+impl Units {
+    /// Before each unit.
+    #[inline(always)]
+    fn next(&mut self, coder: &mut impl Coder) -> Result<(), Unusual> {
+        if self.every > 0 {
+            if self.left == 0 {
+                coder.restart(self.number)?;
+                self.number = (self.number + 1) & 7;
+                self.left = self.every;
+            }
+            self.left -= 1;
+        }
+        Ok(())
+    }
+}
+
 /// Passes every block of a scan to a coder.
+#[inline(always)]
 pub(super) fn walk(
     frame: &Frame,
     scan: &Scan,
     components: &mut [Component],
     coder: &mut impl Coder,
 ) -> Result<(), Unusual> {
-    let mut left = scan.restart;
-    let mut number = 0;
-    let mut unit = |coder: &mut _| -> Result<(), Unusual> {
-        if scan.restart > 0 {
-            if left == 0 {
-                Coder::restart(coder, number)?;
-                number = (number + 1) & 7;
-                left = scan.restart;
-            }
-            left -= 1;
-        }
-        Ok(())
-    };
+    let mut units = Units { every: scan.restart, left: scan.restart, number: 0 };
     let missing = Unusual("blocks that are not there");
     if let [part] = scan.parts[..] {
         // Alone in its scan a component has only the blocks that its pixels need.
@@ -44,7 +56,7 @@ pub(super) fn walk(
             let blocks =
                 component.blocks.get_mut(row * columns..).and_then(|row| row.get_mut(..wide as usize));
             for block in blocks.ok_or(missing)? {
-                unit(coder)?;
+                units.next(coder)?;
                 coder.block(0, block)?;
             }
         }
@@ -52,7 +64,7 @@ pub(super) fn walk(
     }
     for down in 0..frame.units_down as usize {
         for across in 0..frame.units_across as usize {
-            unit(coder)?;
+            units.next(coder)?;
             for (slot, part) in scan.parts.iter().enumerate() {
                 let component = components.get_mut(part.component).ok_or(missing)?;
                 let (h, v) = (usize::from(component.h), usize::from(component.v));

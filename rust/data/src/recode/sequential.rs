@@ -129,32 +129,33 @@ pub(super) fn write(
     block: &[i16; 64],
 ) -> Result<(), Unusual> {
     let difference = i32::from(block[0]) - std::mem::replace(last, block[0].into());
-    let whole = output.block(|tail| {
-        let (value, bits) = joined(dc, 0, difference);
+    let no_symbol = Unusual("a symbol without a Huffman code");
+    let mut tail = output.tail().ok_or(no_symbol)?;
+    let (value, bits) = joined(dc, 0, difference);
+    tail.put(value, bits);
+    let mut left = places(block) & !1;
+    let mut whole = bits > 0;
+    let mut before = 0;
+    while left != 0 {
+        let place = left.trailing_zeros();
+        left &= left - 1;
+        let mut run = place - before - 1;
+        before = place;
+        while run > 15 {
+            whole &= code(&mut tail, ac, 0xf0);
+            run -= 16;
+        }
+        let value = block[usize::from(ZIGZAG[place as usize & 63]) & 63];
+        let (value, bits) = joined(ac, run, value.into());
         tail.put(value, bits);
-        let mut left = places(block) & !1;
-        let mut whole = bits > 0;
-        let mut before = 0;
-        while left != 0 {
-            let place = left.trailing_zeros();
-            left &= left - 1;
-            let mut run = place - before - 1;
-            before = place;
-            while run > 15 {
-                whole &= code(tail, ac, 0xf0);
-                run -= 16;
-            }
-            let value = block[usize::from(ZIGZAG[place as usize & 63]) & 63];
-            let (value, bits) = joined(ac, run, value.into());
-            tail.put(value, bits);
-            whole &= bits > 0;
-        }
-        if before < 63 {
-            whole &= code(tail, ac, 0);
-        }
-        whole
-    });
-    if whole { Ok(()) } else { Err(Unusual("a symbol without a Huffman code")) }
+        whole &= bits > 0;
+    }
+    if before < 63 {
+        whole &= code(&mut tail, ac, 0);
+    }
+    let done = tail.done();
+    output.keep(done);
+    if whole { Ok(()) } else { Err(no_symbol) }
 }
 
 /// Writes the code of a symbol; false if there is none.

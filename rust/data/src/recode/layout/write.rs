@@ -4,7 +4,7 @@
 use super::super::coefficients::{Coefficients, Component};
 use super::super::compress::Compressor;
 use super::{VERSION, number};
-use crate::ops::simd::Simd;
+use crate::ops::simd::{Simd, Vector, kernel};
 
 /// Largest sum of |coefficient x step| in two columns of a block at which no 16 bits of libjpeg-turbo's SIMD code
 /// overflow. The first pass multiplies by at most 1.3871 * 4 (and rounds), the second adds pairs of its results.
@@ -65,23 +65,49 @@ pub fn faithful(image: &Coefficients) -> bool {
             && (1..=4).contains(&component.v)
             && h % component.h == 0
             && v % component.v == 0
-            && component.blocks.iter().all(|block| tame(block, &component.quant))
+            && all_tame(Simd::detect(), &component.blocks, &component.quant)
     })
 }
 
+kernel! {
+    fn all_tame / all_tame_on[V: Vector](blocks: &[[i16; 64]], quant: &[u16; 64]) -> bool {
+        for block in blocks {
+            if !tame(block, quant) {
+                return false;
+            }
+        }
+        true
+    }
+}
+
+/// Far beyond what is allowed; eight of them still have room in 32 bits.
+const HUGE: u32 = 1 << 24;
+
+#[inline(always)]
 fn tame(block: &[i16; 64], quant: &[u16; 64]) -> bool {
     let mut columns = [0_u32; 8];
     for (values, steps) in block.as_chunks::<8>().0.iter().zip(quant.as_chunks::<8>().0) {
         for ((column, value), &step) in columns.iter_mut().zip(values).zip(steps) {
-            // Below 2^31 each, and 8 in a column: saturation keeps a huge one huge.
-            *column = column.saturating_add(u32::from(value.unsigned_abs()) * u32::from(step));
+            *column += (u32::from(value.unsigned_abs()) * u32::from(step)).min(HUGE);
         }
     }
+    let dc = u32::from(block[0].unsigned_abs()) * u32::from(quant[0]);
+    if dc > MOST_DC {
+        return false;
+    }
+    let mut all = 0;
+    for sum in columns {
+        all += sum;
+    }
+    all <= MOST_OF_TWO_COLUMNS || two_largest(columns) <= MOST_OF_TWO_COLUMNS
+}
+
+/// Their sum.
+fn two_largest(columns: [u32; 8]) -> u32 {
     let (mut first, mut second) = (0, 0);
     for sum in columns {
         second = second.max(sum.min(first));
         first = first.max(sum);
     }
-    let dc = u32::from(block[0].unsigned_abs()) * u32::from(quant[0]);
-    first.saturating_add(second) <= MOST_OF_TWO_COLUMNS && dc <= MOST_DC
+    first + second
 }
