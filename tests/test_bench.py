@@ -122,9 +122,8 @@ def test_the_tables_show_every_pipeline(result: dict[str, Any]) -> None:
         (row,) = rows
         assert tables.number(line["images_per_s"]["median"]) in row
         assert tables.times(line["x_official"]) in row
-        assert row.split()[-3:-2] == [
-            tables.number(line["mean_bytes"] * line["images_per_s"]["median"] / 1e6)
-        ]
+        read = line["mean_bytes"] * line["images_per_s"]["median"] / 1e6
+        assert tables.number(read) in row.split()
     assert "barlow (float32): " in text
     assert f"{NUM_IMAGES} images of photos" in text
 
