@@ -1,9 +1,9 @@
-"""The five CUDA kernels under torch.nn.SyncBatchNorm, written out for CPUs, so that what calls them can run here.
+"""The CUDA kernels under torch.nn.SyncBatchNorm, written out for CPUs, so that what calls them runs here.
 
     with kernels_on_cpu():      # tensors claim to be on a GPU, and torch.batch_norm_stats and the like exist
 
-What they compute is from torch's own text of SyncBatchNorm (torch/nn/modules/_functions.py) and the formulas of
-batch norm's gradient; tests/test_gpu.py compares with the real ones where there is a GPU.
+What they compute is from torch's own SyncBatchNorm (torch/nn/modules/_functions.py) and the formulas of batch
+norm's gradient; tests/test_gpu.py compares with the real ones where there is a GPU.
 """
 
 from __future__ import annotations
@@ -69,7 +69,14 @@ def _elemt_out(
 
 
 def _reduce(
-    dy: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor, input_g: bool, weight_g: bool, bias_g: bool
+    dy: Tensor,
+    x: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+    weight: Tensor,
+    input_g: bool,
+    weight_g: bool,
+    bias_g: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """batch_norm_backward_reduce"""
     assert dy.stride() == x.stride(), "the kernel reads both alike"

@@ -20,7 +20,9 @@ from processes import run
 def norms(shape: tuple[int, ...]) -> tuple[ViewBatchNorm, nn.Module]:
     """Ours and torch's with the same parameters and running statistics, none of them trivial."""
     ours, theirs = (
-        (ViewBatchNorm2d(5), nn.BatchNorm2d(5)) if len(shape) == 4 else (ViewBatchNorm1d(5), nn.BatchNorm1d(5))
+        (ViewBatchNorm2d(5), nn.BatchNorm2d(5))
+        if len(shape) == 4
+        else (ViewBatchNorm1d(5), nn.BatchNorm1d(5))
     )
     generator = torch.Generator().manual_seed(2)
     for a, b in zip(ours.state_dict().values(), theirs.state_dict().values(), strict=True):
@@ -92,7 +94,10 @@ def test_statistics_are_those_of_all_ranks() -> None:
     x = torch.cat([torch.cat([xs[0][view], xs[1][view]]) for view in (0, 1)]).requires_grad_()
     expected = backward(torch.cat([theirs(view) for view in x.chunk(2)]), x, theirs)
     rows = [torch.tensor([0, 1, 5, 6]), torch.tensor([2, 3, 4, 7, 8, 9])]
-    for result, again, buffers, own in ((one, again_1, buffers_1, rows[0]), (two, again_2, buffers_2, rows[1])):
+    for result, again, buffers, own in (
+        (one, again_1, buffers_1, rows[0]),
+        (two, again_2, buffers_2, rows[1]),
+    ):
         same(result[:2], [expected[0][own], expected[1][own]])
         same(again, result[:1])
         same(buffers, list(theirs.buffers()))

@@ -1,6 +1,6 @@
 """Here: the modules of batch normalisation per view over the samples of all ranks, on CPUs and GPUs.
 
-Not here: the arithmetic (normalization.py, gpu_norm.py), the loss's standardisation (that is the objective's).
+Not here: the arithmetic (normalization.py, gpu_norm.py), the loss's standardisation (the objective's).
 
 The rows of an input are laid out view after view, V blocks of n samples. One call normalises each block by
 its own mean and variance, which is what the official code does by running the network once per view; here the

@@ -2,12 +2,12 @@
 
 Not here: CPUs and compilers (normalization.py), modules (batchnorm.py).
 
-What counts on a GPU is how often the activations pass through memory, and then how many kernels are launched:
-a ResNet-50 has 53 of these layers, and one launch costs about 5 microseconds of the host. F.batch_norm on each
-view and torch.cat of the results is two passes more in either direction, and its running statistics, written
-out, a dozen launches more. Here forward is a read for the statistics and a read and a write to normalise, into
-the halves of one output; backward is two reads for the sums, then two reads and a write, and one copy that
-joins the views' gradients, as no kernel of torch's writes them into place.
+What counts on a GPU is how often the activations pass through memory, and then how many kernels are
+launched: a ResNet-50 has 53 of these layers, and a launch costs the host about 5 microseconds. F.batch_norm
+on each view and torch.cat of the results is two passes more in either direction, and its running statistics,
+written out, a dozen launches more. Here forward is a read for the statistics and a read and a write to
+normalise, into the halves of one output; backward is two reads for the sums, then two reads and a write, and
+one copy that joins the views' gradients, as no kernel of torch's writes them into place.
 Statistics are those of all ranks: one all-gather forward, one all-reduce backward for all views together.
 """
 
@@ -83,7 +83,9 @@ class _Normalize(torch.autograd.Function):
     ) -> Tensor:
         num_views = len(stats) // 2
         out = torch.empty_like(x)
-        views = zip(x.chunk(num_views), out.chunk(num_views), stats[:num_views], stats[num_views:], strict=True)
+        views = zip(
+            x.chunk(num_views), out.chunk(num_views), stats[:num_views], stats[num_views:], strict=True
+        )
         for x_v, out_v, mean_C, rstd_C in views:
             torch.batch_norm_elemt(x_v, weight_C, bias_C, mean_C, rstd_C, eps, out=out_v)
         ctx.save_for_backward(x, weight_C, count_W, *stats)

@@ -28,7 +28,6 @@ from barlow.objectives.standardize import Group, stack_views, standardize
 AnyForm = Form | Literal["auto"]
 
 
-
 def barlow_twins(
     z1_ND: Tensor,
     z2_ND: Tensor,

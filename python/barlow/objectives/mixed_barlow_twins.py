@@ -77,7 +77,10 @@ def mixed_barlow_twins(
     # Converted once: gradients of half precision would be rounded in each of the two terms.
     z1_ND, z2_ND, zm_ND = embeddings(z1_ND, z2_ND, zm_ND)
     penalty = mixing_penalty(z1_ND, z2_ND, zm_ND, mixture, eps=eps, group=group)
-    return barlow_twins(z1_ND, z2_ND, lambd, eps=eps, group=group, counts=mixture.counts) + weight * lambd * penalty
+    return (
+        barlow_twins(z1_ND, z2_ND, lambd, eps=eps, group=group, counts=mixture.counts)
+        + weight * lambd * penalty
+    )
 
 
 def mixing_penalty(

@@ -21,7 +21,9 @@ from barlow.objectives.rows import gather_rows, row_counts
 Counts = Sequence[int] | None
 
 
-def simclr(z1_ND: Tensor, z2_ND: Tensor, temperature: float = 0.1, *, group: Group = None, counts: Counts = None) -> Tensor:
+def simclr(
+    z1_ND: Tensor, z2_ND: Tensor, temperature: float = 0.1, *, group: Group = None, counts: Counts = None
+) -> Tensor:
     """NT-Xent: the mean over all 2N views of -log(exp(s_ij / t) / sum_{k != i} exp(s_ik / t)), on every rank.
 
     s are cosines, j is the other view of i, k runs over the other 2N - 1 views of the global batch (equation

@@ -16,12 +16,14 @@ import torch
 from barlow.config import Config
 from barlow.data import Batch, Index, Loader, views
 from barlow.distributed import LateMax, World, barrier
+from barlow.train.feed import Feed
 from barlow.train.health import line
 from barlow.train.learner import Learner, Plan
 from barlow.train.metrics import Metrics
 from barlow.train.preempt import Stop
 from barlow.train.progress import Display
 from barlow.train.saving import resume, save
+from barlow.train.throughput import Throughput
 
 
 def train(index: Index, config: Config, run: Path, world: World, threads: int) -> int:
@@ -54,16 +56,25 @@ def train(index: Index, config: Config, run: Path, world: World, threads: int) -
         stop = stack.enter_context(Stop())
         stops = stack.enter_context(LateMax(lambda: stop.number))
         clock = Clock(past_s, step)
+        feed = Feed(world.device)
+        meter = Throughput(learner, plan.last_step, world.size, lambda: loader.stats().waited_s)
         for batch in _every_epoch(loader):
             step += 1
             stops.ask()
             saves = plan.saves(step)
-            loss, embeddings = learner.step(step, batch.views, check=plan.logs(step) or saves)
+            with meter.step():
+                with meter.stage("copy"):
+                    views_u8 = feed(batch.views)
+                with meter.stage("compute"):
+                    loss, embeddings = learner.step(step, views_u8, check=plan.logs(step) or saves)
             if plan.logs(step):
                 metered = line(step, learner, loss, embeddings, clock.lap(step, loader.stats().waited_s))
+                metered |= meter.lap(step)
                 if metrics:
                     metrics.write(metered)
                 display.show(metered)
+            if limits := meter.every_minute(step):
+                display.say(limits)
             display.advance(step)
             stopped_by = stops.answer()
             if (saves or stopped_by) and metrics:
