@@ -66,6 +66,9 @@ class Learner:
 
     def __init__(self, config: Config, plan: Plan, world: World) -> None:
         self.config, self.plan, self.device = config, plan, world.device
+        if world.device.type == "cuda":
+            # Sizes never change, so trying cuDNN's algorithms once pays for itself within a minute.
+            torch.backends.cudnn.benchmark = True
         self.twins = build_model(config.model, config.train.seed).to(world.device)
         if config.train.channels_last:
             self.twins.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
