@@ -200,8 +200,8 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
     parser.add_argument("--threads", type=int, default=0, help="of torch on a CPU, per rank; 0: torch's own")
     asked = parser.parse_args()
-    sizes = ([int(number) for number in text.split(",")] for text in (asked.samples, asked.dims))
-    run(*sizes, asked.rounds, asked.dtype, asked.threads)
+    samples, dims = ([int(number) for number in text.split(",")] for text in (asked.samples, asked.dims))
+    run(samples, dims, asked.rounds, asked.dtype, asked.threads)
 
 
 def run(samples: list[int], dims: list[int], rounds: int, dtype_name: str, threads: int) -> None:

@@ -136,7 +136,7 @@ class Operators(TorchDispatchMode):
 
 def _kernels(contestant: Contestant) -> int:
     """What the GPU is given to do in one step: kernels, copies and fills."""
-    from torch.autograd import DeviceType
+    from torch._C._autograd import DeviceType  # where the public name is from
     from torch.profiler import ProfilerActivity, profile
 
     with profile(activities=[ProfilerActivity.CUDA]) as profiled:

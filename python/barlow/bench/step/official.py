@@ -3,8 +3,8 @@
 Not here: our own, time.
 
 What is described is facebookresearch/barlowtwins, main.py (8e8d284): two passes through torchvision's
-ResNet-50 and the projector under autocast to fp16 with a gradient scaler, batch norm and the D x D correlation
-by autograd, and a LARS that takes one tensor after the other.
+ResNet-50 and the projector under autocast to fp16 with a gradient scaler, batch norm and the D x D
+correlation by autograd, and a LARS that takes one tensor after the other.
 """
 
 from __future__ import annotations
