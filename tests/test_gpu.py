@@ -240,8 +240,8 @@ def test_between_two_lines_of_metrics_the_host_never_waits(precision: str, micro
 
 
 def test_the_feed_never_overwrites_what_a_step_still_reads() -> None:
-    """Copies are far ahead of slow kernels; each must find the numbers of its own batch, and memory of the host
-    that has been let go of must not be used again too early."""
+    """Copies are far ahead of slow kernels; each must find the numbers of its own batch, and memory of the
+    host that has been let go of must not be used again too early."""
     feed, busy = Feed(torch.device("cuda")), torch.randn(4096, 4096, device="cuda")
     sums = []
     for number in range(40):
