@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from typing_extensions import Self
 
 READS = (
     "_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "_unique2", "unique_dim",
     "unique_consecutive", "bincount", "repeat_interleave",
 )  # fmt: skip
 """Operators whose result, or the shape of it, is known only when the device has got so far."""
+
+
+METHODS = ("tolist", "numpy", "cpu")
+"""What reads whole tensors; of one on a CPU without calling an operator."""
 
 
 class HostReads(TorchDispatchMode):
@@ -23,6 +30,23 @@ class HostReads(TorchDispatchMode):
         super().__init__()
         self.found: Counter[str] = Counter()
         self.operators = 0
+        self._patch = pytest.MonkeyPatch()
+
+    def __enter__(self) -> Self:
+        for name in METHODS:
+            self._patch.setattr(torch.Tensor, name, self._counted(name, getattr(torch.Tensor, name)))
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self._patch.undo()
+
+    def _counted(self, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **keywords: Any) -> Any:
+            self.found[name] += 1
+            return method(*arguments, **keywords)
+
+        return call
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func._schema.name.removeprefix("aten::")

@@ -16,12 +16,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from barlow.config import Config
 from barlow.data import to_float
 from barlow.distributed import World
+from barlow.model import build_model
 from barlow.objectives import barlow_twins
 from barlow.objectives.forms import FORMS
 from barlow.optim import LARS
 from barlow.train.learner import Learner, Plan
 from gpu_kernels import kernels_on_cpu
 from host_reads import Crossings, HostReads
+from processes import run
 from tiny_run import tiny_config
 
 ALONE = World(0, 1, 0, torch.device("cpu"))
@@ -39,11 +41,12 @@ def views_u8(config: Config) -> list[Tensor]:
     return [torch.randint(256, shape, generator=generator, dtype=torch.uint8) for _ in range(2)]
 
 
-def reads_of_a_step(config: Config, *, check: bool = False) -> HostReads:
+def reads_of_a_step(config: Config, *, check: bool = False, world: World = ALONE) -> HostReads:
     """Of the third step; the ones before may look, to set things up."""
-    learner = Learner(config, Plan.of(config, 5), ALONE)
+    learner = Learner(config, Plan.of(config, 5), world)
     # Floats, as bytes become them by code of our own on a CPU, which makes tensors of arrays.
-    views = to_float(views_u8(config), config.data.mean, config.data.std)
+    rows = config.optim.batch_size // world.size
+    views = to_float([v[:rows] for v in views_u8(config)], config.data.mean, config.data.std)
     for step in (1, 2):
         learner.step(step, views, check=False)
     with HostReads() as reads:
@@ -58,6 +61,21 @@ def test_no_operator_of_a_step_reads_a_value(objective: str) -> None:
         reads = reads_of_a_step(config_of(objective))
     assert reads.operators > 500
     assert not reads.found
+
+
+def on_two_ranks(world: World) -> list[dict[str, int]]:
+    torch.set_num_threads(1)
+    configs = [config_of(objective) for objective in ("barlow_twins", "simclr")]
+    sharded = replace(configs[0], objective=replace(configs[0].objective, form="gram_features"))
+    with kernels_on_cpu():
+        return [dict(reads_of_a_step(config, world=world).found) for config in (*configs, sharded)]
+
+
+def test_several_processes_do_not_ask_each_other_for_what_they_know() -> None:
+    # DistributedDataParallel divides each gradient by a number, which it keeps in a tensor of the CPU.
+    parameters = len(list(build_model(config_of("barlow_twins").model, 0).parameters()))
+    for found in run(on_two_ranks, 2, timeout_s=300):
+        assert found == [{"_local_scalar_dense": parameters}] * 3
 
 
 def test_neither_do_micro_batches_nor_a_channels_first_step() -> None:
