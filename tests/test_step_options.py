@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from barlow.config import Config
-from barlow.distributed import World, data_parallel
+from barlow.distributed import World
+from barlow.model.parallel import data_parallel
 from barlow.optim import LARS
 from barlow.train import learner as learners
 from barlow.train.learner import Learner, Plan

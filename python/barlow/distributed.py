@@ -9,7 +9,6 @@ Every collective is a no-op in a single process, so nothing above this floor ask
 from __future__ import annotations
 
 import contextlib
-import inspect
 import json
 import os
 import re
@@ -19,17 +18,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.distributed.rendezvous import rendezvous
-from torch.nn.parallel import DistributedDataParallel
 
 Device = Literal["auto", "cpu", "cuda"]
-Compression = Literal["none", "bf16"]
 
 
 @dataclass(frozen=True)
@@ -288,9 +285,6 @@ class _AllReduce(torch.autograd.Function):
         return all_reduce_(grad.clone(memory_format=torch.contiguous_format), ctx.group), None, None
 
 
-_Module = TypeVar("_Module", bound=nn.Module)
-
-
 class LateMax:
     """The largest `value()` of any rank, as of one moment and known at a later one: nobody waits in between.
 
@@ -330,40 +324,6 @@ class LateMax:
             return self._value()
         self._asked.wait()
         return int(self._largest.item())
-
-
-def data_parallel(
-    module: _Module, *, static: bool = False, compression: Compression = "none"
-) -> _Module | DistributedDataParallel:
-    """The module with gradients that are means over the ranks after backward; itself in a single process.
-
-    Parameters and buffers are made equal once, here. Buffers are not sent again at every step: what this
-    package keeps in them (batch-norm statistics) comes out the same on every rank.
-
-    `static` promises that every forward pass is followed by one backward pass, through the same parameters
-    each time: not for steps in micro-batches. `compression="bf16"` sends gradients rounded to bf16, which
-    halves their bytes: each rank's share is rounded, and every sum of two.
-    """
-    if world_size() == 1:
-        return module
-    names = inspect.signature(DistributedDataParallel).parameters
-    # torch 2.15 renamed the option and warns about its old name.
-    option = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
-    # A layer of the usual projector has 268 MB of gradients and is a bucket of its own, whatever the size. So
-    # this is about the backbone's 94 MB, whose last bucket nothing hides: 25 MB are a tenth of a millisecond
-    # on NVLink and two on a 100 Gb/s network, and far above what a collective costs at the least.
-    options: dict[str, Any] = {
-        option: False,
-        "gradient_as_bucket_view": True,
-        "static_graph": static,
-        "bucket_cap_mb": 25,
-    }
-    parallel = DistributedDataParallel(module, **options)
-    if compression == "bf16":
-        from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
-
-        parallel.register_comm_hook(None, bf16_compress_hook)
-    return parallel
 
 
 def merge_moments(count_R: Tensor, mean_RX: Tensor, m2_RX: Tensor) -> tuple[Tensor, Tensor, Tensor]:

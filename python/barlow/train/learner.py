@@ -16,8 +16,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from barlow.config import Config
 from barlow.data import to_float
-from barlow.distributed import World, data_parallel
+from barlow.distributed import World
 from barlow.model import Twins, build_model
+from barlow.model.parallel import data_parallel
 from barlow.model.precision import autocast, training_dtype
 from barlow.objectives import Form, choose_form
 from barlow.optim import LARS, learning_rate, parameter_groups, true_gradient_rates
