@@ -3,6 +3,9 @@
 Not here: the arithmetic (update.py), schedules.
 """
 
+# torch._foreach_* are private in name only.
+# pyright: reportPrivateImportUsage=false
+
 from __future__ import annotations
 
 import importlib.util
@@ -34,10 +37,16 @@ class LARS(torch.optim.Optimizer):
     `trust_coefficient`. `lr` may be a tensor on the parameters' device; nothing here waits for the device.
     State: "mu", like its parameter, zero before the parameter's first gradient.
 
+    A `torch.amp.GradScaler` leaves unscaling and skipping to it: the gradients are divided by the scale in
+    place, and after a step whose gradients are not all finite everything but they is what it was before,
+    which the host does not learn: it need not wait.
+
     On a CPU every step is that of a loop over the tensors, bit for bit. `fused=True` compiles the step into
     few kernels that read and write each number once (equal to rounding; see `update.compiled_update`);
     "auto" does so on GPUs where Triton is installed.
     """
+
+    _step_supports_amp_scaling = True  # what a GradScaler asks before it would read a flag on the host
 
     def __init__(
         self,
@@ -125,14 +134,28 @@ class LARS(torch.optim.Optimizer):
         )
         grads = [p.grad for p in params if p.grad is not None]
         momenta = [self._momentum(p) for p in params]
-        lr = group["lr"]
+        lr, keep = group["lr"], self._unscale(grads)
         if not self._fuses(params[0].device):
-            update(params, grads, momenta, lr, settings)
+            update(params, grads, momenta, lr, settings, keep)
             return
         if not isinstance(lr, Tensor):
             # Filled on the device: copying a number to it would make the host wait.
             lr = torch.full((), lr, device=params[0].device)
-        compiled_update()(params, grads, momenta, lr, settings)
+        compiled_update()(params, grads, momenta, lr, settings, keep)
+
+    def _unscale(self, grads: list[Tensor]) -> Tensor | None:
+        """Divides by the scale that a GradScaler has set; 1 if it found all gradients finite, else 0, and
+        then they become 0. None without a scaler."""
+        found_inf: Tensor | None = getattr(self, "found_inf", None)
+        if found_inf is None:
+            return None
+        scale: Tensor | None = getattr(self, "grad_scale", None)
+        if scale is not None:  # else the caller has divided already
+            torch._foreach_mul_(grads, scale.double().reciprocal().float())
+        found = found_inf > 0
+        for grad in grads:
+            grad.masked_fill_(found, 0.0)  # times 0 would not do: it leaves what is not finite
+        return (~found).float()
 
     def _fuses(self, device: torch.device) -> bool:
         if self._fused == "auto":

@@ -35,8 +35,20 @@ class Settings:
     trust_coefficient: float
 
 
-def update(params: Tensors, grads: Tensors, momenta: Tensors, lr: float | Tensor, settings: Settings) -> None:
-    """One step, in place on parameters and momenta; see `barlow.optim.LARS`. Gradients stay as they are."""
+def update(
+    params: Tensors,
+    grads: Tensors,
+    momenta: Tensors,
+    lr: float | Tensor,
+    settings: Settings,
+    keep: Tensor | None = None,
+) -> None:
+    """One step, in place on parameters and momenta; see `barlow.optim.LARS`. Gradients stay as they are.
+
+    `keep`: a float [] on their device; 0 leaves parameters and momenta as they are, 1 changes nothing. The
+    gradients must be finite with either.
+    """
+    momentum: float | Tensor = settings.momentum
     updates = grads
     if settings.adapt or settings.weight_decay:
         updates = list(torch._foreach_add(grads, params, alpha=settings.weight_decay))
@@ -44,7 +56,10 @@ def update(params: Tensors, grads: Tensors, momenta: Tensors, lr: float | Tensor
         trust = _lars_trust if settings.variant == "lars" else _larc_trust
         factors = trust(_norms(params), grads, updates, lr, settings)
         torch._foreach_mul_(updates, list(factors.unbind()))
-    torch._foreach_mul_(momenta, settings.momentum)
+    if keep is not None:
+        updates = list(torch._foreach_mul(updates, keep))
+        momentum, lr = torch.where(keep > 0, momentum, 1.0), lr * keep
+    torch._foreach_mul_(momenta, momentum)
     torch._foreach_add_(momenta, updates)
     if isinstance(lr, Tensor):
         # alpha would fetch the tensor's value from the device; the product needs room for one more copy.
@@ -54,7 +69,7 @@ def update(params: Tensors, grads: Tensors, momenta: Tensors, lr: float | Tensor
 
 
 @functools.cache
-def compiled_update() -> Callable[[Tensors, Tensors, Tensors, Tensor, Settings], None]:
+def compiled_update() -> Callable[[Tensors, Tensors, Tensors, Tensor, Settings, Tensor | None], None]:
     """`update` by torch.compile, for a tensor as learning rate: a number would be compiled in at every step.
 
     The first call for a list of shapes takes seconds. It needs Triton on a GPU, a C++ compiler on a CPU.

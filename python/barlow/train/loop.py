@@ -17,6 +17,7 @@ from barlow.data import Index
 from barlow.data.staged import endless
 from barlow.distributed import LateMax, World, barrier
 from barlow.train import snapshots
+from barlow.train.feed import Feed
 from barlow.train.health import line
 from barlow.train.learner import Learner, Plan
 from barlow.train.loading import open_loader
@@ -24,6 +25,7 @@ from barlow.train.metrics import Metrics
 from barlow.train.preempt import Stop
 from barlow.train.progress import Display
 from barlow.train.saving import resume, save
+from barlow.train.throughput import Throughput
 
 
 def train(index: Index, config: Config, run: Path, world: World, threads: int) -> int:
@@ -60,16 +62,25 @@ def train(index: Index, config: Config, run: Path, world: World, threads: int) -
         stop = stack.enter_context(Stop())
         stops = stack.enter_context(LateMax(lambda: stop.number))
         clock = Clock(past_s, step)
+        feed = Feed(world.device)
+        meter = Throughput(learner, plan.last_step, world.size, lambda: loader.stats().waited_s)
         for batch in endless(loader):
             step += 1
             stops.ask()
             saves = plan.saves(step)
-            loss, embeddings = learner.step(step, batch.views, check=plan.logs(step) or saves)
+            with meter.step():
+                with meter.stage("copy"):
+                    views_u8 = feed(batch.views)
+                with meter.stage("compute"):
+                    loss, embeddings = learner.step(step, views_u8, check=plan.logs(step) or saves)
             if plan.logs(step):
                 metered = line(step, learner, loss, embeddings, clock.lap(step, loader.stats().waited_s))
+                metered |= meter.lap(step)
                 if metrics:
                     metrics.write(metered)
                 display.show(metered)
+            if limits := meter.every_minute(step):
+                display.say(limits)
             if snapshots.due(step, plan):
                 snapshots.take(run if metrics else None, step, embeddings, config.objective.eps)
             display.advance(step)
