@@ -26,7 +26,8 @@ from barlow.commands import images, runs
 from barlow.commands.arguments import MAX_THREADS, Data, check
 from barlow.config import PRESETS, Config, load
 from barlow.terminal import bar, notes, one_line, show_warning, unboxed, worded_here
-from barlow.train.launch import CONFIG_FILE, follow_launcher
+from barlow.train.launch import CONFIG_FILE
+from barlow.train.ranks import follow_launcher
 
 
 def _train(default: Config) -> Callable[..., None]:
@@ -40,6 +41,7 @@ def _train(default: Config) -> Callable[..., None]:
         method: Annotated[str | None, tyro.conf.arg(metavar="|".join(METHODS))] = None,
         ablation: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None,
         nproc: int = 0,
+        allow_changes: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = (),
         config: Annotated[Config, tyro.conf.arg(name="")] = default,
     ) -> None:
         """Trains a backbone, or goes on with a run from its newest checkpoint.
@@ -58,6 +60,8 @@ def _train(default: Config) -> Callable[..., None]:
             method: Train by another method than Barlow Twins (docs/ablations.md).
             ablation: A row of the paper's ablations, such as crop-only or batch-256 (docs/ablations.md).
             nproc: Processes on this machine; 0 is one for each GPU, or one.
+            allow_changes: What may be another than when the run was started: fields of the config, such as
+                optim.momentum, or barlow, views, data, order. The run's record keeps what was changed.
             config: The recipe.
         """
         if preset is None and not (run / CONFIG_FILE).exists():
@@ -66,7 +70,7 @@ def _train(default: Config) -> Callable[..., None]:
         from barlow.train import launch
 
         recipe = " + ".join(filter(None, (preset, method, ablation)))
-        launch(data, config, run, nproc=nproc, preset=recipe or None)
+        launch(data, config, run, nproc=nproc, preset=recipe or None, allowed=allow_changes)
 
     return train
 

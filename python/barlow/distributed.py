@@ -15,7 +15,7 @@ import os
 import re
 import socket
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from types import TracebackType
@@ -25,7 +25,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.distributed.rendezvous import rendezvous
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import TCPStore, rendezvous  # pyright: ignore[reportPrivateImportUsage]
 from torch.nn.parallel import DistributedDataParallel
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -151,6 +152,18 @@ def _join(place: _Place, device: Device, timeout_s: float) -> World:
         world = World(place.rank, place.size, place.local_rank, torch.device("cpu"))
         dist.init_process_group("gloo", store=store, rank=world.rank, world_size=world.size, timeout=timeout)
     return world
+
+
+def own_store(prefix: str) -> Store:
+    """A new connection to the store at which the ranks met, for keys that begin with `prefix`.
+
+    The run's connection answers one question at a time: who waits in it keeps everybody else out.
+    """
+    met = dist.distributed_c10d._get_default_store()
+    while isinstance(met, PrefixStore):
+        met = met.underlying_store
+    assert isinstance(met, TCPStore)  # what torchrun and `_join` make
+    return PrefixStore(prefix, TCPStore(met.host, met.port, is_master=False))
 
 
 def _address(place: _Place) -> str:
@@ -362,13 +375,21 @@ def broadcast_value(value: Any, source: int = 0) -> Any:
     return gather_values(value)[source]
 
 
-def agree(name: str, value: Any) -> None:
-    """Raises `RuntimeError` on every rank, naming those that differ from rank 0, unless all are equal."""
-    values = gather_values(value)
-    different = [rank for rank, other in enumerate(values) if other != values[0]]
-    if different:
-        shown = ", ".join(f"rank {rank} {values[rank]!r}" for rank in different[:4])
-        raise RuntimeError(f"the ranks disagree on {name}: rank 0 has {values[0]!r}, {shown}")
+def agree(facts: Mapping[str, Any]) -> None:
+    """Raises `ValueError` on every rank, naming entries and ranks, unless all have the first rank's values.
+
+    The values are anything that JSON carries; an entry that a rank lacks is None there.
+    """
+    by_rank = gather_values(dict(facts))
+    first, told = by_rank[0], []
+    for name in sorted({name for each in by_rank for name in each}):
+        others = [rank for rank, each in enumerate(by_rank) if each.get(name) != first.get(name)]
+        if others:
+            shown = ", ".join(f"{by_rank[rank].get(name)} on rank {rank}" for rank in others[:4])
+            more = f" (and on {len(others) - 4} more)" if len(others) > 4 else ""
+            told.append(f"{name} is {shown}{more} and {first.get(name)} on rank 0")
+    if told:
+        raise ValueError(f"the ranks disagree: {'; '.join(told)}")
 
 
 def barrier() -> None:

@@ -169,6 +169,8 @@ class TrainConfig:
     """Compile the optimizer's step into few kernels: needs Triton on a GPU, a C++ compiler on a CPU."""
     log_every: int = 20
     """Steps between two lines of metrics."""
+    lost_after: float = 30.0
+    """Seconds without a sign of life of a process after which the others end; 0: they wait for it."""
 
 
 @dataclass(frozen=True, kw_only=True)

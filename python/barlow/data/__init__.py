@@ -8,7 +8,20 @@ The work is Rust's (`barlow._native`, imported here only). `decode`, `draw` and 
 steps one at a time, so that what they give is what training sees.
 """
 
-from barlow._native import DataError, Index, Order, apply, decode, draw, index_path, pack, peek, simd, unpack
+from barlow._native import (
+    VIEWS_VERSION,
+    DataError,
+    Index,
+    Order,
+    apply,
+    decode,
+    draw,
+    index_path,
+    pack,
+    peek,
+    simd,
+    unpack,
+)
 from barlow.data import views
 from barlow.data.device import normalise, to_float
 from barlow.data.loader import Batch, Loader
@@ -17,6 +30,7 @@ from barlow.data.stats import StageStats, Stats
 from barlow.data.views import View
 
 __all__ = [
+    "VIEWS_VERSION",
     "Batch",
     "DataError",
     "Index",
