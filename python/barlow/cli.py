@@ -22,7 +22,7 @@ import tyro
 from barlow import __version__
 from barlow.ablations import ABLATIONS, METHODS
 from barlow.bench import Settings
-from barlow.commands import images, runs
+from barlow.commands import images, runs, submit
 from barlow.commands.arguments import MAX_THREADS, Data, check
 from barlow.config import PRESETS, Config, load
 from barlow.terminal import bar, notes, one_line, show_warning, unboxed, worded_here
@@ -162,6 +162,7 @@ def _parse(arguments: list[str]) -> Callable[[], None]:
         "verify": images.verify,
         "unpack": images.unpack,
         "train": _train(_defaults(arguments) if arguments[:1] == ["train"] else Config()),
+        "submit": submit.submitting(_defaults(arguments) if arguments[:1] == ["submit"] else Config()),
         "eval": runs.evaluate,
         "export": runs.export,
         "report": runs.report,

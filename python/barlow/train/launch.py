@@ -22,7 +22,8 @@ from barlow.config import Config, load, to_json
 from barlow.train.lock import FILE_NAME as LOCK_FILE
 from barlow.train.lock import alone, refuse_if_running
 from barlow.train.preempt import exit_code
-from barlow.train.ranks import has_launcher, in_rank, only_the_first_failure_speaks, start_ranks
+from barlow.train.ranks import in_rank, launcher_holds_run, only_the_first_failure_speaks, start_ranks
+from barlow.train.submit import FOLDER as SLURM_FOLDER
 from barlow.validation import num_micro_batches, validate
 
 if TYPE_CHECKING:  # the command line imports this file, and torch takes seconds
@@ -106,7 +107,7 @@ def check(
     if run.exists() and not run.is_dir():
         raise ValueError(f"--run {run} is a file")
     if not (run / CONFIG_FILE).exists():
-        if run.is_dir() and any(path.name != LOCK_FILE for path in run.iterdir()):
+        if run.is_dir() and any(path.name not in (LOCK_FILE, SLURM_FOLDER) for path in run.iterdir()):
             raise ValueError(f"--run {run} is neither empty nor a run of barlow")
         return []
     if newest_step(run / CHECKPOINTS) is None:
@@ -238,7 +239,7 @@ def _as_rank(data: Path, config: Config, run: Path, preset: str | None, allowed:
 
         def claim() -> None:
             changes = check(config, index, world.size, run, allowed)
-            if not has_launcher():  # which would hold it
+            if not launcher_holds_run():
                 stack.enter_context(alone(run))
                 changes = check(config, index, world.size, run, allowed)
             prepare(run, config, data, index, world.size, preset, device=world.device, changes=changes)

@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -21,6 +21,7 @@ from typing import NoReturn
 from barlow.train.preempt import SIGNALS, Requests, end_at_once, exit_code
 
 _LAUNCHER = "BARLOW_LAUNCHER_PID"
+_HOLDS_RUN = "BARLOW_LAUNCHER_HOLDS_RUN"
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _MARK = "first-failure"
 _SAID = (1, 2, 130)
@@ -32,9 +33,9 @@ def in_rank() -> bool:
     return "RANK" in os.environ or int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1
 
 
-def has_launcher() -> bool:
-    """Whether a `start_ranks` of this package started this process."""
-    return _LAUNCHER in os.environ
+def launcher_holds_run() -> bool:
+    """Whether a `start_ranks` started this process, of a caller that has checked and locked the run."""
+    return _HOLDS_RUN in os.environ
 
 
 def follow_launcher() -> None:
@@ -42,16 +43,17 @@ def follow_launcher() -> None:
 
     To be called before the slow imports: both can happen while they last. Elsewhere it does nothing.
     """
-    if not has_launcher() and "TORCHELASTIC_RUN_ID" not in os.environ:
+    if _LAUNCHER not in os.environ and "TORCHELASTIC_RUN_ID" not in os.environ:
         return
     # Without its launcher a rank would train on unseen, beside those that are started next.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if not has_launcher():
+    if _LAUNCHER not in os.environ:
         return
     if os.getppid() != int(os.environ[_LAUNCHER]):
         raise SystemExit(1)
     signal.signal(signal.SIGINT, _interrupted)
-    logging.getLogger("barlow").setLevel(logging.WARNING)  # the launcher has given the notes
+    if launcher_holds_run():
+        logging.getLogger("barlow").setLevel(logging.WARNING)  # it has given the notes
 
 
 def _interrupted(number: int, frame: FrameType | None) -> NoReturn:
@@ -61,9 +63,11 @@ def _interrupted(number: int, frame: FrameType | None) -> NoReturn:
     raise SystemExit(130)
 
 
-def start_ranks(nproc: int, arguments: list[str]) -> None:
+def start_ranks(nproc: int, arguments: list[str], options: Sequence[str] | None = None) -> None:
     """Runs `torchrun ARGUMENTS` with `nproc` ranks, without torchrun's own words, which would bury a rank's.
 
+    `options` of torchrun say where ranks on other machines are met; without them these are all, and the
+    caller holds their run folder, if they have one.
     SIGTERM and SIGUSR1 are passed on to the ranks, which have half a minute (or the seconds of torchrun's
     TORCH_ELASTIC_SHUTDOWN_TIMEOUT) to end by themselves; with the second such signal everything ends at once.
     `SystemExit` with 128 + the number of the signal, or the exit code of the rank that failed first.
@@ -75,8 +79,11 @@ def start_ranks(nproc: int, arguments: list[str]) -> None:
     # torchrun would set 1 and warn; this is what the ranks will use anyway.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // nproc)))
     os.environ[_LAUNCHER] = str(os.getpid())
+    if options is None:
+        os.environ[_HOLDS_RUN] = "1"
+        options = ("--standalone", "--nproc-per-node", str(nproc))
     with tempfile.TemporaryDirectory(prefix="barlow-") as logs, _passing_signals_on():
-        options = ["--standalone", "--nproc-per-node", str(nproc), "--log-dir", logs]
+        options = [*options, "--log-dir", logs]
         if "--signals-to-handle" in torchrun.get_args_parser().format_help():
             # Without those of `_passing_signals_on`. Older versions put their own handler in SIGTERM's place;
             # it doesn't tell a copy of the signal from a second one.
@@ -101,6 +108,7 @@ def start_ranks(nproc: int, arguments: list[str]) -> None:
         finally:
             logging.disable(logging.NOTSET)
             del os.environ[_LAUNCHER]
+            os.environ.pop(_HOLDS_RUN, None)
 
 
 @contextlib.contextmanager
