@@ -68,6 +68,16 @@ def finish(process: subprocess.Popen[str], timeout_s: float = 120) -> Result:
     return Result(process.returncode, out, err)
 
 
+def descendants(pid: int) -> list[int]:
+    """Its children, their children and so on, parents first; whatever of them lives."""
+    try:
+        places = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children")]
+    except OSError:  # it has just ended
+        return []
+    found = [int(child) for place in places for child in place.split()]
+    return [each for child in found for each in (child, *descendants(child))]
+
+
 def barlow(*arguments: object) -> Result:
     """The command in a process of its own, to its end."""
     return finish(start(*arguments))

@@ -6,6 +6,7 @@ sends signals as SLURM does, to every process of a step.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -25,7 +26,7 @@ from barlow.data import open_index
 from barlow.distributed import World
 from barlow.train.loop import train
 from barlow.train.submit import minutes
-from commands import TINY, Result, barlow_here, make_images, metrics, tensors, the_error
+from commands import TINY, Result, barlow_here, descendants, make_images, metrics, tensors, the_error
 
 Capture = pytest.CaptureFixture[str]
 JOB = 4242
@@ -71,7 +72,7 @@ class Cluster:
 
     def begin(self) -> subprocess.Popen[str]:
         """The job gets its nodes."""
-        return subprocess.Popen(["bash", self.folder / "batch"], text=True, start_new_session=True)
+        return subprocess.Popen(["bash", self.folder / "batch"], text=True)
 
 
 @pytest.fixture
@@ -94,25 +95,12 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_images(tmp_path_factory.mktemp("images"))
 
 
-def members(session: int) -> list[int]:
-    """The processes of a session, which SLURM would know by their control group."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, _, _, its_session = stat.read_text().rpartition(")")[2].split()[:4]
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if int(its_session) == session and state != "Z":
-            found.append(int(stat.parent.name))
-    return found
-
-
 def stretch(
-    cluster: Cluster, run: Path, until: Callable[[], bool], number: signal.Signals, skip: int = 0
+    cluster: Cluster, run: Path, until: Callable[[], bool], number: signal.Signals
 ) -> tuple[int, float]:
     """The job runs until then and is signalled; its exit code, and the seconds from the signal to the end.
 
-    The first `skip` processes (the batch shell, srun) get no signal, as in SLURM.
+    The signal goes to every process of the step, ranks included, but neither to the batch shell nor to srun.
     """
     job = cluster.begin()
     try:
@@ -121,19 +109,17 @@ def stretch(
             assert job.poll() is None, outputs(run)
             assert time.monotonic() < deadline_s, outputs(run)
             time.sleep(0.02)
-        shells = {job.pid, *children(job.pid)}
+        _, *step = descendants(job.pid)
+        assert len(step) >= 6, "two tasks with an agent and a rank each"
         sent_s = time.monotonic()
-        for pid in sorted(set(members(job.pid)) - shells):
+        for pid in step:
             os.kill(pid, number)
         return job.wait(timeout=60), time.monotonic() - sent_s
     finally:
-        for pid in members(job.pid):
-            os.kill(pid, signal.SIGKILL)
+        for pid in (*descendants(job.pid), job.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         job.wait()
-
-
-def children(pid: int) -> list[int]:
-    return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def outputs(run: Path) -> str:

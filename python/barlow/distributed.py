@@ -127,10 +127,12 @@ def _join(place: _Place, device: Device, timeout_s: float) -> World:
     try:
         store, _, _ = next(rendezvous(place.url, place.rank, place.size, timeout=timeout))
         store.set_timeout(timeout)
+        # torchrun's static rendezvous has one store for all attempts, with the addresses of the dead in it.
+        store = PrefixStore(f"barlow/{store.add(f'barlow/joined/{place.rank}', 1)}", store)
         # All ranks decide on the backend together: one that chose differently would hang the rest.
         mine = _own_gpu(place.local_rank)
-        store.set(f"barlow/gpu/{place.rank}", json.dumps([socket.gethostname(), *mine] if mine else None))
-        gpus = [json.loads(store.get(f"barlow/gpu/{rank}")) for rank in range(place.size)]
+        store.set(f"gpu/{place.rank}", json.dumps([socket.gethostname(), *mine] if mine else None))
+        gpus = [json.loads(store.get(f"gpu/{rank}")) for rank in range(place.size)]
     except (RuntimeError, OSError) as error:
         raise RuntimeError(
             f"rank {place.rank} of {place.size} did not meet the others at {_address(place)}: {error}"
@@ -155,10 +157,7 @@ def _join(place: _Place, device: Device, timeout_s: float) -> World:
 
 
 def own_store(prefix: str) -> Store:
-    """A new connection to the store at which the ranks met, for keys that begin with `prefix`.
-
-    The run's connection answers one question at a time: who waits in it keeps everybody else out.
-    """
+    """A new connection to the store at which the ranks met: in the run's one, who waits keeps others out."""
     met = dist.distributed_c10d._get_default_store()
     while isinstance(met, PrefixStore):
         met = met.underlying_store
