@@ -7,6 +7,7 @@ are compared with as many ranks of one machine which nothing ever interrupted.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -31,6 +32,7 @@ TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "
 LONG = (*TINY, "--optim.epochs", "5000", "--train.log_every", "1", "--checkpoint.every_epochs", "0.5",
         "--checkpoint.keep", "2")  # fmt: skip
 """A checkpoint every 3 steps."""
+QUICK = "last_call_timeout=2,keep_alive_interval=1,keep_alive_max_attempt=2"
 BOUND_S = 60
 """From a death to the end of everything that it should end."""
 
@@ -152,3 +154,43 @@ def test_a_pair_that_loses_a_rank_starts_again_and_nothing_shows(images: Path, t
     expected = unbroken(images, run, step, tmp_path / "unbroken")
     assert metrics(run) == metrics(expected)
     assert tensors(run, step) == tensors(expected, step)
+
+
+def test_a_machine_that_is_gone_is_done_without(images: Path, tmp_path: Path) -> None:
+    """Elastic rendezvous of one or two machines: one loses its power, the other goes on."""
+    run, port = tmp_path / "run", free_port()
+    options = (
+        "--nnodes", "1:2", "--max-restarts", 3, "--rdzv-backend", "c10d", "--rdzv-id", "r",
+        "--rdzv-endpoint", f"127.0.0.2:{port}",
+    )  # fmt: skip
+    arguments = (images, "--run", run, *LONG)
+
+    def machine(number: int, *, is_host: int) -> Machine:
+        # Both addresses are this machine's, so the agents can't tell by them which is the endpoint's.
+        mine = ("--local-addr", f"127.0.0.{number}", "--rdzv-conf", f"{QUICK},is_host={is_host}")
+        return Machine(tmp_path / f"log-{number}", (*options, *mine), arguments)
+
+    stays, goes = machine(2, is_host=1), machine(3, is_host=0)
+    with machines(stays, goes):
+        wait_until(lambda: saved(run) >= 3, stays, goes)
+        assert world_size(run) == 2
+        goes.lose_power()
+        lost_after, lost_s = saved(run), time.monotonic()
+        wait_until(lambda: saved(run) >= lost_after + 3, stays)
+        assert time.monotonic() - lost_s < BOUND_S
+        assert world_size(run) == 1
+        os.kill(stays.agent.pid, signal.SIGTERM)
+        stays.agent.wait(timeout=BOUND_S)
+    step = saved(run)
+    assert f"stopped by SIGTERM after step {step}" in stays.said()
+    found = metrics(run)
+    assert [line["step"] for line in found] == list(range(1, step + 1))
+    expected = metrics(unbroken(images, run, step, tmp_path / "unbroken"))
+    before = lost_after - 2  # one checkpoint may have come between the look at it and the end
+    assert found[:before] == expected[:before]
+    for left, right in zip(found, expected, strict=True):
+        assert left == pytest.approx(right, rel=0.2), left["step"]
+
+
+def world_size(run: Path) -> int:
+    return json.loads((run / "run.json").read_text())["world_size"]
