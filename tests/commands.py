@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import warnings
@@ -66,6 +67,13 @@ def finish(process: subprocess.Popen[str], timeout_s: float = 120) -> Result:
         process.kill()  # its children may still hold the pipes, so nobody waits for their end
         pytest.fail(f"no end after {timeout_s} s\n{late.stdout!r}\n{late.stderr!r}")
     return Result(process.returncode, out, err)
+
+
+def free_port() -> int:
+    """One that nobody listens at on the loopback device just now."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
 
 
 def descendants(pid: int) -> list[int]:

@@ -11,7 +11,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -26,7 +25,7 @@ from barlow.config import Config, load
 from barlow.data import open_index
 from barlow.distributed import World
 from barlow.train.loop import train
-from commands import TINY, descendants, make_images, metrics, tensors
+from commands import TINY, descendants, free_port, make_images, metrics, tensors
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "1")
 LONG = (*TINY, "--optim.epochs", "5000", "--train.log_every", "1", "--checkpoint.every_epochs", "0.5",
@@ -40,12 +39,6 @@ BOUND_S = 60
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_images(tmp_path_factory.mktemp("images"))
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
 
 
 class Machine:
