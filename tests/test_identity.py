@@ -112,7 +112,7 @@ def test_another_order_of_the_same_data_is_refused(images: Path, tmp_path: Path)
 
 def test_other_data_can_be_allowed_by_name(images: Path, tmp_path: Path) -> None:
     config = small(batch_size=8)
-    index, run = begun(images, tmp_path / "run", config)
+    _, run = begun(images, tmp_path / "run", config)
     other = Path(shutil.copytree(images, tmp_path / "other"))
     (other / "barlow.index").unlink()
     make_images(other / "c", num_images=1)
