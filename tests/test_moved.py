@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 import processes
 from barlow.config import from_json
-from barlow.data import Batch, Loader, open_index
+from barlow.data import AnyLoader, Batch, open_index
 from barlow.distributed import World
 from barlow.train import loop
 from commands import TINY, barlow_here, make_images, metrics
@@ -30,21 +30,21 @@ def recorded(world: World, images: Path, config: str, run: Path, steps: int) -> 
     trail: Trail = {}
     first = json.loads(newest(run).read_text())["step"] if list(run.glob("checkpoints/step-*")) else 0
 
-    def every_epoch(loader: Loader) -> Iterator[Batch]:
+    def every_epoch(loader: AnyLoader) -> Iterator[Batch]:
         for step, batch in enumerate(original(loader), start=first + 1):
             rows = zip(*(view.numpy() for view in batch.views), strict=True)
             digests = [hashlib.sha256(b"".join(v.tobytes() for v in row)).hexdigest() for row in rows]
             trail[step] = batch.ids.tolist(), digests
             yield batch
 
-    original = loop._every_epoch
-    loop._every_epoch = every_epoch
+    original = loop.endless
+    loop.endless = every_epoch
     try:
         parsed = from_json(config)
         shorter = replace(parsed, train=replace(parsed.train, steps=steps, log_every=1))
         loop.train(open_index(images), shorter, run, world, threads=1)
     finally:
-        loop._every_epoch = original
+        loop.endless = original
     return trail
 
 

@@ -31,7 +31,7 @@ TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "
 LONG = (*TINY, "--optim.epochs", "5000", "--train.log_every", "1", "--checkpoint.every_epochs", "0.5",
         "--checkpoint.keep", "2")  # fmt: skip
 """A checkpoint every 3 steps."""
-QUICK = "last_call_timeout=2,keep_alive_interval=1,keep_alive_max_attempt=2"
+QUICK = "last_call_timeout=4"
 BOUND_S = 60
 """From a death to the end of everything that it should end."""
 
