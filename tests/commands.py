@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import warnings
@@ -67,6 +68,23 @@ def finish(process: subprocess.Popen[str], timeout_s: float = 120) -> Result:
         process.kill()  # its children may still hold the pipes, so nobody waits for their end
         pytest.fail(f"no end after {timeout_s} s\n{late.stdout!r}\n{late.stderr!r}")
     return Result(process.returncode, out, err)
+
+
+def free_port() -> int:
+    """One that nobody listens at on the loopback device just now."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def descendants(pid: int) -> list[int]:
+    """Its children, their children and so on, parents first; whatever of them lives."""
+    try:
+        places = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children")]
+    except OSError:  # it has just ended
+        return []
+    found = [int(child) for place in places for child in place.split()]
+    return [each for child in found for each in (child, *descendants(child))]
 
 
 def barlow(*arguments: object) -> Result:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -82,8 +83,10 @@ def test_two_runs_never_share_a_folder(images: Path, tmp_path: Path, nproc: int)
     try:
         wait_for(run / "checkpoints" / "step-00000003", first)
         before = (run / "config.json").read_bytes()
+        before_s = cpu_s()
         second = barlow(*flags, "--optim.epochs", "7")
         assert second.code == 2
+        assert cpu_s() - before_s < 1  # on a machine with nothing else to do it takes no longer than that
         assert the_error(second.err) == f"{run} is in use: another process is training in it"
         assert (run / "config.json").read_bytes() == before
         assert first.poll() is None
@@ -93,6 +96,12 @@ def test_two_runs_never_share_a_folder(images: Path, tmp_path: Path, nproc: int)
     shutil.rmtree(run / "checkpoints")
     result = barlow(*flags, "--train.steps", "1")
     assert (result.code, result.err.splitlines()[1:]) == (0, [])  # but for the note of the scan
+
+
+def cpu_s() -> float:
+    """Of all children that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def wait_for(path: Path, process: subprocess.Popen[str]) -> None:

@@ -1,14 +1,17 @@
-"""Every number of a config has a range, and nothing outside of it gets past validation."""
+"""Every number of a config has a range, and nothing outside of it gets past validation; JSON and back."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
+import logging
 import math
 from typing import Any
 
 import pytest
 
-from barlow.config import PRESETS, Config
+from barlow.config import PRESETS, Config, document, from_json, model_from_json, to_json
+from barlow.config.document import FORMAT
 from barlow.validation import RANGES, validate
 
 NAMES = ("without",)
@@ -69,3 +72,52 @@ def test_an_empty_projector_is_refused() -> None:
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_are_valid(preset: str) -> None:
     validate(PRESETS[preset](), num_samples=50_000, world_size=2)
+
+
+def of_format(number: int | None, **without: str) -> str:
+    """A config with momentum 0.8 as a file of this format (None: says none) that lacks some fields."""
+    config = dataclasses.replace(Config(), optim=dataclasses.replace(Config().optim, momentum=0.8))
+    raw = json.loads(to_json(config))
+    assert raw.pop("format") == FORMAT
+    for section, name in without.items():
+        del raw[section][name]
+    return json.dumps(raw if number is None else {"format": number, **raw})
+
+
+def test_an_older_file_may_lack_fields_and_it_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "barlow")
+    document._said.clear()
+    text = of_format(None, train="fused_lars", checkpoint="keep")
+    for _ in range(2):
+        config = from_json(text)
+        assert config == from_json(of_format(FORMAT))
+        assert config.optim.momentum == 0.8
+    lacking = "config.train.fused_lars (taken as False), config.checkpoint.keep (taken as 2)"
+    assert caplog.messages == [f"written by an older version, without {lacking}"]
+    from_json(of_format(None))  # nothing is missing, nothing is said
+    assert len(caplog.messages) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (of_format(FORMAT, train="fused_lars"), "^config.train.fused_lars is missing$"),
+        (of_format(FORMAT + 1), f"^config has format {FORMAT + 1}, of a newer barlow"),
+        (of_format(0), "^config.format must be a whole number"),
+        (of_format(True), "^config.format must be a whole number"),
+        ("{}", "^config.data is missing$"),
+        ('{"format": 1}', "^config.data is missing$"),
+        (of_format(1).replace('"momentum"', '"impulse"'), "^config.optim.impulse is not a known field$"),
+        (of_format(1).replace('"epochs": 1000', '"epochs": "all"'), "^config.optim.epochs must be int"),
+    ],
+)
+def test_all_else_is_strict(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        from_json(text)
+
+
+def test_a_network_is_read_as_strictly() -> None:
+    text = to_json(Config().model)
+    assert model_from_json(text) == Config().model
+    with pytest.raises(ValueError, match=r"^model\.backbone is missing$"):
+        model_from_json("{}")

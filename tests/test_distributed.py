@@ -50,19 +50,28 @@ def test_collectives_of_one_process_are_identities() -> None:
     assert distributed.all_to_all(x, [3], [3]).tolist() == x.tolist()
     assert distributed.gather_values({"a": (1, 2)}) == [{"a": [1, 2]}]
     assert distributed.broadcast_value("x") == "x"
-    distributed.agree("anything", 1)
+    distributed.agree({"anything": 1})
     distributed.barrier()
 
 
 def disagree(world: World) -> str:
-    distributed.agree("the seed", 5)
-    with pytest.raises(RuntimeError) as caught:
-        distributed.agree("the index", "abc" if world.rank != 2 else "abd")
+    distributed.agree({"seed": 5, "sizes": [1, 2]})
+    facts = {"data": "abd" if world.rank == 2 else "abc", "seed": world.rank, "x": None, "y": (3,)}
+    with pytest.raises(ValueError, match="disagree") as caught:
+        distributed.agree({**facts, **({"views": 2} if world.rank == 1 else {})})
     return str(caught.value)
 
 
-def test_disagreement_names_the_rank_on_every_rank() -> None:
-    assert run(disagree, 3) == ["the ranks disagree on the index: rank 0 has 'abc', rank 2 'abd'"] * 3
+def test_disagreement_names_ranks_and_entries_on_every_rank() -> None:
+    assert (
+        run(disagree, 7)
+        == [
+            "the ranks disagree: data is abd on rank 2 and abc on rank 0; "
+            "seed is 1 on rank 1, 2 on rank 2, 3 on rank 3, 4 on rank 4 (and on 2 more) and 0 on rank 0; "
+            "views is 2 on rank 1 and None on rank 0"
+        ]
+        * 7
+    )
 
 
 def late(world: World) -> float:

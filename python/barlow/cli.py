@@ -20,11 +20,12 @@ import tyro
 
 from barlow import __version__
 from barlow.ablations import ABLATIONS, METHODS
-from barlow.commands import bench, images, listing, rehearsal, runs
+from barlow.commands import bench, images, listing, rehearsal, runs, submit
 from barlow.commands.arguments import MAX_THREADS, Data, check
 from barlow.config import PRESETS, Config, load
 from barlow.terminal import notes, one_line, show_warning, unboxed, worded_here
-from barlow.train.launch import CONFIG_FILE, follow_launcher
+from barlow.train.launch import CONFIG_FILE
+from barlow.train.ranks import follow_launcher
 
 
 def _train(default: Config) -> Callable[..., None]:
@@ -38,6 +39,7 @@ def _train(default: Config) -> Callable[..., None]:
         method: Annotated[str | None, tyro.conf.arg(metavar="|".join(METHODS))] = None,
         ablation: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None,
         nproc: int = 0,
+        allow_changes: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = (),
         dry_run: bool = False,
         config: Annotated[Config, tyro.conf.arg(name="")] = default,
     ) -> None:
@@ -57,6 +59,8 @@ def _train(default: Config) -> Callable[..., None]:
             method: Train by another method than Barlow Twins (docs/ablations.md).
             ablation: A row of the paper's ablations, such as crop-only or batch-256 (docs/ablations.md).
             nproc: Processes on this machine; 0 is one for each GPU, or one.
+            allow_changes: What may be another than when the run was started: fields of the config, such as
+                optim.momentum, or barlow, views, data, order. The run's record keeps what was changed.
             dry_run: Write nothing: take 20 steps, throw them away, and say what the run is going to be: its
                 config, parameters, memory, steps and time.
             config: The recipe.
@@ -70,7 +74,7 @@ def _train(default: Config) -> Callable[..., None]:
         from barlow.train import launch
 
         recipe = " + ".join(filter(None, (preset, method, ablation)))
-        launch(data, config, run, nproc=nproc, preset=recipe or None)
+        launch(data, config, run, nproc=nproc, preset=recipe or None, allowed=allow_changes)
 
     return train
 
@@ -138,6 +142,7 @@ def _parse(arguments: list[str]) -> Callable[[], None]:
         "verify": images.verify,
         "unpack": images.unpack,
         "train": _train(_defaults(arguments) if arguments[:1] == ["train"] else Config()),
+        "submit": submit.submitting(_defaults(arguments) if arguments[:1] == ["submit"] else Config()),
         "eval": runs.evaluate,
         "export": runs.export,
         "report": runs.report,

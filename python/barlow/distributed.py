@@ -14,7 +14,7 @@ import os
 import re
 import socket
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from types import TracebackType
@@ -24,7 +24,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.distributed.rendezvous import rendezvous
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import TCPStore, rendezvous  # pyright: ignore[reportPrivateImportUsage]
 
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -124,10 +125,12 @@ def _join(place: _Place, device: Device, timeout_s: float) -> World:
     try:
         store, _, _ = next(rendezvous(place.url, place.rank, place.size, timeout=timeout))
         store.set_timeout(timeout)
+        # torchrun's static rendezvous has one store for all attempts, with the addresses of the dead in it.
+        store = PrefixStore(f"barlow/{store.add(f'barlow/joined/{place.rank}', 1)}", store)
         # All ranks decide on the backend together: one that chose differently would hang the rest.
         mine = _own_gpu(place.local_rank)
-        store.set(f"barlow/gpu/{place.rank}", json.dumps([socket.gethostname(), *mine] if mine else None))
-        gpus = [json.loads(store.get(f"barlow/gpu/{rank}")) for rank in range(place.size)]
+        store.set(f"gpu/{place.rank}", json.dumps([socket.gethostname(), *mine] if mine else None))
+        gpus = [json.loads(store.get(f"gpu/{rank}")) for rank in range(place.size)]
     except (RuntimeError, OSError) as error:
         raise RuntimeError(
             f"rank {place.rank} of {place.size} did not meet the others at {_address(place)}: {error}"
@@ -149,6 +152,15 @@ def _join(place: _Place, device: Device, timeout_s: float) -> World:
         world = World(place.rank, place.size, place.local_rank, torch.device("cpu"))
         dist.init_process_group("gloo", store=store, rank=world.rank, world_size=world.size, timeout=timeout)
     return world
+
+
+def own_store(prefix: str) -> Store:
+    """A new connection to the store at which the ranks met: in the run's one, who waits keeps others out."""
+    met = dist.distributed_c10d._get_default_store()
+    while isinstance(met, PrefixStore):
+        met = met.underlying_store
+    assert isinstance(met, TCPStore)  # what torchrun and `_join` make
+    return PrefixStore(prefix, TCPStore(met.host, met.port, is_master=False))
 
 
 def _address(place: _Place) -> str:
@@ -369,13 +381,21 @@ def broadcast_value(value: Any, source: int = 0) -> Any:
     return gather_values(value)[source]
 
 
-def agree(name: str, value: Any) -> None:
-    """Raises `RuntimeError` on every rank, naming those that differ from rank 0, unless all are equal."""
-    values = gather_values(value)
-    different = [rank for rank, other in enumerate(values) if other != values[0]]
-    if different:
-        shown = ", ".join(f"rank {rank} {values[rank]!r}" for rank in different[:4])
-        raise RuntimeError(f"the ranks disagree on {name}: rank 0 has {values[0]!r}, {shown}")
+def agree(facts: Mapping[str, Any]) -> None:
+    """Raises `ValueError` on every rank, naming entries and ranks, unless all have the first rank's values.
+
+    The values are anything that JSON carries; an entry that a rank lacks is None there.
+    """
+    by_rank = gather_values(dict(facts))
+    first, told = by_rank[0], []
+    for name in sorted({name for each in by_rank for name in each}):
+        others = [rank for rank, each in enumerate(by_rank) if each.get(name) != first.get(name)]
+        if others:
+            shown = ", ".join(f"{by_rank[rank].get(name)} on rank {rank}" for rank in others[:4])
+            more = f" (and on {len(others) - 4} more)" if len(others) > 4 else ""
+            told.append(f"{name} is {shown}{more} and {first.get(name)} on rank 0")
+    if told:
+        raise ValueError(f"the ranks disagree: {'; '.join(told)}")
 
 
 def barrier() -> None:

@@ -45,6 +45,7 @@ RANGES = {
     "train.micro_batch": "[0, inf)",
     "train.steps": "[0, inf)",
     "train.log_every": "[1, inf)",
+    "train.lost_after": "[0, inf)",
     "checkpoint.every_epochs": "(0, inf)",
     "checkpoint.keep": "[1, inf)",
     "evaluate.knn_k": "[1, inf)",

@@ -1,12 +1,18 @@
 """Here: a config as JSON and back, strictly: every field is there, none is unknown, each has its type.
 
 Not here: the fields, the command line, which settings can work.
+
+The one exception lets runs of older versions go on: a file says its `format`, and one of an older format may
+lack fields, which were not known when it was written. Each then has its default, and that is said once. So
+whoever adds a field gives it a default that does what was done before there was the field, and raises FORMAT
+if files of the present one are out in the world. Fields are neither renamed nor given another meaning.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import types
 import typing
 from pathlib import Path
@@ -14,15 +20,29 @@ from typing import Any, Literal
 
 from barlow.config.fields import Config, ModelConfig
 
+FORMAT = 2
+"""Of the files that `to_json` writes. Format 1 did not say so; 2 has `format` and the fields since then."""
+_FORMAT_KEY = "format"
+_FROM_THE_FIRST = {
+    Config: {"data", "model", "objective", "optim", "train", "checkpoint", "evaluate"},
+    ModelConfig: {"backbone", "stem", "width", "projector", "projector_norm"},
+}
+"""What files of every format have: without it an object is no config at all."""
+_log = logging.getLogger("barlow.config")
+_said: set[str] = set()
+
 
 def to_json(config: Config | ModelConfig) -> str:
     """The resolved config, or the network's part of it, as indented JSON, every field written out."""
-    return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+    return json.dumps({_FORMAT_KEY: FORMAT, **dataclasses.asdict(config)}, indent=2) + "\n"
 
 
 def from_json(text: str) -> Config:
-    """Reads `to_json`'s output; an unknown, missing or ill-typed field is a `ValueError` naming it."""
-    return _build(Config, _parsed(text), "config")
+    """Reads `to_json`'s output; an unknown, missing or ill-typed field is a `ValueError` naming it.
+
+    A field that a file of an older format lacks has its default, and a note says so once.
+    """
+    return _read(Config, text, "config")
 
 
 def load(path: Path) -> Config:
@@ -45,7 +65,24 @@ def flat(config: Config) -> list[tuple[str, str]]:
 
 def model_from_json(text: str) -> ModelConfig:
     """Reads `to_json`'s output of a ModelConfig, as strictly."""
-    return _build(ModelConfig, _parsed(text), "model")
+    return _read(ModelConfig, text, "model")
+
+
+def _read(cls: type[Any], text: str, where: str) -> Any:
+    raw = _parsed(text)
+    if not isinstance(raw, dict):
+        raise ValueError(f"{where} must be an object, not {raw!r}")
+    written = raw.pop(_FORMAT_KEY, 1)
+    if type(written) is not int or written < 1:
+        raise ValueError(f"{where}.{_FORMAT_KEY} must be a whole number from 1, not {written!r}")
+    if written > FORMAT:
+        raise ValueError(f"{where} has format {written}, of a newer barlow; this one reads up to {FORMAT}")
+    absent: list[str] | None = [] if written < FORMAT else None
+    config = _build(cls, raw, where, absent)
+    if absent and (said := ", ".join(absent)) not in _said:
+        _said.add(said)
+        _log.info("written by an older version, without %s", said)
+    return config
 
 
 def _parsed(text: str) -> Any:
@@ -55,21 +92,28 @@ def _parsed(text: str) -> Any:
         raise ValueError(f"not JSON: {error}") from error
 
 
-def _build(cls: type[Any], raw: Any, where: str) -> Any:
+def _build(cls: type[Any], raw: Any, where: str, absent: list[str] | None) -> Any:
+    """An instance. `absent` gathers the fields that take their default; None: none may."""
     if not isinstance(raw, dict):
         raise ValueError(f"{where} must be an object, not {raw!r}")
     hints = typing.get_type_hints(cls)
-    names = {f.name for f in dataclasses.fields(cls)}
-    for unknown in sorted(raw.keys() - names):
+    names = [f.name for f in dataclasses.fields(cls)]
+    for unknown in sorted(raw.keys() - set(names)):
         raise ValueError(f"{where}.{unknown} is not a known field")
-    for missing in sorted(names - raw.keys()):
-        raise ValueError(f"{where}.{missing} is missing")
-    return cls(**{name: _value(hints[name], raw[name], f"{where}.{name}") for name in names})
+    default, values = cls(), {}
+    for name in names:
+        if name in raw:
+            values[name] = _value(hints[name], raw[name], f"{where}.{name}", absent)
+        elif absent is None or name in _FROM_THE_FIRST.get(cls, ()):
+            raise ValueError(f"{where}.{name} is missing")
+        else:
+            absent.append(f"{where}.{name} (taken as {getattr(default, name)!r})")
+    return cls(**values)
 
 
-def _value(hint: Any, raw: Any, where: str) -> Any:
+def _value(hint: Any, raw: Any, where: str, absent: list[str] | None) -> Any:
     if dataclasses.is_dataclass(hint):
-        return _build(typing.cast(type, hint), raw, where)
+        return _build(typing.cast(type, hint), raw, where, absent)
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
         if raw not in args:
@@ -79,7 +123,7 @@ def _value(hint: Any, raw: Any, where: str) -> Any:
         if not isinstance(raw, list) or (args[-1] is not Ellipsis and len(raw) != len(args)):
             raise ValueError(f"{where} must be a list of {len(args)} values, not {raw!r}")
         kinds = [args[0]] * len(raw)
-        return tuple(_value(kind, item, where) for kind, item in zip(kinds, raw, strict=True))
+        return tuple(_value(kind, item, where, absent) for kind, item in zip(kinds, raw, strict=True))
     if hint is float and isinstance(raw, int) and not isinstance(raw, bool):
         return float(raw)
     if (

@@ -181,6 +181,8 @@ class TrainConfig:
     """bf16 halves the bytes of gradients between processes, and rounds them; for slow networks."""
     log_every: int = 20
     """Steps between two lines of metrics."""
+    lost_after: float = 30.0
+    """Seconds without a sign of life of a process after which the others end; 0: they wait for it."""
 
 
 @dataclass(frozen=True, kw_only=True)

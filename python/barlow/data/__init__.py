@@ -9,6 +9,7 @@ steps one at a time, so that what they give is what training sees.
 """
 
 from barlow._native import (
+    VIEWS_VERSION,
     DataError,
     Index,
     Order,
@@ -32,6 +33,7 @@ from barlow.data.stats import StageStats, Stats
 from barlow.data.views import View
 
 __all__ = [
+    "VIEWS_VERSION",
     "AnyLoader",
     "Batch",
     "DataError",

@@ -16,7 +16,7 @@ from barlow.distributed import World, process_group
 from barlow.doctor import gradient, images, loss, optimizer
 from barlow.doctor.facts import facts
 from barlow.doctor.finding import Finding
-from barlow.train.launch import in_rank, start_ranks
+from barlow.train.ranks import in_rank, start_ranks
 
 _TIMEOUT_S = 120.0
 _EXAMINATIONS: tuple[Callable[[World], list[Finding]], ...] = (

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING
 
 from barlow import durable
 from barlow.config import Config, to_json
-from barlow.train.launch import CONFIG_FILE, check, in_rank, start_ranks
+from barlow.train.launch import CONFIG_FILE, check
+from barlow.train.ranks import in_rank, start_ranks
 
 if TYPE_CHECKING:  # the command line imports this file, and torch takes seconds
     import torch
