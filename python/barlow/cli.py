@@ -23,9 +23,10 @@ from barlow import __version__
 from barlow.ablations import ABLATIONS, METHODS
 from barlow.bench import Settings
 from barlow.commands import images, runs
-from barlow.commands.arguments import MAX_THREADS, Data, check
+from barlow.commands.arguments import MAX_EPOCHS, MAX_THREADS, Data, check
 from barlow.config import PRESETS, Config, load
 from barlow.terminal import bar, notes, one_line, show_warning, unboxed, worded_here
+from barlow.train.beginning import Beginning
 from barlow.train.launch import CONFIG_FILE, follow_launcher
 
 
@@ -40,6 +41,9 @@ def _train(default: Config) -> Callable[..., None]:
         method: Annotated[str | None, tyro.conf.arg(metavar="|".join(METHODS))] = None,
         ablation: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None,
         nproc: int = 0,
+        resume: Literal["auto", "must", "never"] = "auto",
+        extend_to: Annotated[int, tyro.conf.arg(metavar="EPOCHS")] = 0,
+        init_from: Annotated[Path | None, tyro.conf.arg(metavar="RUN|WEIGHTS")] = None,
         config: Annotated[Config, tyro.conf.arg(name="")] = default,
     ) -> None:
         """Trains a backbone, or goes on with a run from its newest checkpoint.
@@ -58,15 +62,29 @@ def _train(default: Config) -> Callable[..., None]:
             method: Train by another method than Barlow Twins (docs/ablations.md).
             ablation: A row of the paper's ablations, such as crop-only or batch-256 (docs/ablations.md).
             nproc: Processes on this machine; 0 is one for each GPU, or one.
+            resume: auto goes on from the newest checkpoint if there is one, must fails without one, never
+                fails with one: no run is ever begun anew over checkpoints.
+            extend_to: Give a run with checkpoints, finished or not, so many epochs in all; 0: as many as it
+                has. From its next step on the learning rate is that of the new total: past warm-up it rises.
+            init_from: Begin with the backbone of another run or file of weights, and with its projector if
+                that fits; optimizer and schedule begin anew.
             config: The recipe.
         """
         if preset is None and not (run / CONFIG_FILE).exists():
             raise ValueError(f"--preset is needed to start a run: one of {', '.join(PRESETS)}")
         check("--nproc", nproc, 0, MAX_THREADS)
+        check("--extend-to", extend_to, 0, MAX_EPOCHS)
         from barlow.train import launch
 
         recipe = " + ".join(filter(None, (preset, method, ablation)))
-        launch(data, config, run, nproc=nproc, preset=recipe or None)
+        launch(
+            data,
+            config,
+            run,
+            nproc=nproc,
+            preset=recipe or None,
+            begin=Beginning(resume, extend_to, init_from),
+        )
 
     return train
 

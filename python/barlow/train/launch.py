@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from barlow import __version__, durable
 from barlow.config import Config, load, to_json
+from barlow.train.beginning import Beginning
 from barlow.train.lock import FILE_NAME as LOCK_FILE
 from barlow.train.lock import alone, refuse_if_running
 from barlow.train.preempt import SIGNALS, Requests, end_at_once, exit_code
@@ -51,15 +52,24 @@ FREE_FIELDS = (
 )  # fmt: skip
 
 
-def launch(data: Path, config: Config, run: Path, *, nproc: int = 0, preset: str | None = None) -> None:
+def launch(
+    data: Path,
+    config: Config,
+    run: Path,
+    *,
+    nproc: int = 0,
+    preset: str | None = None,
+    begin: Beginning = Beginning(),  # noqa: B008 (frozen)
+) -> None:
     """Trains on `data` in the folder `run`, or goes on from its newest checkpoint; returns when it is done.
 
     Starts `nproc` ranks (0: one for each GPU, else one); inside torchrun or SLURM this process is one rank.
+    `begin` says what else its user wishes of the beginning.
     `ValueError`, `DataError` or `OSError` for whatever cannot work, before anything is written or started;
     `SystemExit` with the exit code of the rank that failed first, which has shown its own error, or with
     128 + the number of the SIGTERM or SIGUSR1 that stopped the run.
     """
-    data, run = Path(data).absolute(), Path(run).absolute()
+    data, run, config = Path(data).absolute(), Path(run).absolute(), begin.applied(config)
     if not in_rank():
         refuse_if_running(run)  # before the slow imports
     import torch
@@ -69,16 +79,22 @@ def launch(data: Path, config: Config, run: Path, *, nproc: int = 0, preset: str
     nproc = nproc or max(1, torch.cuda.device_count())
     if nproc > 1 and not in_rank():
         index = open_index(data)
-        check(config, index, nproc, run)
+        check(config, index, nproc, run, begin)
         with alone(run):
-            check(config, index, nproc, run)  # again: now nobody else changes the folder
-            prepare(run, config, data, index, nproc, preset, device=None)
+            check(config, index, nproc, run, begin)  # again: now nobody else changes the folder
+            prepare(run, config, data, index, nproc, preset, device=None, begin=begin)
             start_ranks(nproc, ["-m", "barlow", "--", "train", str(data), "--run", str(run)])
-    elif stopped_by := _as_rank(data, config, run, preset):
+    elif stopped_by := _as_rank(data, config, run, preset, begin):
         raise SystemExit(exit_code(stopped_by))
 
 
-def check(config: Config, index: Index, world_size: int, run: Path) -> None:
+def check(
+    config: Config,
+    index: Index,
+    world_size: int,
+    run: Path,
+    begin: Beginning = Beginning(),  # noqa: B008 (frozen)
+) -> None:
     """Raises `ValueError` for a config that cannot run on this data, or a folder that holds another run."""
     import torch
 
@@ -94,17 +110,23 @@ def check(config: Config, index: Index, world_size: int, run: Path) -> None:
     autocast_dtype(config.train.precision, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     if run.exists() and not run.is_dir():
         raise ValueError(f"--run {run} is a file")
-    if not (run / CONFIG_FILE).exists():
-        if run.is_dir() and any(path.name != LOCK_FILE for path in run.iterdir()):
-            raise ValueError(f"--run {run} is neither empty nor a run of barlow")
-        return
-    if newest_step(run / CHECKPOINTS) is None:
+    if not (run / CONFIG_FILE).exists() and run.is_dir() and any(p.name != LOCK_FILE for p in run.iterdir()):
+        raise ValueError(f"--run {run} is neither empty nor a run of barlow")
+    newest = newest_step(run / CHECKPOINTS)
+    begin.check_folder(run, newest, restarted=_restarted())
+    if newest is None:
+        begin.check_weights(run, config, None, {})
         return  # until there is a checkpoint, the folder binds nobody
     saved = load(run / CONFIG_FILE)
-    changed = [text for text in _differences(saved, config) if not text.startswith(FREE_FIELDS)]
+    free = (*FREE_FIELDS, *begin.freed(run, saved, config))
+    changed = [text for text in _differences(saved, config) if not text.startswith(free)]
     if changed:
-        raise ValueError(f"{run} was started with another config: {'; '.join(changed)}; choose another --run")
+        remedy = begin.remedy(saved, config) if len(changed) == 1 else ""
+        raise ValueError(
+            f"{run} was started with another config: {'; '.join(changed)}; {remedy}choose another --run"
+        )
     record = durable.read_json(run / RUN_FILE)
+    begin.check_weights(run, config, newest, record)
     if record.get("index_digest") != index.digest():
         raise ValueError(
             f"{run} was started on other data ({record.get('num_samples')} images of {record.get('data')}); "
@@ -142,9 +164,12 @@ def prepare(
     world_size: int,
     preset: str | None,
     device: torch.device | None,
+    begin: Beginning = Beginning(),  # noqa: B008 (frozen)
 ) -> None:
     """Writes the resolved config and what a reader needs to repeat the run. A launcher knows no `device`."""
     import torch
+
+    from barlow.train.checkpoint import CHECKPOINTS, newest_step
 
     path = run / RUN_FILE
     before: dict[str, Any] = {}
@@ -166,8 +191,19 @@ def prepare(
         },
         **({IMPORTED: before[IMPORTED]} if IMPORTED in before else {}),
     }
-    durable.write_file(run / CONFIG_FILE, to_json(config))
-    durable.write_file(path, json.dumps(record, indent=2) + "\n")
+    saved = load(run / CONFIG_FILE) if (run / CONFIG_FILE).exists() else None
+    record |= begin.record(before, saved, config, newest_step(run / CHECKPOINTS))
+    files = [(run / CONFIG_FILE, to_json(config)), (path, json.dumps(record, indent=2) + "\n")]
+    # A new folder is a run by its config; in an old one the record tells first what the config will have.
+    for file, text in files if saved is None else reversed(files):
+        durable.write_file(file, text)
+
+
+def _restarted() -> bool:
+    """Whether torchrun or SLURM started this very command before, and does so again."""
+    return any(
+        int(os.environ.get(name) or 0) > 0 for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
+    )
 
 
 def in_rank() -> bool:
@@ -197,7 +233,7 @@ def _interrupted(number: int, frame: FrameType | None) -> NoReturn:
     raise SystemExit(130)
 
 
-def _as_rank(data: Path, config: Config, run: Path, preset: str | None) -> int:
+def _as_rank(data: Path, config: Config, run: Path, preset: str | None, begin: Beginning) -> int:
     """Trains as one rank; the number of the signal that stopped the run, or 0."""
     from barlow.data import open_index
     from barlow.distributed import agree, barrier, gather_values, process_group
@@ -211,15 +247,15 @@ def _as_rank(data: Path, config: Config, run: Path, preset: str | None) -> int:
             warnings.simplefilter("ignore")  # the first rank gives the same ones
         index = open_index(data)
         if world.rank == 0:
-            check(config, index, world.size, run)
+            check(config, index, world.size, run, begin)
             if _LAUNCHER not in os.environ:  # which would hold it
                 stack.enter_context(alone(run))
-                check(config, index, world.size, run)
+                check(config, index, world.size, run, begin)
         agree("the version of barlow", __version__)
         agree("the config", to_json(config))
         agree("the data", index.digest())
         if world.rank == 0:
-            prepare(run, config, data, index, world.size, preset, device=world.device)
+            prepare(run, config, data, index, world.size, preset, device=world.device, begin=begin)
         neighbours = gather_values(socket.gethostname()).count(socket.gethostname())
         threads = max(1, len(os.sched_getaffinity(0)) // neighbours)
         stopped_by = train(index, config, run, world, threads)

@@ -15,13 +15,14 @@ import torch
 
 from barlow.config import Config
 from barlow.data import Batch, Index, Loader, views
-from barlow.distributed import LateMax, World, barrier
+from barlow.distributed import LateMax, World
+from barlow.train.beginning import initial_weights
 from barlow.train.health import line
 from barlow.train.learner import Learner, Plan
 from barlow.train.metrics import Metrics
 from barlow.train.preempt import Stop
 from barlow.train.progress import Display
-from barlow.train.saving import resume, save
+from barlow.train.saving import FAILED, Saver, resume
 
 
 def train(index: Index, config: Config, run: Path, world: World, threads: int) -> int:
@@ -38,12 +39,16 @@ def train(index: Index, config: Config, run: Path, world: World, threads: int) -
     with contextlib.ExitStack() as stack:
         loader = stack.enter_context(_loader(index, config, world, threads))
         plan = Plan.of(config, steps_per_epoch=len(loader))
-        learner = Learner(config, plan, world)
-        step, past_s = resumed_step, _ = resume(run, learner, loader, world)
+        initial = initial_weights(run, config, world)
+        learner = Learner(config, plan, world, initial)
+        resumed_step, past_s, note = resume(run, learner, loader, world)
+        step = resumed_step
         display = Display(step, plan.last_step, plan.steps_per_epoch, quiet=world.rank != 0)
         if step >= plan.last_step:
             display.say(f"{run} is finished: {_all_done(step, plan)}")
             return 0
+        for said in filter(None, (note, initial and initial.said)):
+            display.say(said)
         form = f"{learner.form} form, {learner.form_reason}"
         display.say(f"loss: {form if config.objective.name == 'barlow_twins' else config.objective.name}")
         metrics = None
@@ -52,8 +57,11 @@ def train(index: Index, config: Config, run: Path, world: World, threads: int) -
             stack.enter_context(metrics)
         stack.enter_context(display)
         stop = stack.enter_context(Stop())
-        stops = stack.enter_context(LateMax(lambda: stop.number))
+        saver = stack.enter_context(Saver(run, learner, metrics, world))
+        stops = stack.enter_context(LateMax(lambda: saver.poll() or stop.number))
         clock = Clock(past_s, step)
+        if initial:
+            saver.save(0, loader, past_s)  # from now on the run needs nobody else's weights
         for batch in _every_epoch(loader):
             step += 1
             stops.ask()
@@ -66,22 +74,28 @@ def train(index: Index, config: Config, run: Path, world: World, threads: int) -
                 display.show(metered)
             display.advance(step)
             stopped_by = stops.answer()
-            if (saves or stopped_by) and metrics:
-                metrics.sync()
-                save(run, step, learner, loader, clock.now_s())
+            if stopped_by == FAILED:
+                saver.raise_failure()
+            if saves or stopped_by:
+                saver.save(step, loader, clock.now_s())
             if step == plan.last_step:
+                saver.finish(needed=True)
                 break
             if stopped_by:
-                barrier()  # before all is saved no late copy of the signal may find a rank without handlers
+                saver.finish(
+                    needed=False
+                )  # until then no late copy of the signal finds a rank without handlers
+                saved = "is saved" if saver.newest == step else "could not be saved"
                 name = signal.Signals(stopped_by).name
-                display.say(f"stopped by {name} after step {step}, which is saved; the same command goes on")
+                display.say(f"stopped by {name} after step {step}, which {saved}; the same command goes on")
                 return stopped_by
     return 0
 
 
 def _all_done(step: int, plan: Plan) -> str:
-    asked = "" if step >= plan.total_steps else f"; --train.steps {plan.last_step} asks for no more"
-    return f"{step} of {plan.total_steps} steps are done{asked}"
+    more = "--extend-to EPOCHS gives it more"
+    asked = more if step >= plan.total_steps else f"--train.steps {plan.last_step} asks for no more"
+    return f"{step} of {plan.total_steps} steps are done; {asked}"
 
 
 class Clock:
