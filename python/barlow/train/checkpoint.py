@@ -81,8 +81,13 @@ def write_checkpoint(
     described = (json.dumps({"format": 1, "step": step, **state}, indent=2) + "\n").encode()
     contents = (_safetensors(model), _safetensors(optimizer), described)
     durable.write_folder(path, dict(zip(FILES, contents, strict=True)))
-    durable.prune(directory, keep, PATTERN, FILES, lambda older: spare(_step_of(older) or 0))
+    prune(directory, keep, spare)
     return path
+
+
+def prune(directory: Path, keep: int, spare: Callable[[int], bool] = lambda step: False) -> None:
+    """Removes all but the `keep` newest checkpoints that verify and those of whose step `spare` says yes."""
+    durable.prune(directory, keep, PATTERN, FILES, lambda older: spare(_step_of(older) or 0))
 
 
 def _safetensors(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:

@@ -26,6 +26,7 @@ from barlow.train.checkpoint import (
     CHECKPOINTS,
     find_checkpoint,
     load_checkpoint,
+    prune,
     read_state,
     state_tensors,
     write_checkpoint,
@@ -58,6 +59,8 @@ def resume(run: Path, learner: Learner, loader: Loader, world: World) -> Resumed
         durable.remove_leftovers(run)
         durable.remove_leftovers(directory)
         found = find_checkpoint(directory)
+        if found is not None:  # the process before may have died between writing and removing
+            prune(directory, learner.config.checkpoint.keep, learner.plan.keeps)
     # The first rank verified it; the others take its word rather than read everything twice.
     name = broadcast_value(found.name if found else None)
     if name is None:
@@ -89,6 +92,7 @@ class Saver:
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
         self._has_told_of_waiting = False
+        self._begun = -1
         self.newest = -1
         """Step of the newest checkpoint written by this process; -1: none so far."""
 
@@ -99,7 +103,7 @@ class Saver:
         self._wait_for_the_one_before(step)
         if self.poll():
             return
-        learner = self._learner
+        self._begun, learner = step, self._learner
         model, optimizer = (self._copies(of) for of in state_tensors(learner.network, learner.optimizer))
         copied = None
         if learner.device.type == "cuda":
@@ -130,7 +134,7 @@ class Saver:
         kept = (
             f"step {self.newest} is the newest of this process" if self.newest >= 0 else "there is none yet"
         )
-        warnings.warn(f"a checkpoint could not be saved ({_described(error)}); {kept}", stacklevel=2)
+        warnings.warn(f"step {self._begun} could not be saved ({_described(error)}); {kept}", stacklevel=2)
         return 0
 
     def finish(self, *, needed: bool) -> None:
@@ -213,7 +217,9 @@ class Saver:
         # Whatever ends the run: the state that was copied is good, and its bytes are on their way.
         self._join(_PATIENCE_S)
         if error is not None and self._failure not in (None, error):
-            warnings.warn(f"a checkpoint could not be saved ({_described(self._failure)})", stacklevel=2)
+            warnings.warn(
+                f"step {self._begun} could not be saved ({_described(self._failure)})", stacklevel=2
+            )
 
 
 def _described(error: BaseException | None) -> str:
