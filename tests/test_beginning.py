@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,10 +27,12 @@ Capture = pytest.CaptureFixture[str]
 STEPS_PER_EPOCH = 3
 
 
-@pytest.fixture(autouse=True)
-def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
     """Tiny tensors: threads only wait for each other."""
-    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "sched_getaffinity", lambda pid: {0})
+        yield
 
 
 @pytest.fixture(scope="module")

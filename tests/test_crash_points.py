@@ -9,6 +9,8 @@ import multiprocessing
 import os
 import re
 import shutil
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -89,6 +91,32 @@ def test_files_reach_the_disk_before_their_names_do(tmp_path: Path) -> None:
     assert [call.split()[0] for call in rest[:4]] == ["unlink", "unlink", "unlink", "rmdir"]
     assert rest[4:6] == ["rename step-2 -> step-2.old-PID", "fsync ."]
     assert [call.split()[0] for call in rest[6:]] == ["unlink", "unlink", "rmdir"]
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
+def test_the_kernel_sees_the_same_order(tmp_path: Path) -> None:
+    """The same by the system calls of a real process."""
+    program = (
+        "import sys; from barlow.durable import *; write_folder(sys.argv[1], {'a.bin': b'1', 'b': b'2'})"
+    )
+    target, trace = tmp_path / "step-3", tmp_path / "trace"
+    watched = "openat,write,fsync,fdatasync,rename,renameat,renameat2,mkdir,mkdirat"
+    done = subprocess.run(
+        ["strace", "-y", "-o", trace, "-e", f"trace={watched}", sys.executable, "-c", program, target],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    if "ptrace" in done.stderr.lower() and done.returncode:
+        pytest.skip(f"strace may not trace here: {done.stderr}")
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in trace.read_text().splitlines() if str(target) in line or "fsync(" in line]
+    seen = [line.partition("(")[0] for line in lines if not re.search(r"openat.*O_RDONLY|= -1 ", line)]
+    assert [re.sub(r"at2?$", "", name) for name in seen] == [
+        "mkdir", *["open", "write", "fsync"] * 3, "fsync", "rename", "fsync",
+    ]  # fmt: skip
+    fsynced = [re.search(r"fsync\(\d+<(.*?)>\)", line) for line in lines if "fsync(" in line]
+    names_of = [re.sub(r"\.tmp-\d+", "", Path(match[1]).name) for match in fsynced if match]
+    assert names_of == ["a.bin", "b", durable.MANIFEST, "step-3", tmp_path.name]
 
 
 @pytest.mark.parametrize("fault", DEATHS)

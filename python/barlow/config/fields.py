@@ -184,8 +184,8 @@ class CheckpointConfig:
     keep_every_epochs: int = 0
     """Of every so many epochs a checkpoint is written and kept for good, besides; 0 is none."""
     on_error: Literal["raise", "warn"] = "raise"
-    """What a checkpoint that can't be written does: end the run, or be left out with a warning. The last one
-    of a run is needed anyway."""
+    """What a checkpoint that can't be written does: end the run, or be left out with a warning, and lines of
+    metrics then wait in memory. The last checkpoint of a run is needed anyway."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -53,7 +53,11 @@ def train(index: Index, config: Config, run: Path, world: World, threads: int) -
         display.say(f"loss: {form if config.objective.name == 'barlow_twins' else config.objective.name}")
         metrics = None
         if world.rank == 0:
-            metrics = Metrics(run, keep=lambda kept: kept["step"] <= resumed_step and plan.logs(kept["step"]))
+            metrics = Metrics(
+                run,
+                keep=lambda kept: kept["step"] <= resumed_step and plan.logs(kept["step"]),
+                survivable=config.checkpoint.on_error == "warn",
+            )
             stack.enter_context(metrics)
         stack.enter_context(display)
         stop = stack.enter_context(Stop())
