@@ -147,8 +147,10 @@ def kill_until(kills: int, seed: int, folder: Path) -> dict[str, Any]:
             moment, done, newest = after_death(run) if run.exists() else ("before anything", 0, 0)
             moments[moment] += 1
             lost[max(0, done - newest)] += 1
+            if moments.total() % 100 == 0:
+                print(dict(moments), file=sys.stderr, flush=True)
             continue
-        assert status == 0, log.read_text()
+        assert status == 0, log.read_text()[-3000:]
         found = outcome(run)
         for part, value in expected.items():
             assert found[part] == value, (part, found[part], value) if part != "files" else part

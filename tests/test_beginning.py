@@ -149,6 +149,21 @@ def test_resumption_by_wish(
     assert (result.code, "is finished" in result.out) == (0, True), result.err
 
 
+def test_a_death_at_the_first_file_is_no_obstacle(images: Path, tmp_path: Path) -> None:
+    """What is there then is a lock and half a config; anything else is somebody's, and not ours to fill."""
+    run = tmp_path / "run"
+    run.mkdir()
+    for name in (".lock", f"config.json.tmp-{2**22 + 1}"):
+        (run / name).touch()
+    config = configuration()
+    launch(images, replace(config, train=replace(config.train, steps=1)), run, nproc=1)
+    assert not list(run.glob("*.tmp-*"))
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").touch()
+    with pytest.raises(ValueError, match="neither empty nor a run of barlow"):
+        launch(images, config, tmp_path / "other", nproc=1)
+
+
 def test_a_run_begins_with_the_weights_of_another(
     images: Path, source: Path, tmp_path: Path, capfd: Capture
 ) -> None:

@@ -233,6 +233,14 @@ def test_the_bytes_are_those_of_the_library() -> None:
     assert b"".join(checkpoint._safetensors({})) == save({})
 
 
+def test_tensors_may_lie_in_any_layout() -> None:
+    image = torch.randn(2, 3, 4, 4)
+    turned = image.to(memory_format=torch.channels_last)
+    written = [b"".join(checkpoint._safetensors({"x": of})) for of in (image, turned)]
+    assert turned.stride() != image.stride()
+    assert written[0] == written[1] == save({"x": image})
+
+
 def test_when_a_plan_saves_and_keeps() -> None:
     base = Config()
     of = replace(base.checkpoint, every_steps=100, keep_every_epochs=2)

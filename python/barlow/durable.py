@@ -186,6 +186,11 @@ def remove_folder(path: Path) -> None:
     _remove_tree(discarded)
 
 
+def is_leftover(name: str) -> bool:
+    """Whether only something unfinished or replaced can have this name."""
+    return _LEFTOVER.fullmatch(name) is not None
+
+
 def remove_leftovers(directory: Path | str) -> None:
     """Removes the temporary files and folders that dead processes left in `directory` (if there is one).
 
@@ -232,7 +237,7 @@ def _verifies(path: Path) -> bool:
 
 
 def _newest_first(directory: Path, pattern: str) -> list[Path]:
-    found = [p for p in directory.glob(pattern) if p.is_dir() and not _LEFTOVER.fullmatch(p.name)]
+    found = [p for p in directory.glob(pattern) if p.is_dir() and not is_leftover(p.name)]
     return sorted(found, key=lambda p: p.name, reverse=True)
 
 

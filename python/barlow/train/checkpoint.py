@@ -44,11 +44,11 @@ def save_checkpoint(
     keep: int,
 ) -> Path:
     """`write_checkpoint` of the model's and the optimizer's tensors, for who has the time to wait for it."""
-    tensors = [
-        {name: tensor.detach().cpu().contiguous() for name, tensor in of.items()}
-        for of in state_tensors(model, optimizer)
-    ]
-    return write_checkpoint(directory, step, tensors[0], tensors[1], state, keep)
+    of_model, of_optimizer = (
+        {name: tensor.detach().cpu() for name, tensor in tensors.items()}
+        for tensors in state_tensors(model, optimizer)
+    )
+    return write_checkpoint(directory, step, of_model, of_optimizer, state, keep)
 
 
 def state_tensors(
@@ -74,7 +74,7 @@ def write_checkpoint(
 ) -> Path:
     """Writes `directory/step-…`, then removes all but the `keep` newest that verify.
 
-    Tensors are contiguous ones on the CPU (`state_tensors` names them), `state` must be JSON. `spare(step)`
+    Tensors are on the CPU in any layout (`state_tensors` names them), `state` must be JSON. `spare(step)`
     says of older checkpoints which ones stay nevertheless. `OSError` names what could not be written.
     """
     path = directory / f"step-{step:08d}"
@@ -91,7 +91,7 @@ def prune(directory: Path, keep: int, spare: Callable[[int], bool] = lambda step
 
 
 def _safetensors(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
-    """A safetensors file in parts, its tensors uncopied.
+    """A safetensors file in parts, its tensors uncopied where they lie in rows.
 
     The library's `save` copies all of them, the first release that we support twice, and no Python runs
     meanwhile, which training would feel; its `save_file` would leave it to us to read the bytes again for the
@@ -113,7 +113,7 @@ def _safetensors(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
     yield len(text).to_bytes(8, "little") + text
     for _, tensor in ordered:
         if tensor.numel():
-            yield tensor.reshape(-1).view(torch.uint8).numpy().data
+            yield tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def find_checkpoint(directory: Path) -> Path | None:

@@ -110,7 +110,7 @@ def check(
     autocast_dtype(config.train.precision, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     if run.exists() and not run.is_dir():
         raise ValueError(f"--run {run} is a file")
-    if not (run / CONFIG_FILE).exists() and run.is_dir() and any(p.name != LOCK_FILE for p in run.iterdir()):
+    if not (run / CONFIG_FILE).exists() and run.is_dir() and _is_somebodys(run):
         raise ValueError(f"--run {run} is neither empty nor a run of barlow")
     newest = newest_step(run / CHECKPOINTS)
     begin.check_folder(run, newest, restarted=_restarted())
@@ -133,6 +133,11 @@ def check(
             f"{index.source} has {len(index)} images and another index digest"
         )
     _check_micro_batches(run, saved, record.get("world_size", 1), config, world_size)
+
+
+def _is_somebodys(folder: Path) -> bool:
+    # A run that died while its first file was written has nothing but a lock and part of that.
+    return any(p.name != LOCK_FILE and not durable.is_leftover(p.name) for p in folder.iterdir())
 
 
 def _refuse_what_was_imported_for_evaluation(run: Path) -> None:

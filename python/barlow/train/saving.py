@@ -182,13 +182,14 @@ class Saver:
             self._failure = error
 
     def _copies(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Contiguous copies in memory of the host. It is kept: pages cost more when they are new."""
+        """Copies in memory of the host, which is kept: pages cost more when they are new."""
         return {name: self._copy(name, tensor.detach()) for name, tensor in tensors.items()}
 
     def _copy(self, name: str, tensor: Tensor) -> Tensor:
         buffer = self._buffers.get(name)
         if buffer is None or (buffer.shape, buffer.dtype) != (tensor.shape, tensor.dtype):
-            buffer = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+            # As the tensor lies in memory: to turn channels_last into rows can wait for the thread.
+            buffer = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
             self._buffers[name] = buffer
         return buffer.copy_(tensor, non_blocking=True)
 
