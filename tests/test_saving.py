@@ -281,3 +281,20 @@ def test_every_rank_ends_of_the_first_ones_failed_save(images: Path, tmp_path: P
         lost = run / "checkpoints" / f"step-{step:08d}" / "model.safetensors"
         assert found == [f"{os.strerror(errno.ENOSPC)}: {lost}"] * 2
         assert checkpoint.newest_step(run / "checkpoints") == 2
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpus_state_is_copied_before_the_next_step_changes_it(tmp_path: Path, loader: Loader) -> None:
+    """Nobody waits for the device: the copies and the change queue up behind work that takes a while."""
+    config = configuration()
+    learner = Learner(config, Plan.of(config, steps_per_epoch=3), World(0, 1, 0, torch.device("cuda", 0)))
+    scramble(learner, 1.0)
+    with Saver(tmp_path, learner, None, ONE) as saver:
+        for value in (1.0, 2.0):  # the second save uses the first one's memory again
+            torch.cuda._sleep(200_000_000)
+            saver.save(int(value), loader, 0.0)
+            scramble(learner, value + 1)
+        saver.finish(needed=True)
+    for value in (1.0, 2.0):
+        found = load_file(tmp_path / "checkpoints" / f"step-{int(value):08d}" / "model.safetensors")
+        assert found["backbone.conv1.weight"].unique().tolist() == [value]
