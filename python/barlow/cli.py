@@ -22,7 +22,7 @@ import tyro
 from barlow import __version__
 from barlow.ablations import ABLATIONS, METHODS
 from barlow.bench import Settings
-from barlow.commands import images, runs
+from barlow.commands import images, listing, rehearsal, runs
 from barlow.commands.arguments import MAX_EPOCHS, MAX_THREADS, Data, check
 from barlow.config import PRESETS, Config, load
 from barlow.terminal import bar, notes, one_line, show_warning, unboxed, worded_here
@@ -44,6 +44,7 @@ def _train(default: Config) -> Callable[..., None]:
         resume: Literal["auto", "must", "never"] = "auto",
         extend_to: Annotated[int, tyro.conf.arg(metavar="EPOCHS")] = 0,
         init_from: Annotated[Path | None, tyro.conf.arg(metavar="RUN|WEIGHTS")] = None,
+        dry_run: bool = False,
         config: Annotated[Config, tyro.conf.arg(name="")] = default,
     ) -> None:
         """Trains a backbone, or goes on with a run from its newest checkpoint.
@@ -68,12 +69,17 @@ def _train(default: Config) -> Callable[..., None]:
                 has. From its next step on the learning rate is that of the new total: past warm-up it rises.
             init_from: Begin with the backbone of another run or file of weights, and with its projector if
                 that fits; optimizer and schedule begin anew.
+            dry_run: Write nothing: take 20 steps, throw them away, and say what the run is going to be: its
+                config, parameters, memory, steps and time.
             config: The recipe.
         """
         if preset is None and not (run / CONFIG_FILE).exists():
             raise ValueError(f"--preset is needed to start a run: one of {', '.join(PRESETS)}")
         check("--nproc", nproc, 0, MAX_THREADS)
         check("--extend-to", extend_to, 0, MAX_EPOCHS)
+        if dry_run:
+            rehearsal.show(data, config, run, nproc)
+            return
         from barlow.train import launch
 
         recipe = " + ".join(filter(None, (preset, method, ablation)))
@@ -179,6 +185,7 @@ def _parse(arguments: list[str]) -> Callable[[], None]:
         "eval": runs.evaluate,
         "export": runs.export,
         "report": runs.report,
+        "runs": listing.list_runs,
         "import": runs.import_run,
         "bench": bench,
         "doctor": doctor,

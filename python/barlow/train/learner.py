@@ -130,6 +130,8 @@ class Learner:
         return loss.detach(), [z_ND.detach() for z_ND in embeddings[: len(views_u8)]]
 
     def _floats(self, views_u8: list[Tensor]) -> list[Tensor]:
+        if views_u8[0].is_floating_point():  # a device stage has done it
+            return views_u8
         data = self.config.data
         return to_float(views_u8, data.mean, data.std, device=self.device)
 

@@ -8,17 +8,19 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
 from barlow.config import Config
-from barlow.data import Batch, Index, Loader, views
+from barlow.data import Index
+from barlow.data.staged import endless
 from barlow.distributed import LateMax, World
+from barlow.train import snapshots
 from barlow.train.beginning import initial_weights
 from barlow.train.health import line
 from barlow.train.learner import Learner, Plan
+from barlow.train.loading import open_loader
 from barlow.train.metrics import Metrics
 from barlow.train.preempt import Stop
 from barlow.train.progress import Display
@@ -37,7 +39,8 @@ def train(index: Index, config: Config, run: Path, world: World, threads: int) -
     if world.device.type == "cpu":
         torch.set_num_threads(threads)
     with contextlib.ExitStack() as stack:
-        loader = stack.enter_context(_loader(index, config, world, threads))
+        loader, stage = open_loader(index, config, world, threads)
+        stack.enter_context(loader)
         plan = Plan.of(config, steps_per_epoch=len(loader))
         initial = initial_weights(run, config, world)
         learner = Learner(config, plan, world, initial)
@@ -51,6 +54,8 @@ def train(index: Index, config: Config, run: Path, world: World, threads: int) -
             display.say(said)
         form = f"{learner.form} form, {learner.form_reason}"
         display.say(f"loss: {form if config.objective.name == 'barlow_twins' else config.objective.name}")
+        if stage:
+            display.say(stage)
         metrics = None
         if world.rank == 0:
             metrics = Metrics(
@@ -59,6 +64,7 @@ def train(index: Index, config: Config, run: Path, world: World, threads: int) -
                 survivable=config.checkpoint.on_error == "warn",
             )
             stack.enter_context(metrics)
+            snapshots.forget_after(run, resumed_step)
         stack.enter_context(display)
         stop = stack.enter_context(Stop())
         saver = stack.enter_context(Saver(run, learner, metrics, world))
@@ -66,7 +72,7 @@ def train(index: Index, config: Config, run: Path, world: World, threads: int) -
         clock = Clock(past_s, step)
         if initial:
             saver.save(0, loader, past_s)  # from now on the run needs nobody else's weights
-        for batch in _every_epoch(loader):
+        for batch in endless(loader):
             step += 1
             stops.ask()
             saves = plan.saves(step)
@@ -76,6 +82,8 @@ def train(index: Index, config: Config, run: Path, world: World, threads: int) -
                 if metrics:
                     metrics.write(metered)
                 display.show(metered)
+            if snapshots.due(step, plan):
+                snapshots.take(run if metrics else None, step, embeddings, config.objective.eps)
             display.advance(step)
             stopped_by = stops.answer()
             if stopped_by == FAILED:
@@ -86,9 +94,8 @@ def train(index: Index, config: Config, run: Path, world: World, threads: int) -
                 saver.finish(needed=True)
                 break
             if stopped_by:
-                saver.finish(
-                    needed=False
-                )  # until then no late copy of the signal finds a rank without handlers
+                # Before all is saved no late copy of the signal may find a rank without handlers.
+                saver.finish(needed=False)
                 saved = "is saved" if saver.newest == step else "could not be saved"
                 name = signal.Signals(stopped_by).name
                 display.say(f"stopped by {name} after step {step}, which {saved}; the same command goes on")
@@ -124,25 +131,3 @@ class Clock:
         }
         self._lap_s, self._step, self._waited_s = now_s, step, waited_s
         return lap
-
-
-def _loader(index: Index, config: Config, world: World, threads: int) -> Loader:
-    return Loader(
-        index,
-        views=views.training(config.data),
-        batch_size=config.optim.batch_size,
-        seed=config.train.seed,
-        rank=world.rank,
-        world_size=world.size,
-        threads=config.data.threads or threads,
-        epochs=config.optim.epochs,
-        prefetch=config.data.prefetch,
-        pin_memory=world.device.type == "cuda",
-        on_error=config.data.on_error,
-        max_replaced=config.data.max_replaced,
-    )
-
-
-def _every_epoch(loader: Loader) -> Iterator[Batch]:
-    while True:
-        yield from loader

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from barlow import durable
-from barlow.data import Loader
+from barlow.data import AnyLoader
 from barlow.distributed import World, broadcast_value
 from barlow.train.beginning import seam
 from barlow.train.checkpoint import (
@@ -51,7 +51,7 @@ class Resumed(NamedTuple):
     """What its user should know about that."""
 
 
-def resume(run: Path, learner: Learner, loader: Loader, world: World) -> Resumed:
+def resume(run: Path, learner: Learner, loader: AnyLoader, world: World) -> Resumed:
     """Loads the run's newest checkpoint that verifies, if there is one; every rank calls it."""
     directory = run / CHECKPOINTS
     found = None
@@ -96,7 +96,7 @@ class Saver:
         self.newest = -1
         """Step of the newest checkpoint written by this process; -1: none so far."""
 
-    def save(self, step: int, loader: Loader, time_s: float) -> None:
+    def save(self, step: int, loader: AnyLoader, time_s: float) -> None:
         """Begins a checkpoint of this moment, after step `step`. Nothing if an earlier one has failed."""
         if not self._is_first:
             return
