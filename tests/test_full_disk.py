@@ -20,6 +20,7 @@ import pytest
 from barlow import durable
 from barlow.config import Config
 from barlow.train import checkpoint, launch
+from barlow.train.metrics import Metrics
 from commands import make_images, metrics, tensors
 from tiny_run import tiny_config
 
@@ -106,6 +107,31 @@ def test_a_full_disk(images: Path, unbroken: Path, small_disk: Path) -> None:
     launch(images, configuration(), run, nproc=1)
     assert tensors(run, 9) == tensors(unbroken, 9)
     assert metrics(run) == metrics(unbroken)
+
+
+def test_lines_of_metrics_wait_for_room(tmp_path: Path) -> None:
+    """/dev/full is the kernel's own full disk. Whoever survives it loses no line and writes none twice."""
+    lines = [{"step": step, "time_s": 0.5, "loss": 1.0} for step in (1, 2, 3)]
+    with (
+        Metrics(tmp_path, keep=lambda line: True) as strict,
+        Path("/dev/full").open("ab", buffering=0) as full,
+    ):
+        disk, strict._file = strict._file, full
+        with pytest.raises(OSError, match="No space left") as caught:
+            strict.write(lines[0])
+        assert caught.value.filename == str(tmp_path / "metrics.jsonl")
+        strict._file = disk
+    with Metrics(tmp_path, keep=lambda line: False, survivable=True) as patient:
+        with Path("/dev/full").open("ab", buffering=0) as full:
+            disk, patient._file = patient._file, full
+            with pytest.warns(UserWarning, match="No space left on device; its lines wait in memory"):
+                patient.write(lines[0])
+            patient.write(lines[1])  # said once: a second warning would be an error here
+            with pytest.raises(OSError, match=r"No space left.*metrics\.jsonl"):
+                patient.sync()  # so no checkpoint is written without its lines
+            patient._file = disk
+        patient.write(lines[2])
+        assert [json.loads(text) for text in (tmp_path / "metrics.jsonl").read_text().splitlines()] == lines
 
 
 def test_bit_rot_is_seen_and_the_checkpoint_before_is_used(unbroken: Path, tmp_path: Path) -> None:
