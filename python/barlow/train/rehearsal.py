@@ -116,16 +116,18 @@ def _steps(data: Path, config: Config, world: World, threads: int, resumes_at: i
     import torch
 
     from barlow.data import open_index
+    from barlow.data.staged import endless
     from barlow.train.learner import Learner, Plan
-    from barlow.train.loop import _every_epoch, _loader
+    from barlow.train.loading import open_loader
 
     on_gpu = world.device.type == "cuda"
     if not on_gpu:
         torch.set_num_threads(threads)
-    with _loader(open_index(data), config, world, threads) as loader:
+    loader, _ = open_loader(open_index(data), config, world, threads)
+    with loader:
         plan = Plan.of(config, steps_per_epoch=len(loader))
         learner = Learner(config, plan, world)
-        batches = _every_epoch(loader)
+        batches = endless(loader)
         warm_up = min(3 if on_gpu else 1, plan.total_steps)
         with contextlib.nullcontext() if on_gpu else _Kept() as kept:
             learner.step(1, next(batches).views, check=False)
