@@ -13,6 +13,7 @@ import pytest
 from barlow.config import Config, load
 from barlow.data import Index, open_index
 from barlow.train import identity
+from barlow.train.beginning import Beginning
 from barlow.train.launch import check, prepare
 from commands import TINY, barlow_here, make_images, metrics, the_error
 
@@ -28,6 +29,10 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def small(**optim: Any) -> Config:
     return replace(Config(), optim=replace(Config().optim, **optim))
+
+
+def allowing(*names: str) -> Beginning:
+    return Beginning(allow_changes=names)
 
 
 def begun(images: Path, run: Path, config: Config) -> tuple[Index, Path]:
@@ -52,17 +57,17 @@ def test_each_change_is_named_and_can_be_allowed(images: Path, tmp_path: Path) -
     )
     assert str(caught.value).endswith("--allow-changes optim.epochs optim.momentum")
     with pytest.raises(ValueError, match=r"config: optim\.epochs is 1000 there and 7 here; choose"):
-        check(changed, index, 1, run, ["optim.momentum"])
-    allowed = check(changed, index, 1, run, ["optim.momentum", "optim.epochs", "train.seed"])
+        check(changed, index, 1, run, allowing("optim.momentum"))
+    allowed = check(changed, index, 1, run, allowing("optim.momentum", "optim.epochs", "train.seed"))
     assert [change.name for change in allowed] == ["optim.epochs", "optim.momentum"]
-    assert check(small(batch_size=8), index, 1, run, ["optim.momentum"]) == []  # nothing has changed
+    assert check(small(batch_size=8), index, 1, run, allowing("optim.momentum")) == []  # nothing has changed
     prepare(run, changed, images, index, 1, None, device=None, changes=allowed)
     assert record(run)["changes"] == [
         {"after_step": 7, "name": "optim.epochs", "before": 1000, "now": 7},
         {"after_step": 7, "name": "optim.momentum", "before": 0.9, "now": 0.8},
     ]
     assert check(changed, index, 1, run) == []  # it is the run's own now
-    back = check(small(batch_size=8, epochs=7), index, 1, run, ["optim.momentum"])
+    back = check(small(batch_size=8, epochs=7), index, 1, run, allowing("optim.momentum"))
     prepare(run, small(batch_size=8, epochs=7), images, index, 1, None, device=None, changes=back)
     assert [change["now"] for change in record(run)["changes"]] == [7, 0.8, 0.9]
 
@@ -86,7 +91,7 @@ def test_other_code_is_refused_and_can_be_allowed(
     monkeypatch.setattr(identity, attribute, 99)
     with pytest.raises(ValueError, match=message):
         check(config, index, 1, run)
-    assert [change.name for change in check(config, index, 1, run, [name])] == [name]
+    assert [change.name for change in check(config, index, 1, run, allowing(name))] == [name]
     versions = record(run)["versions"]
     assert versions.keys() >= {"barlow", "views", "torch"}
     monkeypatch.setattr(identity, attribute, versions[name])
@@ -103,7 +108,7 @@ def test_another_order_of_the_same_data_is_refused(images: Path, tmp_path: Path)
         check(config, index, 1, run)
     # Where the seed is another one the order is too, which needs no words of its own.
     reseeded = replace(config, train=replace(config.train, seed=5))
-    assert [c.name for c in check(reseeded, index, 1, run, ["train.seed"])] == ["train.seed"]
+    assert [c.name for c in check(reseeded, index, 1, run, allowing("train.seed"))] == ["train.seed"]
     older = {name: value for name, value in found.items() if name not in ("order_digest", "changes")}
     del older["versions"]["views"]
     (run / "run.json").write_text(json.dumps(older))  # what an older version wrote down is all that is known
@@ -119,13 +124,13 @@ def test_other_data_can_be_allowed_by_name(images: Path, tmp_path: Path) -> None
     changed = open_index(other)
     with pytest.raises(ValueError, match=r"was started on other data \(48 images .*--allow-changes data$"):
         check(config, changed, 1, run)
-    assert [change.name for change in check(config, changed, 1, run, ["data"])] == ["data"]
+    assert [change.name for change in check(config, changed, 1, run, allowing("data"))] == ["data"]
 
 
 def test_a_name_that_nothing_has_is_refused(images: Path, tmp_path: Path) -> None:
     for name in ("optim.momentun", "momentum", "optim", ""):
         with pytest.raises(ValueError, match=r"^--allow-changes .*: there is no such name"):
-            check(small(batch_size=8), open_index(images), 1, tmp_path / "run", [name])
+            check(small(batch_size=8), open_index(images), 1, tmp_path / "run", allowing(name))
 
 
 def test_a_run_goes_on_with_another_momentum(images: Path, tmp_path: Path, capfd: Capture) -> None:

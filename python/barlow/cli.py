@@ -14,16 +14,17 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
 import tyro
 
 from barlow import __version__
 from barlow.ablations import ABLATIONS, METHODS
 from barlow.commands import bench, images, listing, rehearsal, runs, submit
-from barlow.commands.arguments import MAX_THREADS, Data, check
+from barlow.commands.arguments import MAX_EPOCHS, MAX_THREADS, Data, check
 from barlow.config import PRESETS, Config, load
 from barlow.terminal import notes, one_line, show_warning, unboxed, worded_here
+from barlow.train.beginning import Beginning
 from barlow.train.launch import CONFIG_FILE
 from barlow.train.ranks import follow_launcher
 
@@ -39,6 +40,9 @@ def _train(default: Config) -> Callable[..., None]:
         method: Annotated[str | None, tyro.conf.arg(metavar="|".join(METHODS))] = None,
         ablation: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None,
         nproc: int = 0,
+        resume: Literal["auto", "must", "never"] = "auto",
+        extend_to: Annotated[int, tyro.conf.arg(metavar="EPOCHS")] = 0,
+        init_from: Annotated[Path | None, tyro.conf.arg(metavar="RUN|WEIGHTS")] = None,
         allow_changes: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = (),
         dry_run: bool = False,
         config: Annotated[Config, tyro.conf.arg(name="")] = default,
@@ -59,6 +63,12 @@ def _train(default: Config) -> Callable[..., None]:
             method: Train by another method than Barlow Twins (docs/ablations.md).
             ablation: A row of the paper's ablations, such as crop-only or batch-256 (docs/ablations.md).
             nproc: Processes on this machine; 0 is one for each GPU, or one.
+            resume: auto goes on from the newest checkpoint if there is one, must fails without one, never
+                fails with one: no run is ever begun anew over checkpoints.
+            extend_to: Give a run with checkpoints, finished or not, so many epochs in all; 0: as many as it
+                has. From its next step on the learning rate is that of the new total: past warm-up it rises.
+            init_from: Begin with the backbone of another run or file of weights, and with its projector if
+                that fits; optimizer and schedule begin anew.
             allow_changes: What may be another than when the run was started: fields of the config, such as
                 optim.momentum, or barlow, views, data, order. The run's record keeps what was changed.
             dry_run: Write nothing: take 20 steps, throw them away, and say what the run is going to be: its
@@ -68,13 +78,15 @@ def _train(default: Config) -> Callable[..., None]:
         if preset is None and not (run / CONFIG_FILE).exists():
             raise ValueError(f"--preset is needed to start a run: one of {', '.join(PRESETS)}")
         check("--nproc", nproc, 0, MAX_THREADS)
+        check("--extend-to", extend_to, 0, MAX_EPOCHS)
         if dry_run:
             rehearsal.show(data, config, run, nproc)
             return
         from barlow.train import launch
 
         recipe = " + ".join(filter(None, (preset, method, ablation)))
-        launch(data, config, run, nproc=nproc, preset=recipe or None, allowed=allow_changes)
+        begin = Beginning(resume, extend_to, init_from, allow_changes)
+        launch(data, config, run, nproc=nproc, preset=recipe or None, begin=begin)
 
     return train
 

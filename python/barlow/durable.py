@@ -10,13 +10,14 @@ A folder carries MANIFEST.json (names, sizes, SHA-256), so damage that comes lat
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import re
 import shutil
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,9 @@ MANIFEST = "MANIFEST.json"
 _FORMAT = 1
 _LEFTOVER = re.compile(r"(?P<name>.+)\.(?P<kind>tmp|old)-(?P<pid>\d+)")
 _CHUNK_BYTES = 1 << 20
+
+Content = bytes | Iterable[bytes | memoryview]
+"""Of a file: bytes, or parts that are asked for one after the other while the file is written."""
 
 
 class Damaged(ValueError):
@@ -34,39 +38,43 @@ def write_file(path: Path | str, content: bytes | str) -> None:
     """Replaces the file at `path` by `content` (text as UTF-8); makes missing parent folders. `OSError`."""
     path = Path(path)
     raw = content.encode() if isinstance(content, str) else content
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     temporary = _temporary(path)
     try:
-        _write_through(temporary, raw)
-        temporary.replace(path)
+        _write_through(temporary, raw, path)
+        with _naming(path):
+            temporary.replace(path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the first error is the one to tell
+            temporary.unlink(missing_ok=True)
         raise
     _flush_folder(path.parent)
 
 
-def write_folder(path: Path | str, files: Mapping[str, bytes]) -> None:
+def write_folder(path: Path | str, files: Mapping[str, Content]) -> None:
     """Makes the folder `path` of these files and their manifest; it appears complete or not at all.
 
-    A folder already at `path` is replaced. Raises `OSError` and leaves no temporary folder behind.
+    A folder already at `path` is replaced. Raises `OSError` that names what could not be written, and leaves
+    no temporary folder behind (if that can be removed: a reader takes it for nothing anyway).
     """
     path = Path(path)
     for name in files:
         if name in ("", MANIFEST) or name != Path(name).name:
             raise ValueError(f"{name!r} cannot be the name of a file in {path}")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     temporary = _temporary(path)
     # A dead predecessor may have had this process's id: containers hand out the same few.
     shutil.rmtree(temporary, ignore_errors=True)
     try:
-        temporary.mkdir()
-        for name, raw in files.items():
-            _write_through(temporary / name, raw)
-        _write_through(temporary / MANIFEST, _manifest(files))
-        _flush_folder(temporary)
+        with _naming(path):
+            temporary.mkdir()
+        written = {name: _write_through(temporary / name, of, path / name) for name, of in files.items()}
+        _write_through(temporary / MANIFEST, _manifest(written), path / MANIFEST)
+        _flush_folder(temporary, path)
         discarded = _move_aside(path) if path.exists() else None  # no rename replaces a folder with content
         try:
-            temporary.rename(path)
+            with _naming(path):
+                temporary.rename(path)
         except BaseException:
             if discarded and not path.exists():
                 discarded.rename(path)
@@ -76,7 +84,18 @@ def write_folder(path: Path | str, files: Mapping[str, bytes]) -> None:
         raise
     _flush_folder(path.parent)
     if discarded:
-        shutil.rmtree(discarded)
+        _remove_tree(discarded)
+
+
+def make_folder(path: Path) -> None:
+    """Makes the folder and those above it that are missing, and flushes every new name. `OSError`."""
+    missing = []
+    while not path.is_dir():
+        missing.append(path)
+        path = path.parent
+    for folder in reversed(missing):
+        folder.mkdir(exist_ok=True)
+        _flush_folder(folder.parent)
 
 
 def read_json(path: Path | str) -> dict[str, Any]:
@@ -131,22 +150,32 @@ def newest_valid(directory: Path | str, pattern: str = "*", required: Collection
     return None
 
 
-def prune(directory: Path | str, keep: int, pattern: str = "*", required: Collection[str] = ()) -> list[Path]:
+def prune(
+    directory: Path | str,
+    keep: int,
+    pattern: str = "*",
+    required: Collection[str] = (),
+    spare: Callable[[Path], bool] = lambda path: False,
+) -> list[Path]:
     """Removes every folder older (by name) than the `keep` newest that verify; returns what it removed.
 
-    Damaged folders do not count among those kept, so pruning never trades a good folder for a bad one.
+    Damaged folders do not count among those kept, so pruning never trades a good folder for a bad one. Those
+    that `spare` says yes to stay as well, whatever their age.
     """
     if keep < 1:
         raise ValueError(f"keep must be at least 1, not {keep}")
+    found = _newest_first(Path(directory), pattern)
+    if all(map(spare, found[keep:])):
+        return []  # then nobody needs to read them all
     removed, num_valid = [], 0
-    for path in _newest_first(Path(directory), pattern):
-        if num_valid == keep:
+    for path in found:
+        if num_valid < keep:
+            with contextlib.suppress(Damaged):
+                verify_folder(path, required)
+                num_valid += 1
+        elif not spare(path):
             remove_folder(path)
             removed.append(path)
-            continue
-        with contextlib.suppress(Damaged):
-            verify_folder(path, required)
-            num_valid += 1
     return removed
 
 
@@ -154,26 +183,33 @@ def remove_folder(path: Path) -> None:
     """Removes a folder; a death in the middle leaves a leftover, never half a folder under its name."""
     discarded = _move_aside(path)
     _flush_folder(path.parent)
-    shutil.rmtree(discarded)
+    _remove_tree(discarded)
+
+
+def is_leftover(name: str) -> bool:
+    """Whether only something unfinished or replaced can have this name."""
+    return _LEFTOVER.fullmatch(name) is not None
 
 
 def remove_leftovers(directory: Path | str) -> None:
     """Removes the temporary files and folders that dead processes left in `directory` (if there is one).
 
-    A folder that was moved aside for a successor that never came goes back to its name, if it verifies.
+    A folder that was moved aside for a successor that never came goes back to its name, if it verifies. This
+    process itself must not be writing there: what bears its id is that of a predecessor with the same one.
     """
     directory = Path(directory)
     for path in list(directory.iterdir()) if directory.is_dir() else []:
         match = _LEFTOVER.fullmatch(path.name)
-        if not match or _alive(int(match["pid"])):
+        if not match or _belongs_to_another(int(match["pid"])):
             continue
         if match["kind"] == "old" and not path.with_name(match["name"]).exists() and _verifies(path):
             path.rename(path.with_name(match["name"]))
             _flush_folder(directory)
         elif path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
+            shutil.rmtree(path, ignore_errors=True)  # what can't be removed is in nobody's way
         else:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def _temporary(path: Path) -> Path:
@@ -183,7 +219,13 @@ def _temporary(path: Path) -> Path:
 def _move_aside(path: Path) -> Path:
     aside = path.with_name(f"{path.name}.old-{os.getpid()}")
     shutil.rmtree(aside, ignore_errors=True)
-    return path.rename(aside)
+    with _naming(path):
+        return path.rename(aside)
+
+
+def _remove_tree(path: Path) -> None:
+    with _naming(path):
+        shutil.rmtree(path)
 
 
 def _verifies(path: Path) -> bool:
@@ -195,35 +237,54 @@ def _verifies(path: Path) -> bool:
 
 
 def _newest_first(directory: Path, pattern: str) -> list[Path]:
-    found = [p for p in directory.glob(pattern) if p.is_dir() and not _LEFTOVER.fullmatch(p.name)]
+    found = [p for p in directory.glob(pattern) if p.is_dir() and not is_leftover(p.name)]
     return sorted(found, key=lambda p: p.name, reverse=True)
 
 
-def _manifest(files: Mapping[str, bytes]) -> bytes:
-    entries = {
-        name: {"bytes": len(raw), "sha256": hashlib.sha256(raw).hexdigest()} for name, raw in files.items()
-    }
+def _manifest(written: Mapping[str, tuple[int, str]]) -> bytes:
+    entries = {name: {"bytes": size, "sha256": digest} for name, (size, digest) in written.items()}
     return (json.dumps({"format": _FORMAT, "files": entries}, indent=2) + "\n").encode()
 
 
-def _write_through(path: Path, raw: bytes) -> None:
+def _write_through(path: Path, content: Content, name: Path) -> tuple[int, str]:
+    """Writes a file and flushes it; its bytes and SHA-256. Errors speak of `name`, which it is to have."""
+    digest, size = hashlib.sha256(), 0
+    with _naming(name):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+        try:
+            for part in (content,) if isinstance(content, bytes) else content:
+                rest = memoryview(part)
+                digest.update(rest)
+                size += rest.nbytes
+                while rest:
+                    written = os.write(descriptor, rest)  # may be less than asked for
+                    if not written:
+                        raise OSError(errno.EIO, "nothing is written any more")
+                    rest = rest[written:]
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    return size, digest.hexdigest()
+
+
+def _flush_folder(path: Path, name: Path | None = None) -> None:
+    """A rename is durable only when the folder that holds the name is. Errors speak of `name`, if given."""
+    with _naming(name or path):
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Errors inside name the path: a call on a descriptor knows none, one on a temporary name its own."""
     try:
-        with path.open("wb") as file:
-            file.write(raw)
-            file.flush()
-            os.fsync(file.fileno())
+        yield
     except OSError as error:
-        error.filename = str(path)  # writing knows the fault ("No space left on device") but not the place
+        error.filename, error.filename2 = str(path), None
         raise
-
-
-def _flush_folder(path: Path) -> None:
-    """A rename is durable only when the folder that holds the name is."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def size_and_digest(path: Path) -> tuple[int, str]:
@@ -236,11 +297,12 @@ def size_and_digest(path: Path) -> tuple[int, str]:
     return size, digest.hexdigest()
 
 
-def _alive(pid: int) -> bool:
+def _belongs_to_another(pid: int) -> bool:
+    """Whether a living process other than this one has the id."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
         return True
-    return True
+    return pid != os.getpid()

@@ -20,6 +20,8 @@ Out = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
 MAX_THREADS = 4096
 """As many as the loader takes."""
 MAX_PROCESSES = 1 << 16
+MAX_EPOCHS = (1 << 32) - 1
+"""As many as the loader counts."""
 
 
 def check(flag: str, value: int, low: int, high: int) -> None:

@@ -191,8 +191,15 @@ class CheckpointConfig:
 
     every_epochs: float = 1.0
     """Epochs between checkpoints; the end of the run always writes one."""
+    every_steps: int = 0
+    """Steps between checkpoints, instead of `every_epochs`; 0 leaves it at those."""
     keep: int = 2
     """Newest checkpoints kept."""
+    keep_every_epochs: int = 0
+    """Of every so many epochs a checkpoint is written and kept for good, besides; 0 is none."""
+    on_error: Literal["raise", "warn"] = "raise"
+    """What a checkpoint that can't be written does: end the run, or be left out with a warning, and lines of
+    metrics then wait in memory. The last checkpoint of a run is needed anyway."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -104,7 +104,7 @@ def load_backbone(path: Path | str) -> tuple[ResNet, ModelConfig, Config | None]
     its network must be a ResNet-10/18/34/50, which its shapes tell. Raises `ValueError` unless every tensor
     of the backbone is there and every tensor of the file is used (but for those of projector and objective).
     """
-    file = _weights_file(Path(path))
+    file = weights_file(Path(path))
     tensors, model = read(file)
     run = _run_config(file) or _described_run(file)
     if any(name.startswith(_PREFIX) for name in tensors):
@@ -138,7 +138,11 @@ def infer(tensors: Mapping[str, Tensor], source: Path | str) -> ModelConfig:
     return replace(ModelConfig(), backbone=names[0], stem=stems[stem.shape[-1]], width=stem.shape[0])
 
 
-def _weights_file(path: Path) -> Path:
+def weights_file(path: Path) -> Path:
+    """The safetensors file that a run folder (by its newest valid checkpoint), a checkpoint or a file means.
+
+    `ValueError` if a folder is neither, is damaged, or has no valid checkpoint.
+    """
     if not path.is_dir():
         return path
     if (path / durable.MANIFEST).is_file():

@@ -1,6 +1,7 @@
-"""Here: what a checkpoint holds, and the way from a running model to a verified folder and back.
+"""Here: what a checkpoint holds, and the way from tensors to a verified folder and back.
 
-Not here: when to save, how bytes reach the disk (`durable.py`), what the config or the data must match.
+Not here: when to save and in which thread (`saving.py`), how bytes reach the disk (`durable.py`), what the
+config or the data must match.
 
 A checkpoint is `step-00000123/` with `model.safetensors` (the twins' state, and what the objective keeps as
 `objective.*`), `optim.safetensors` (one tensor for each optimizer state and trained parameter, named
@@ -10,12 +11,12 @@ A checkpoint is `step-00000123/` with `model.safetensors` (the twins' state, and
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from barlow import durable
@@ -26,6 +27,14 @@ PATTERN = "step-*"
 FILES = ("model.safetensors", "optim.safetensors", "state.json")
 
 
+_DTYPES = {
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
+    torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8",
+    torch.bool: "BOOL",
+}  # fmt: skip
+"""As safetensors calls them."""
+
+
 def save_checkpoint(
     directory: Path,
     step: int,
@@ -34,16 +43,77 @@ def save_checkpoint(
     state: dict[str, Any],
     keep: int,
 ) -> Path:
-    """Writes `directory/step-…`, then removes all but the `keep` newest that verify. `state` must be JSON."""
-    path = directory / f"step-{step:08d}"
-    contents = (
-        save(_portable(model.state_dict())),
-        save(_portable(_optimizer_tensors(model, optimizer))),
-        (json.dumps({"format": 1, "step": step, **state}, indent=2) + "\n").encode(),
+    """`write_checkpoint` of the model's and the optimizer's tensors, for who has the time to wait for it."""
+    of_model, of_optimizer = (
+        {name: tensor.detach().cpu() for name, tensor in tensors.items()}
+        for tensors in state_tensors(model, optimizer)
     )
+    return write_checkpoint(directory, step, of_model, of_optimizer, state, keep)
+
+
+def state_tensors(
+    model: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """What `model.safetensors` and `optim.safetensors` hold: the live tensors, no copies."""
+    of_optimizer = {
+        f"{key}.{name}": tensor
+        for name, parameter in _trained(model)
+        for key, tensor in optimizer.state[parameter].items()
+    }
+    return model.state_dict(), of_optimizer
+
+
+def write_checkpoint(
+    directory: Path,
+    step: int,
+    model: Mapping[str, Tensor],
+    optimizer: Mapping[str, Tensor],
+    state: dict[str, Any],
+    keep: int,
+    spare: Callable[[int], bool] = lambda step: False,
+) -> Path:
+    """Writes `directory/step-…`, then removes all but the `keep` newest that verify.
+
+    Tensors are on the CPU in any layout (`state_tensors` names them), `state` must be JSON. `spare(step)`
+    says of older checkpoints which ones stay nevertheless. `OSError` names what could not be written.
+    """
+    path = directory / f"step-{step:08d}"
+    described = (json.dumps({"format": 1, "step": step, **state}, indent=2) + "\n").encode()
+    contents = (_safetensors(model), _safetensors(optimizer), described)
     durable.write_folder(path, dict(zip(FILES, contents, strict=True)))
-    durable.prune(directory, keep, PATTERN, FILES)
+    prune(directory, keep, spare)
     return path
+
+
+def prune(directory: Path, keep: int, spare: Callable[[int], bool] = lambda step: False) -> None:
+    """Removes all but the `keep` newest checkpoints that verify and those of whose step `spare` says yes."""
+    durable.prune(directory, keep, PATTERN, FILES, lambda older: spare(_step_of(older) or 0))
+
+
+def _safetensors(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
+    """A safetensors file in parts, its tensors uncopied where they lie in rows.
+
+    The library's `save` copies all of them, the first release that we support twice, and no Python runs
+    meanwhile, which training would feel; its `save_file` would leave it to us to read the bytes again for the
+    manifest's digests. The layout is simple: a length, a JSON header, the data one tensor after the other.
+    """
+    ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
+    header: dict[str, Any] = {}
+    offset = 0
+    for name, tensor in ordered:
+        end = offset + tensor.numel() * tensor.element_size()
+        header[name] = {
+            "dtype": _DTYPES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [offset, end],
+        }
+        offset = end
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # the data begin at a multiple of 8
+    yield len(text).to_bytes(8, "little") + text
+    for _, tensor in ordered:
+        if tensor.numel():
+            yield tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def find_checkpoint(directory: Path) -> Path | None:
@@ -59,8 +129,8 @@ def find_checkpoint(directory: Path) -> Path | None:
 
 def newest_step(directory: Path) -> int | None:
     """The step of the newest checkpoint by name, verified or not; None if there is none."""
-    steps = [int(p.name[5:]) for p in directory.glob("step-????????") if p.name[5:].isdigit()]
-    return max(steps, default=None)
+    steps = [_step_of(path) for path in directory.glob(PATTERN)]
+    return max((step for step in steps if step is not None), default=None)
 
 
 def read_state(path: Path) -> dict[str, Any]:
@@ -92,21 +162,13 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimiz
             optimizer.state[parameters[name]][key] = restored.detach()
 
 
-def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    return {
-        f"{key}.{name}": tensor
-        for name, parameter in _trained(model)
-        for key, tensor in optimizer.state[parameter].items()
-    }
+def _step_of(path: Path) -> int | None:
+    number = path.name.removeprefix("step-")
+    return int(number) if len(number) == 8 and number.isdigit() else None
 
 
 def _trained(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     return ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
-
-
-def _portable(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """safetensors knows one memory layout and shared storage not at all."""
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
 def _same_shapes(path: Path, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:

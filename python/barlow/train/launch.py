@@ -19,10 +19,17 @@ from typing import TYPE_CHECKING, Any
 
 from barlow import durable
 from barlow.config import Config, load, to_json
+from barlow.train.beginning import Beginning
 from barlow.train.lock import FILE_NAME as LOCK_FILE
 from barlow.train.lock import alone, refuse_if_running
 from barlow.train.preempt import exit_code
-from barlow.train.ranks import in_rank, launcher_holds_run, only_the_first_failure_speaks, start_ranks
+from barlow.train.ranks import (
+    in_rank,
+    launcher_holds_run,
+    only_the_first_failure_speaks,
+    restarted,
+    start_ranks,
+)  # fmt: skip
 from barlow.train.status import told
 from barlow.train.submit import FOLDER as SLURM_FOLDER
 from barlow.validation import num_micro_batches, validate
@@ -55,17 +62,17 @@ def launch(
     *,
     nproc: int = 0,
     preset: str | None = None,
-    allowed: Sequence[str] = (),
+    begin: Beginning = Beginning(),  # noqa: B008 (frozen)
 ) -> None:
     """Trains on `data` in the folder `run`, or goes on from its newest checkpoint; returns when it is done.
 
     Starts `nproc` ranks (0: one for each GPU, else one); inside torchrun or SLURM this process is one rank.
-    `allowed` names what may be another than when the run was started (identity.py), and is then recorded.
+    `begin` says what else its user wishes of the beginning.
     `ValueError`, `DataError` or `OSError` for whatever cannot work, before anything is written or started;
     `SystemExit` with the exit code of the rank that failed first, which has shown its own error, or with
     128 + the number of the SIGTERM or SIGUSR1 that stopped the run.
     """
-    data, run = Path(data).absolute(), Path(run).absolute()
+    data, run, config = Path(data).absolute(), Path(run).absolute(), begin.applied(config)
     if not in_rank():
         refuse_if_running(run)  # before the slow imports
     import torch
@@ -75,22 +82,26 @@ def launch(
     nproc = nproc or max(1, torch.cuda.device_count())
     if nproc > 1 and not in_rank():
         index = open_index(data)
-        check(config, index, nproc, run, allowed)
+        check(config, index, nproc, run, begin)
         with alone(run):
-            changes = check(config, index, nproc, run, allowed)  # again: now nobody else changes the folder
-            prepare(run, config, data, index, nproc, preset, device=None, changes=changes)
+            changes = check(config, index, nproc, run, begin)  # again: now nobody else changes the folder
+            prepare(run, config, data, index, nproc, preset, device=None, begin=begin, changes=changes)
             start_ranks(nproc, ["-m", "barlow", "--", "train", str(data), "--run", str(run)])
-    elif stopped_by := _as_rank(data, config, run, preset, allowed):
+    elif stopped_by := _as_rank(data, config, run, preset, begin):
         raise SystemExit(exit_code(stopped_by))
 
 
 def check(
-    config: Config, index: Index, world_size: int, run: Path, allowed: Sequence[str] = ()
+    config: Config,
+    index: Index,
+    world_size: int,
+    run: Path,
+    begin: Beginning = Beginning(),  # noqa: B008 (frozen)
 ) -> list[Change]:
     """Raises `ValueError` for a config that cannot run on this data, or a folder that holds another run.
 
-    Another run is one of other code or data or with another config; but for FREE_FIELDS and what is
-    `allowed`. Gives those of the latter that are indeed different.
+    Another run is one of other code or data or with another config; but for FREE_FIELDS and what `begin`
+    allows. Gives those of the latter that are indeed different.
     """
     import torch
 
@@ -100,7 +111,7 @@ def check(
     from barlow.train.checkpoint import CHECKPOINTS, newest_step
     from barlow.train.identity import check_names
 
-    check_names(allowed)
+    check_names(begin.allow_changes)
     if len(index) == 0:
         raise ValueError(f"{index.source} holds no images")
     _refuse_what_was_imported_for_evaluation(run)
@@ -111,20 +122,22 @@ def check(
     training_dtype(config.train.precision, device, config.model, config.data.image_size)
     if run.exists() and not run.is_dir():
         raise ValueError(f"--run {run} is a file")
-    if not (run / CONFIG_FILE).exists():
-        if run.is_dir() and any(path.name not in (LOCK_FILE, SLURM_FOLDER) for path in run.iterdir()):
-            raise ValueError(f"--run {run} is neither empty nor a run of barlow")
-        return []
-    if newest_step(run / CHECKPOINTS) is None:
+    if not (run / CONFIG_FILE).exists() and run.is_dir() and _is_somebodys(run):
+        raise ValueError(f"--run {run} is neither empty nor a run of barlow")
+    newest = newest_step(run / CHECKPOINTS)
+    begin.check_folder(run, newest, restarted=restarted())
+    if newest is None:
+        begin.check_weights(run, config, None, {})
         return []  # until there is a checkpoint, the folder binds nobody
     saved, record = load(run / CONFIG_FILE), durable.read_json(run / RUN_FILE)
-    found = _check_same(run, config, index, allowed, saved, record)
+    found = _check_same(run, config, index, begin, saved, record)
+    begin.check_weights(run, config, newest, record)
     _check_micro_batches(run, saved, record.get("world_size", 1), config, world_size)
     return found
 
 
 def _check_same(
-    run: Path, config: Config, index: Index, allowed: Sequence[str], saved: Config, record: dict[str, Any]
+    run: Path, config: Config, index: Index, begin: Beginning, saved: Config, record: dict[str, Any]
 ) -> list[Change]:
     from barlow.train import identity
 
@@ -137,9 +150,12 @@ def _check_same(
         **({"order": record["order_digest"]} if "order_digest" in record else {}),
     }
     now = {**identity.of_config(config), **identity.of_code(), **identity.of_data(config, index)}
-    found = [c for c in identity.changes(before, now) if not c.name.startswith(FREE_FIELDS)]
-    refused = [change for change in found if change.name not in allowed]
+    free = (*FREE_FIELDS, *begin.freed(run, saved, config))
+    found = [c for c in identity.changes(before, now) if not c.name.startswith(free)]
+    refused = [change for change in found if change.name not in begin.allow_changes]
     remedy = f"choose another --run, or allow it with --allow-changes {' '.join(c.name for c in refused)}"
+    if [change.name for change in refused] == ["optim.epochs"]:
+        remedy = begin.remedy(saved, config) + remedy
     if any(change.name == "data" for change in refused):
         raise ValueError(
             f"{run} was started on other data ({record.get('num_samples')} images of {record.get('data')}); "
@@ -149,6 +165,13 @@ def _check_same(
         what = "by other code" if refused[0].name in identity.CODE_AND_DATA else "with another config"
         raise ValueError(f"{run} was started {what}: {'; '.join(map(str, refused))}; {remedy}")
     return found
+
+
+def _is_somebodys(folder: Path) -> bool:
+    # A run that died while its first file was written has nothing but a lock and part of that.
+    return any(
+        p.name not in (LOCK_FILE, SLURM_FOLDER) and not durable.is_leftover(p.name) for p in folder.iterdir()
+    )
 
 
 def _refuse_what_was_imported_for_evaluation(run: Path) -> None:
@@ -180,6 +203,7 @@ def prepare(
     world_size: int,
     preset: str | None,
     device: torch.device | None,
+    begin: Beginning = Beginning(),  # noqa: B008 (frozen)
     changes: Sequence[Change] = (),
 ) -> None:
     """Writes the resolved config and what a reader needs to repeat the run. A launcher knows no `device`.
@@ -218,11 +242,15 @@ def prepare(
         "changes": [*before.get("changes", []), *changed],
         **({IMPORTED: before[IMPORTED]} if IMPORTED in before else {}),
     }
-    durable.write_file(run / CONFIG_FILE, to_json(config))
-    durable.write_file(path, json.dumps(record, indent=2) + "\n")
+    saved = load(run / CONFIG_FILE) if (run / CONFIG_FILE).exists() else None
+    record |= begin.record(before, saved, config, newest_step(run / CHECKPOINTS))
+    files = [(run / CONFIG_FILE, to_json(config)), (path, json.dumps(record, indent=2) + "\n")]
+    # A new folder is a run by its config; in an old one the record tells first what the config will have.
+    for file, text in files if saved is None else reversed(files):
+        durable.write_file(file, text)
 
 
-def _as_rank(data: Path, config: Config, run: Path, preset: str | None, allowed: Sequence[str]) -> int:
+def _as_rank(data: Path, config: Config, run: Path, preset: str | None, begin: Beginning) -> int:
     """Trains as one rank; the number of the signal that stopped the run, or 0."""
     from barlow.data import open_index
     from barlow.distributed import agree, barrier, gather_values, process_group
@@ -243,11 +271,21 @@ def _as_rank(data: Path, config: Config, run: Path, preset: str | None, allowed:
         agree(identity.of_data(config, index))
 
         def claim() -> None:
-            changes = check(config, index, world.size, run, allowed)
+            changes = check(config, index, world.size, run, begin)
             if not launcher_holds_run():
                 stack.enter_context(alone(run))
-                changes = check(config, index, world.size, run, allowed)
-            prepare(run, config, data, index, world.size, preset, device=world.device, changes=changes)
+                changes = check(config, index, world.size, run, begin)
+            prepare(
+                run,
+                config,
+                data,
+                index,
+                world.size,
+                preset,
+                device=world.device,
+                begin=begin,
+                changes=changes,
+            )
 
         _by_the_first(world, claim)
         neighbours = gather_values(socket.gethostname()).count(socket.gethostname())

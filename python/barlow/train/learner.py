@@ -23,6 +23,7 @@ from barlow.model.precision import autocast, training_dtype
 from barlow.objectives import Form, choose_form
 from barlow.optim import LARS, learning_rate, parameter_groups, true_gradient_rates
 from barlow.train.accumulate import backward, split
+from barlow.train.beginning import Initial
 from barlow.train.objective import Objective
 from barlow.validation import num_micro_batches
 
@@ -37,6 +38,8 @@ class Plan:
     """`total_steps`, or where `--train.steps` stops short of them."""
     log_every: int
     save_every: int
+    keep_every: int = 0
+    """Checkpoints at multiples of this are kept for good; 0: at none."""
 
     @classmethod
     def of(cls, config: Config, steps_per_epoch: int) -> Plan:
@@ -47,7 +50,9 @@ class Plan:
             total_steps=total,
             last_step=min(config.train.steps or total, total),
             log_every=config.train.log_every,
-            save_every=max(1, round(config.checkpoint.every_epochs * steps_per_epoch)),
+            save_every=config.checkpoint.every_steps
+            or max(1, round(config.checkpoint.every_epochs * steps_per_epoch)),
+            keep_every=config.checkpoint.keep_every_epochs * steps_per_epoch,
         )
 
     def logs(self, step: int) -> bool:
@@ -56,7 +61,11 @@ class Plan:
 
     def saves(self, step: int) -> bool:
         """Whether a checkpoint follows this step."""
-        return step % self.save_every == 0 or step == self.last_step
+        return step % self.save_every == 0 or step == self.last_step or self.keeps(step)
+
+    def keeps(self, step: int) -> bool:
+        """Whether the checkpoint of this step stays when newer ones have come."""
+        return self.keep_every > 0 and step % self.keep_every == 0
 
 
 class Learner:
@@ -65,12 +74,15 @@ class Learner:
     `network` is the parameters and buffers of twins and objective, under the names of a checkpoint.
     """
 
-    def __init__(self, config: Config, plan: Plan, world: World) -> None:
+    def __init__(self, config: Config, plan: Plan, world: World, initial: Initial | None = None) -> None:
+        """`initial`: weights to begin with instead of those drawn from the seed."""
         self.config, self.plan, self.device = config, plan, world.device
         if world.device.type == "cuda":
             # Sizes never change, so trying cuDNN's algorithms once pays for itself within a minute.
             torch.backends.cudnn.benchmark = True
         self.twins = build_model(config.model, config.train.seed).to(world.device)
+        if initial is not None:  # before the objective, whose target network is a copy of the twins
+            initial.load(self.twins)
         if config.train.channels_last:
             self.twins.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.autocast_dtype = training_dtype(

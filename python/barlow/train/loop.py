@@ -15,8 +15,9 @@ import torch
 from barlow.config import Config
 from barlow.data import Index
 from barlow.data.staged import endless
-from barlow.distributed import LateMax, World, barrier
+from barlow.distributed import LateMax, World
 from barlow.train import snapshots
+from barlow.train.beginning import initial_weights
 from barlow.train.feed import Feed
 from barlow.train.health import line
 from barlow.train.learner import Learner, Plan
@@ -24,7 +25,7 @@ from barlow.train.loading import open_loader
 from barlow.train.metrics import Metrics
 from barlow.train.preempt import Stop
 from barlow.train.progress import Display
-from barlow.train.saving import resume, save
+from barlow.train.saving import FAILED, Saver, resume
 from barlow.train.throughput import Throughput
 
 
@@ -43,27 +44,38 @@ def train(index: Index, config: Config, run: Path, world: World, threads: int) -
         loader, stage = open_loader(index, config, world, threads)
         stack.enter_context(loader)
         plan = Plan.of(config, steps_per_epoch=len(loader))
-        learner = Learner(config, plan, world)
-        step, past_s = resumed_step, _ = resume(run, learner, loader, world)
+        initial = initial_weights(run, config, world)
+        learner = Learner(config, plan, world, initial)
+        resumed_step, past_s, note = resume(run, learner, loader, world)
+        step = resumed_step
         display = Display(step, plan.last_step, plan.steps_per_epoch, quiet=world.rank != 0)
         if step >= plan.last_step:
             display.say(f"{run} is finished: {_all_done(step, plan)}")
             return 0
+        for said in filter(None, (note, initial and initial.said)):
+            display.say(said)
         form = f"{learner.form} form, {learner.form_reason}"
         display.say(f"loss: {form if config.objective.name == 'barlow_twins' else config.objective.name}")
         if stage:
             display.say(stage)
         metrics = None
         if world.rank == 0:
-            metrics = Metrics(run, keep=lambda kept: kept["step"] <= resumed_step and plan.logs(kept["step"]))
+            metrics = Metrics(
+                run,
+                keep=lambda kept: kept["step"] <= resumed_step and plan.logs(kept["step"]),
+                survivable=config.checkpoint.on_error == "warn",
+            )
             stack.enter_context(metrics)
             snapshots.forget_after(run, resumed_step)
         stack.enter_context(display)
         stop = stack.enter_context(Stop())
-        stops = stack.enter_context(LateMax(lambda: stop.number))
+        saver = stack.enter_context(Saver(run, learner, metrics, world))
+        stops = stack.enter_context(LateMax(lambda: saver.poll() or stop.number))
         clock = Clock(past_s, step)
         feed = Feed(world.device)
         meter = Throughput(learner, plan.last_step, world.size, lambda: loader.stats().waited_s)
+        if initial:
+            saver.save(0, loader, past_s)  # from now on the run needs nobody else's weights
         for batch in endless(loader):
             step += 1
             stops.ask()
@@ -85,22 +97,27 @@ def train(index: Index, config: Config, run: Path, world: World, threads: int) -
                 snapshots.take(run if metrics else None, step, embeddings, config.objective.eps)
             display.advance(step)
             stopped_by = stops.answer()
-            if (saves or stopped_by) and metrics:
-                metrics.sync()
-                save(run, step, learner, loader, clock.now_s())
+            if stopped_by == FAILED:
+                saver.raise_failure()
+            if saves or stopped_by:
+                saver.save(step, loader, clock.now_s())
             if step == plan.last_step:
+                saver.finish(needed=True)
                 break
             if stopped_by:
-                barrier()  # before all is saved no late copy of the signal may find a rank without handlers
+                # Before all is saved no late copy of the signal may find a rank without handlers.
+                saver.finish(needed=False)
+                saved = "is saved" if saver.newest == step else "could not be saved"
                 name = signal.Signals(stopped_by).name
-                display.say(f"stopped by {name} after step {step}, which is saved; the same command goes on")
+                display.say(f"stopped by {name} after step {step}, which {saved}; the same command goes on")
                 return stopped_by
     return 0
 
 
 def _all_done(step: int, plan: Plan) -> str:
-    asked = "" if step >= plan.total_steps else f"; --train.steps {plan.last_step} asks for no more"
-    return f"{step} of {plan.total_steps} steps are done{asked}"
+    more = "--extend-to EPOCHS gives it more"
+    asked = more if step >= plan.total_steps else f"--train.steps {plan.last_step} asks for no more"
+    return f"{step} of {plan.total_steps} steps are done; {asked}"
 
 
 class Clock:

@@ -1,6 +1,6 @@
 """Here: what a run says about itself: one JSON object per line, and the same as TensorBoard events.
 
-Not here: what is measured or how often, anything on the terminal.
+Not here: what is measured or how often, the events' file (events.py), anything on the terminal.
 
 The JSON lines are the record and the events are drawn from them: a resumed run cuts the lines after its
 checkpoint and draws the events anew, so no step is there twice in either.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -17,28 +18,30 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tensorboardX import SummaryWriter
-
 from barlow import durable
+from barlow.train.events import Events
 
 FILE_NAME = "metrics.jsonl"
-FOLDER_NAME = "tensorboard"
 _NOT_CURVES = ("step", "time_s")
 
 
 class Metrics:
     """Appends lines to `run/metrics.jsonl` and their numbers to `run/tensorboard/`. For one process of a run.
 
-    `keep(line)` says which lines that are already there belong to the run that goes on.
+    `keep(line)` says which lines that are already there belong to the run that goes on. `OSError` that names
+    the file when it can't be written; if that is `survivable`, a warning, and the lines wait in memory.
     """
 
-    def __init__(self, run: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
-        lines = [line for line in read(run / FILE_NAME) if keep(line)]
-        durable.write_file(run / FILE_NAME, "".join(map(_text, lines)))
-        for events in (run / FOLDER_NAME).glob("events.out.tfevents.*"):
-            events.unlink()
-        self._file = (run / FILE_NAME).open("a", encoding="utf-8")
-        self._writer = SummaryWriter(str(run / FOLDER_NAME))
+    def __init__(
+        self, run: Path, keep: Callable[[dict[str, Any]], bool], *, survivable: bool = False
+    ) -> None:
+        self._path, self._survivable = run / FILE_NAME, survivable
+        lines = [line for line in read(self._path) if keep(line)]
+        durable.write_file(self._path, "".join(map(_text, lines)))
+        # Without a buffer: what a full disk did not take is known to the byte, and nothing is there twice.
+        self._file = self._path.open("ab", buffering=0)
+        self._waiting, self._lock, self._has_warned = b"", threading.Lock(), False
+        self._events = Events(run)
         # TensorBoard's axis of wall-clock time: the run so far ended just now.
         self._start_s = time.time() - (lines[-1]["time_s"] if lines else 0.0)
         for line in lines:
@@ -46,18 +49,45 @@ class Metrics:
 
     def write(self, line: dict[str, Any]) -> None:
         """Adds one line of finite numbers; it needs `step` and `time_s` (seconds of training so far)."""
-        self._file.write(_text(line))
-        self._file.flush()
+        with self._lock:
+            self._waiting += _text(line).encode()
+        try:
+            self._append()
+        except OSError as error:
+            if not self._survivable:
+                raise
+            if not self._has_warned:
+                warnings.warn(f"{self._path}: {error.strerror}; its lines wait in memory", stacklevel=2)
+                self._has_warned = True
         self._draw(line)
 
     def sync(self) -> None:
-        """Forces the lines to the disk, so that none that a checkpoint has passed can be lost."""
-        os.fsync(self._file.fileno())
+        """Forces the lines to the disk, so that none that a checkpoint has passed is lost. Any thread may."""
+        self._append()
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            error.filename = str(self._path)
+            raise
+
+    def _append(self) -> None:
+        with self._lock:
+            try:
+                while self._waiting:
+                    self._waiting = self._waiting[self._file.write(self._waiting) :]
+            except OSError as error:
+                error.filename = str(self._path)
+                raise
+            self._has_warned = False
 
     def close(self) -> None:
-        """Flushes and closes both."""
+        """Closes both; lines that can't be written are lost, with a warning."""
+        try:
+            self._append()
+        except OSError as error:
+            warnings.warn(f"{self._path}: {error.strerror}; its last lines are lost", stacklevel=2)
         self._file.close()
-        self._writer.close()
+        self._events.close()
 
     def __enter__(self) -> Metrics:
         return self
@@ -68,9 +98,8 @@ class Metrics:
         self.close()
 
     def _draw(self, line: dict[str, Any]) -> None:
-        for name, value in line.items():
-            if name not in _NOT_CURVES:
-                self._writer.add_scalar(name, value, line["step"], walltime=self._start_s + line["time_s"])
+        numbers = {name: value for name, value in line.items() if name not in _NOT_CURVES}
+        self._events.add(numbers, line["step"], self._start_s + line["time_s"])
 
 
 def read(path: Path) -> list[dict[str, Any]]:

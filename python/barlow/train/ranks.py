@@ -38,6 +38,13 @@ def launcher_holds_run() -> bool:
     return _HOLDS_RUN in os.environ
 
 
+def restarted() -> bool:
+    """Whether torchrun or SLURM started this very command before, and does so again."""
+    return any(
+        int(os.environ.get(name) or 0) > 0 for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
+    )
+
+
 def follow_launcher() -> None:
     """In a rank: ends with the torchrun or the `launch` that started it, and leaves Ctrl-C to the latter.
 

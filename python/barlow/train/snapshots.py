@@ -9,6 +9,7 @@ rather than a shrunken whole: it costs K K instead of D D, and each of its entri
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -35,9 +36,10 @@ def due(step: int, plan: Plan) -> bool:
 
 
 def take(run: Path | None, step: int, embeddings: Sequence[Tensor], eps: float) -> None:
-    """Writes the snapshot of a step from this rank's two embeddings [n, D]; `OSError`.
+    """Writes the snapshot of a step from this rank's two embeddings [n, D].
 
-    Every rank calls it, the first one with the run folder, the others with None.
+    Every rank calls it, the first one with the run folder, the others with None. One that can't be written is
+    left out with a warning: it is but a picture.
     """
     num_dims = embeddings[0].shape[1]
     count = min(num_dims, MAX_DIMS)
@@ -46,7 +48,11 @@ def take(run: Path | None, step: int, embeddings: Sequence[Tensor], eps: float) 
     c_KK = cross_correlation(z1_NK, z2_NK, eps=eps)
     if run is not None:
         raw = save({"cross_correlation": c_KK.float().cpu().contiguous(), "dims": dims_K})
-        durable.write_file(run / FOLDER / f"step-{step:08d}.safetensors", raw)
+        path = run / FOLDER / f"step-{step:08d}.safetensors"
+        try:
+            durable.write_file(path, raw)
+        except OSError as error:
+            warnings.warn(f"{path}: {error.strerror}; the snapshot is left out", stacklevel=2)
 
 
 def forget_after(run: Path, step: int) -> None:
