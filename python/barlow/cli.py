@@ -22,7 +22,7 @@ import tyro
 from barlow import __version__
 from barlow.ablations import ABLATIONS, METHODS
 from barlow.bench import Settings
-from barlow.commands import images, runs
+from barlow.commands import images, replays, runs
 from barlow.commands.arguments import MAX_THREADS, Data, check
 from barlow.config import PRESETS, Config, load
 from barlow.terminal import bar, notes, one_line, show_warning, unboxed, worded_here
@@ -66,9 +66,15 @@ def _train(default: Config) -> Callable[..., None]:
         from barlow.train import launch
 
         recipe = " + ".join(filter(None, (preset, method, ablation)))
-        launch(data, config, run, nproc=nproc, preset=recipe or None)
+        launch(data, config, run, nproc=nproc, preset=recipe or None, judge=_judge)
 
     return train
+
+
+def _judge(*arguments: Any) -> Any:
+    from barlow.evaluate.online import online_knn
+
+    return online_knn(*arguments)
 
 
 def bench(
@@ -162,6 +168,7 @@ def _parse(arguments: list[str]) -> Callable[[], None]:
         "export": runs.export,
         "report": runs.report,
         "import": runs.import_run,
+        "replay": replays.replay,
         "bench": bench,
         "doctor": doctor,
         "demo": demo,

@@ -169,6 +169,8 @@ class TrainConfig:
     """Compile the optimizer's step into few kernels: needs Triton on a GPU, a C++ compiler on a CPU."""
     log_every: int = 20
     """Steps between two lines of metrics."""
+    wandb: str = ""
+    """Project of Weights & Biases that the metrics are also sent to; needs barlow[wandb]. Empty is none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,6 +206,11 @@ class EvaluateConfig:
     """Standardise each feature by the training set first: rates then suit features of any scale."""
     batch_size: int = 256
     """Images of one forward pass when features are computed."""
+    online_every_epochs: float = 10
+    """Epochs between two kNN classifications while a run trains, beside one at its end; only where images
+    have labels. 0 is never."""
+    online_images: int = 4096
+    """Most labelled images that vote in it; a quarter as many held-out images are classified."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from barlow.optim.update import Settings, Variant, compiled_update, update
+from barlow.optim.update import Settings, Variant, by_device_and_dtype, compiled_update, update
 
 
 class LARS(torch.optim.Optimizer):
@@ -74,15 +74,18 @@ class LARS(torch.optim.Optimizer):
         super().add_param_group(param_group)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """One update of every parameter that has a gradient; gradients stay as they are."""
+    def step(self, closure: Callable[[], Any] | None = None, *, skip: Tensor | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """One update of every parameter that has a gradient; gradients stay as they are.
+
+        `skip`, bool [] on the parameters' device: if it is true nothing changes, and nobody waits to know.
+        """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            for params in _by_device_and_dtype(p for p in group["params"] if p.grad is not None):
-                self._update(params, group)
+            for params in by_device_and_dtype(p for p in group["params"] if p.grad is not None):
+                self._update(params, group, skip)
         return loss
 
     def __getstate__(self) -> dict[str, Any]:
@@ -115,24 +118,23 @@ class LARS(torch.optim.Optimizer):
                     )
         super().load_state_dict({**state_dict, "param_groups": groups})
 
-    def _update(self, params: list[Tensor], group: dict[str, Any]) -> None:
-        settings = Settings(
-            self._variant,
-            group["adapt"],
-            group["momentum"],
-            group["weight_decay"],
-            group["trust_coefficient"],
-        )
+    def settings(self, group: dict[str, Any]) -> Settings:
+        """What one of `param_groups` has beside its learning rate."""
+        names = ("adapt", "momentum", "weight_decay", "trust_coefficient")
+        return Settings(self._variant, *(group[name] for name in names))
+
+    def _update(self, params: list[Tensor], group: dict[str, Any], skip: Tensor | None) -> None:
+        settings = self.settings(group)
         grads = [p.grad for p in params if p.grad is not None]
         momenta = [self._momentum(p) for p in params]
-        lr = group["lr"]
-        if not self._fuses(params[0].device):
-            update(params, grads, momenta, lr, settings)
-            return
-        if not isinstance(lr, Tensor):
+        lr, fuses = group["lr"], self._fuses(params[0].device)
+        if not isinstance(lr, Tensor) and (fuses or skip is not None):
             # Filled on the device: copying a number to it would make the host wait.
             lr = torch.full((), lr, device=params[0].device)
-        compiled_update()(params, grads, momenta, lr, settings)
+        if fuses:
+            compiled_update()(params, grads, momenta, lr, settings, skip)
+        else:
+            update(params, grads, momenta, lr, settings, skip)
 
     def _fuses(self, device: torch.device) -> bool:
         if self._fused == "auto":
@@ -144,14 +146,6 @@ class LARS(torch.optim.Optimizer):
         if "mu" not in state:
             state["mu"] = torch.zeros_like(param)
         return state["mu"]
-
-
-def _by_device_and_dtype(params: Iterable[Tensor]) -> Iterable[list[Tensor]]:
-    """Multi-tensor kernels take lists of one kind; mixed lists fall back to a loop."""
-    lists: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
-    for param in params:
-        lists.setdefault((param.device, param.dtype), []).append(param)
-    return lists.values()
 
 
 def _of_group(group: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ over the numbers and the rest another.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -35,16 +35,33 @@ class Settings:
     trust_coefficient: float
 
 
-def update(params: Tensors, grads: Tensors, momenta: Tensors, lr: float | Tensor, settings: Settings) -> None:
-    """One step, in place on parameters and momenta; see `barlow.optim.LARS`. Gradients stay as they are."""
+def update(
+    params: Tensors,
+    grads: Tensors,
+    momenta: Tensors,
+    lr: float | Tensor,
+    settings: Settings,
+    skip: Tensor | None = None,
+) -> None:
+    """One step, in place on parameters and momenta; see `barlow.optim.LARS`. Gradients stay as they are.
+
+    `skip`, bool [] on the device: where it is true, parameters and momenta stay as they are to the bit, even
+    if gradients are not finite. It needs a tensor as `lr`.
+    """
     updates = grads
     if settings.adapt or settings.weight_decay:
         updates = list(torch._foreach_add(grads, params, alpha=settings.weight_decay))
     if settings.adapt:
-        trust = _lars_trust if settings.variant == "lars" else _larc_trust
-        factors = trust(_norms(params), grads, updates, lr, settings)
-        torch._foreach_mul_(updates, list(factors.unbind()))
-    torch._foreach_mul_(momenta, settings.momentum)
+        torch._foreach_mul_(updates, list(trust_ratios(params, grads, updates, lr, settings).unbind()))
+    momentum: float | Tensor = settings.momentum
+    if skip is not None:
+        # Not by a product with 0: gradients that are not finite would stay so.
+        fill = Tensor.masked_fill if updates is grads else Tensor.masked_fill_
+        updates = [fill(update, skip, 0.0) for update in updates]
+        momentum = params[0].new_full((), momentum).masked_fill(skip, 1.0)
+        assert isinstance(lr, Tensor)
+        lr = lr.masked_fill(skip, 0.0)
+    torch._foreach_mul_(momenta, momentum)
     torch._foreach_add_(momenta, updates)
     if isinstance(lr, Tensor):
         # alpha would fetch the tensor's value from the device; the product needs room for one more copy.
@@ -54,7 +71,7 @@ def update(params: Tensors, grads: Tensors, momenta: Tensors, lr: float | Tensor
 
 
 @functools.cache
-def compiled_update() -> Callable[[Tensors, Tensors, Tensors, Tensor, Settings], None]:
+def compiled_update() -> Callable[[Tensors, Tensors, Tensors, Tensor, Settings, Tensor | None], None]:
     """`update` by torch.compile, for a tensor as learning rate: a number would be compiled in at every step.
 
     The first call for a list of shapes takes seconds. It needs Triton on a GPU, a C++ compiler on a CPU.
@@ -62,11 +79,18 @@ def compiled_update() -> Callable[[Tensors, Tensors, Tensors, Tensor, Settings],
     return torch.compile(update, dynamic=False)
 
 
+def trust_ratios(
+    params: Tensors, grads: Tensors, updates: Tensors, lr: float | Tensor, settings: Settings
+) -> Tensor:
+    """The factor of each tensor's update, gradient plus decay, [len(params)]; it never leaves the device."""
+    trust = _lars_trust if settings.variant == "lars" else _larc_trust
+    return trust(norms(params), grads, updates, lr, settings)
+
+
 def _lars_trust(
     p_norms: Tensor, grads: Tensors, updates: Tensors, lr: float | Tensor, settings: Settings
 ) -> Tensor:
-    """The factor of each tensor's update, [len(params)]; it never leaves the device."""
-    d_norms = _norms(updates)
+    d_norms = norms(updates)
     ratios = settings.trust_coefficient * p_norms / d_norms
     return torch.where((p_norms > 0) & (d_norms > 0), ratios, 1.0)
 
@@ -74,7 +98,7 @@ def _lars_trust(
 def _larc_trust(
     p_norms: Tensor, grads: Tensors, updates: Tensors, lr: float | Tensor, settings: Settings
 ) -> Tensor:
-    g_norms = _norms(grads)
+    g_norms = norms(grads)
     ratios = settings.trust_coefficient * p_norms / (g_norms + settings.weight_decay * p_norms + 1e-8)
     # At learning rate 0 the quotient is infinite and the clip makes it 1. A weight without gradient does
     # not move: its update is nothing but decay, which apex leaves out.
@@ -82,5 +106,14 @@ def _larc_trust(
     return torch.where(p_norms > 0, (ratios / lr).clamp(max=1.0) * moves, moves)
 
 
-def _norms(tensors: Tensors) -> Tensor:
+def norms(tensors: Tensors) -> Tensor:
+    """The Euclidean norm of each tensor, [len(tensors)]."""
     return torch.stack(torch._foreach_norm(tensors))
+
+
+def by_device_and_dtype(tensors: Iterable[Tensor]) -> Iterable[Tensors]:
+    """Multi-tensor kernels take lists of one kind; mixed lists fall back to a loop."""
+    lists: dict[tuple[torch.device, torch.dtype], Tensors] = {}
+    for tensor in tensors:
+        lists.setdefault((tensor.device, tensor.dtype), []).append(tensor)
+    return lists.values()

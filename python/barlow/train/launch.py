@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from barlow import __version__, durable
 from barlow.config import Config, load, to_json
+from barlow.train import tracker
 from barlow.train.lock import FILE_NAME as LOCK_FILE
 from barlow.train.lock import alone, refuse_if_running
 from barlow.train.preempt import SIGNALS, Requests, end_at_once, exit_code
@@ -35,6 +36,7 @@ if TYPE_CHECKING:  # the command line imports this file, and torch takes seconds
     import torch
 
     from barlow.data import Index
+    from barlow.train.watch import MakeJudge
 
 CONFIG_FILE = "config.json"
 RUN_FILE = "run.json"
@@ -46,18 +48,26 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 # becomes of damaged images is among them: up to the one that ended a run it makes no difference.)
 FREE_FIELDS = (
     "train.steps", "train.log_every", "data.threads", "data.prefetch", "data.on_error", "data.max_replaced",
-    "objective.form", "checkpoint.", "evaluate.",
+    "objective.form", "checkpoint.", "evaluate.", "train.wandb",
     "train.micro_batch",  # within the bounds of `_check_micro_batches`
 )  # fmt: skip
 
 
-def launch(data: Path, config: Config, run: Path, *, nproc: int = 0, preset: str | None = None) -> None:
+def launch(
+    data: Path,
+    config: Config,
+    run: Path,
+    *,
+    nproc: int = 0,
+    preset: str | None = None,
+    judge: MakeJudge | None = None,
+) -> None:
     """Trains on `data` in the folder `run`, or goes on from its newest checkpoint; returns when it is done.
 
     Starts `nproc` ranks (0: one for each GPU, else one); inside torchrun or SLURM this process is one rank.
     `ValueError`, `DataError` or `OSError` for whatever cannot work, before anything is written or started;
     `SystemExit` with the exit code of the rank that failed first, which has shown its own error, or with
-    128 + the number of the SIGTERM or SIGUSR1 that stopped the run.
+    128 + the number of the SIGTERM or SIGUSR1 that stopped the run. `judge` is as in `watch.MakeJudge`.
     """
     data, run = Path(data).absolute(), Path(run).absolute()
     if not in_rank():
@@ -74,7 +84,7 @@ def launch(data: Path, config: Config, run: Path, *, nproc: int = 0, preset: str
             check(config, index, nproc, run)  # again: now nobody else changes the folder
             prepare(run, config, data, index, nproc, preset, device=None)
             start_ranks(nproc, ["-m", "barlow", "--", "train", str(data), "--run", str(run)])
-    elif stopped_by := _as_rank(data, config, run, preset):
+    elif stopped_by := _as_rank(data, config, run, preset, judge):
         raise SystemExit(exit_code(stopped_by))
 
 
@@ -92,6 +102,7 @@ def check(config: Config, index: Index, world_size: int, run: Path) -> None:
     validate(config, num_samples=len(index), world_size=world_size)
     views.training(config.data)
     autocast_dtype(config.train.precision, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    tracker.check(config.train.wandb)
     if run.exists() and not run.is_dir():
         raise ValueError(f"--run {run} is a file")
     if not (run / CONFIG_FILE).exists():
@@ -197,7 +208,7 @@ def _interrupted(number: int, frame: FrameType | None) -> NoReturn:
     raise SystemExit(130)
 
 
-def _as_rank(data: Path, config: Config, run: Path, preset: str | None) -> int:
+def _as_rank(data: Path, config: Config, run: Path, preset: str | None, judge: MakeJudge | None) -> int:
     """Trains as one rank; the number of the signal that stopped the run, or 0."""
     from barlow.data import open_index
     from barlow.distributed import agree, barrier, gather_values, process_group
@@ -222,7 +233,7 @@ def _as_rank(data: Path, config: Config, run: Path, preset: str | None) -> int:
             prepare(run, config, data, index, world.size, preset, device=world.device)
         neighbours = gather_values(socket.gethostname()).count(socket.gethostname())
         threads = max(1, len(os.sched_getaffinity(0)) // neighbours)
-        stopped_by = train(index, config, run, world, threads)
+        stopped_by = train(index, config, run, world, threads, judge)
         barrier()
     return stopped_by
 

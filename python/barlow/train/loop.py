@@ -6,6 +6,7 @@ Not here: starting ranks and checking what the user asked for (`launch.py`), wha
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import signal
 import time
 from collections.abc import Iterator
@@ -16,22 +17,28 @@ import torch
 from barlow.config import Config
 from barlow.data import Batch, Index, Loader, views
 from barlow.distributed import LateMax, World, barrier
-from barlow.train.health import line
+from barlow.train.blackbox import record
+from barlow.train.guard import NotFinite
+from barlow.train.health import line, possible_rank
 from barlow.train.learner import Learner, Plan
 from barlow.train.metrics import Metrics
 from barlow.train.preempt import Stop
 from barlow.train.progress import Display
 from barlow.train.saving import resume, save
+from barlow.train.watch import MakeJudge, Watch
 
 
-def train(index: Index, config: Config, run: Path, world: World, threads: int) -> int:
+def train(
+    index: Index, config: Config, run: Path, world: World, threads: int, make_judge: MakeJudge | None = None
+) -> int:
     """Trains until `config` says stop, from the run's newest checkpoint if there is one; returns 0.
 
     SIGTERM or SIGUSR1 to any rank stops all of them after the same step, with a checkpoint: then it returns
     the signal's number, on every rank. A rank that waits for a batch gets it and takes that step first. A
     second signal ends the process (`preempt.py`).
     `threads` is this rank's share of the machine's cores: loader threads unless the config says otherwise
-    and, on a CPU, torch's. `FloatingPointError` when the loss or a weight stops being finite.
+    and, on a CPU, torch's. `FloatingPointError` when the loss, a gradient or a weight stops being finite: of
+    the step that was not made there is a black box then (`blackbox.py`). `make_judge`: see `watch.py`.
     """
     if world.device.type == "cpu":
         torch.set_num_threads(threads)
@@ -40,16 +47,30 @@ def train(index: Index, config: Config, run: Path, world: World, threads: int) -
         plan = Plan.of(config, steps_per_epoch=len(loader))
         learner = Learner(config, plan, world)
         step, past_s = resumed_step, _ = resume(run, learner, loader, world)
-        display = Display(step, plan.last_step, plan.steps_per_epoch, quiet=world.rank != 0)
+        display = Display(
+            step,
+            plan.last_step,
+            plan.steps_per_epoch,
+            quiet=world.rank != 0,
+            title=str(run),
+            possible_rank=possible_rank(config),
+        )
         if step >= plan.last_step:
             display.say(f"{run} is finished: {_all_done(step, plan)}")
             return 0
         form = f"{learner.form} form, {learner.form_reason}"
         display.say(f"loss: {form if config.objective.name == 'barlow_twins' else config.objective.name}")
-        metrics = None
+        metrics = watch = None
         if world.rank == 0:
-            metrics = Metrics(run, keep=lambda kept: kept["step"] <= resumed_step and plan.logs(kept["step"]))
+            metrics = Metrics(
+                run,
+                keep=lambda kept: kept["step"] <= resumed_step and plan.logs(kept["step"]),
+                wandb=config.train.wandb,
+                config=dataclasses.asdict(config),
+            )
             stack.enter_context(metrics)
+            judge = make_judge(index, config, world.device) if make_judge else None
+            watch = Watch(metrics, display, config, judge)
         stack.enter_context(display)
         stop = stack.enter_context(Stop())
         stops = stack.enter_context(LateMax(lambda: stop.number))
@@ -58,17 +79,23 @@ def train(index: Index, config: Config, run: Path, world: World, threads: int) -
             step += 1
             stops.ask()
             saves = plan.saves(step)
-            loss, embeddings = learner.step(step, batch.views, check=plan.logs(step) or saves)
+            try:
+                loss, embeddings = learner.step(step, batch.views, check=plan.logs(step) or saves)
+            except NotFinite as found:
+                raise record(found, run, learner, index, world, metrics.lines if metrics else ()) from None
             if plan.logs(step):
-                metered = line(step, learner, loss, embeddings, clock.lap(step, loader.stats().waited_s))
-                if metrics:
-                    metrics.write(metered)
-                display.show(metered)
+                stats = loader.stats()
+                metered = line(step, learner, loss, embeddings, clock.lap(step, stats.waited_s))
+                if watch:
+                    display.limits(stats.line)
+                    watch.tell(metered, learner.twins.backbone if plan.judges(step) else None)
+                    clock.lap(step, stats.waited_s)  # what came since is none of the next line's time
             display.advance(step)
             stopped_by = stops.answer()
             if (saves or stopped_by) and metrics:
                 metrics.sync()
                 save(run, step, learner, loader, clock.now_s())
+                display.saved(step)
             if step == plan.last_step:
                 break
             if stopped_by:

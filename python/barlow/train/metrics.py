@@ -1,9 +1,11 @@
-"""Here: what a run says about itself: one JSON object per line, and the same as TensorBoard events.
+"""Here: what a run says about itself: one JSON object per line, the same as TensorBoard events, and on
+request for Weights & Biases.
 
 Not here: what is measured or how often, anything on the terminal.
 
 The JSON lines are the record and the events are drawn from them: a resumed run cuts the lines after its
-checkpoint and draws the events anew, so no step is there twice in either.
+checkpoint and draws the events anew, so no step is there twice in either. What Weights & Biases has got can't
+be taken back: there the steps after the checkpoint stay as they were first.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import json
 import os
 import time
 import warnings
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +23,8 @@ from typing import Any
 from tensorboardX import SummaryWriter
 
 from barlow import durable
+from barlow.train.alarms import HISTORY
+from barlow.train.tracker import Tracker
 
 FILE_NAME = "metrics.jsonl"
 FOLDER_NAME = "tensorboard"
@@ -29,11 +34,21 @@ _NOT_CURVES = ("step", "time_s")
 class Metrics:
     """Appends lines to `run/metrics.jsonl` and their numbers to `run/tensorboard/`. For one process of a run.
 
-    `keep(line)` says which lines that are already there belong to the run that goes on.
+    `keep(line)` says which lines that are already there belong to the run that goes on. `wandb` is a project
+    of Weights & Biases, "" for none, and `config` what it shows as the run's.
     """
 
-    def __init__(self, run: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
+    def __init__(
+        self,
+        run: Path,
+        keep: Callable[[dict[str, Any]], bool],
+        *,
+        wandb: str = "",
+        config: dict[str, Any] | None = None,
+    ) -> None:
         lines = [line for line in read(run / FILE_NAME) if keep(line)]
+        self.lines = deque(lines, maxlen=HISTORY)
+        """The latest ones, those of before a resumption included."""
         durable.write_file(run / FILE_NAME, "".join(map(_text, lines)))
         for events in (run / FOLDER_NAME).glob("events.out.tfevents.*"):
             events.unlink()
@@ -43,21 +58,28 @@ class Metrics:
         self._start_s = time.time() - (lines[-1]["time_s"] if lines else 0.0)
         for line in lines:
             self._draw(line)
+        self._tracker = Tracker(run, wandb, config or {}) if wandb else None
 
     def write(self, line: dict[str, Any]) -> None:
-        """Adds one line of finite numbers; it needs `step` and `time_s` (seconds of training so far)."""
+        """Adds one line; it needs `step` and `time_s` (seconds of training so far). Its numbers are finite or
+        None; what is no number stands in the lines only."""
         self._file.write(_text(line))
         self._file.flush()
         self._draw(line)
+        self.lines.append(line)
+        if self._tracker:
+            self._tracker.log(line)
 
     def sync(self) -> None:
         """Forces the lines to the disk, so that none that a checkpoint has passed can be lost."""
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Flushes and closes both."""
+        """Flushes and closes all."""
         self._file.close()
         self._writer.close()
+        if self._tracker:
+            self._tracker.close()
 
     def __enter__(self) -> Metrics:
         return self
@@ -69,7 +91,7 @@ class Metrics:
 
     def _draw(self, line: dict[str, Any]) -> None:
         for name, value in line.items():
-            if name not in _NOT_CURVES:
+            if name not in _NOT_CURVES and isinstance(value, int | float):
                 self._writer.add_scalar(name, value, line["step"], walltime=self._start_s + line["time_s"])
 
 
