@@ -27,9 +27,9 @@ demo: setup ## The main job from images to a report. DATA=PATH: on a folder of i
 	$(BIN)/python -m barlow.demo --run "$(or $(RUN),runs/demo)" $(if $(DATA),--data "$(DATA)")
 	@echo "for more of barlow in this shell: . $(BIN)/activate"
 
-test: setup ## All tests, Rust and Python.
+test: setup ## All tests, Rust and Python, two at a time.
 	cargo test --locked --package barlow-data
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 fuzz: setup ## Each fuzz target for a minute. SECONDS=600; TARGETS="tar index decode".
 	rust/fuzz/run "$(or $(SECONDS),60)" $(TARGETS)
