@@ -62,8 +62,9 @@ def test_the_panel_says_everything_and_is_never_wider_than_the_terminal(columns:
     if columns < 80:
         return
     for name, value in (
-        ("loss", "182 (floor 124)"), ("images/s", "3122"), ("RankMe", "210 of 511, 3 dead"), ("waiting", "3 %"),
-        ("C_ii", "0.912 (1 is alike)"), ("kNN", "45.6 % (epoch 1.0)"), ("C_ij", "0.0312 (0.0221 by chance)"),
+        ("loss", "182 (floor 124)"), ("images/s", "3122"), ("RankMe", "210 of 511, 3 dead"),
+        ("waiting", "3 %"), ("C_ii", "0.912 (1 is alike)"), ("kNN", "45.6 % (epoch 1.0)"),
+        ("C_ij", "0.0312 (0.0221 by chance)"),
         ("saved", "step 1000"), ("gradient", "31.7, alpha-ReQ 1.13"), ("lr", "0.31, moves 1.2 %"),
     ):  # fmt: skip
         assert re.search(rf"{re.escape(name)} +{re.escape(value)}", text), (name, text)
