@@ -3,6 +3,9 @@
 Not here: the arithmetic (update.py), schedules.
 """
 
+# torch._foreach_* are private in name only.
+# pyright: reportPrivateImportUsage=false
+
 from __future__ import annotations
 
 import importlib.util
@@ -12,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from barlow.optim.update import Settings, Variant, by_device_and_dtype, compiled_update, update
+from barlow.optim.update import Settings, Variant, compiled_update, update
 
 
 class LARS(torch.optim.Optimizer):
@@ -34,10 +37,16 @@ class LARS(torch.optim.Optimizer):
     `trust_coefficient`. `lr` may be a tensor on the parameters' device; nothing here waits for the device.
     State: "mu", like its parameter, zero before the parameter's first gradient.
 
+    A `torch.amp.GradScaler` leaves unscaling and skipping to it: the gradients are divided by the scale in
+    place, and after a step whose gradients are not all finite everything but they is what it was before,
+    which the host does not learn: it need not wait.
+
     On a CPU every step is that of a loop over the tensors, bit for bit. `fused=True` compiles the step into
     few kernels that read and write each number once (equal to rounding; see `update.compiled_update`);
     "auto" does so on GPUs where Triton is installed.
     """
+
+    _step_supports_amp_scaling = True  # what a GradScaler asks before it would read a flag on the host
 
     def __init__(
         self,
@@ -74,18 +83,15 @@ class LARS(torch.optim.Optimizer):
         super().add_param_group(param_group)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None, *, skip: Tensor | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """One update of every parameter that has a gradient; gradients stay as they are.
-
-        `skip`, bool [] on the parameters' device: if it is true nothing changes, and nobody waits to know.
-        """
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """One update of every parameter that has a gradient; gradients stay as they are."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
             for params in by_device_and_dtype(p for p in group["params"] if p.grad is not None):
-                self._update(params, group, skip)
+                self._update(params, group)
         return loss
 
     def __getstate__(self) -> dict[str, Any]:
@@ -123,18 +129,32 @@ class LARS(torch.optim.Optimizer):
         names = ("adapt", "momentum", "weight_decay", "trust_coefficient")
         return Settings(self._variant, *(group[name] for name in names))
 
-    def _update(self, params: list[Tensor], group: dict[str, Any], skip: Tensor | None) -> None:
+    def _update(self, params: list[Tensor], group: dict[str, Any]) -> None:
         settings = self.settings(group)
         grads = [p.grad for p in params if p.grad is not None]
         momenta = [self._momentum(p) for p in params]
-        lr, fuses = group["lr"], self._fuses(params[0].device)
-        if not isinstance(lr, Tensor) and (fuses or skip is not None):
+        lr, keep = group["lr"], self._unscale(grads)
+        if not self._fuses(params[0].device):
+            update(params, grads, momenta, lr, settings, keep)
+            return
+        if not isinstance(lr, Tensor):
             # Filled on the device: copying a number to it would make the host wait.
             lr = torch.full((), lr, device=params[0].device)
-        if fuses:
-            compiled_update()(params, grads, momenta, lr, settings, skip)
-        else:
-            update(params, grads, momenta, lr, settings, skip)
+        compiled_update()(params, grads, momenta, lr, settings, keep)
+
+    def _unscale(self, grads: list[Tensor]) -> Tensor | None:
+        """Divides by the scale that a GradScaler has set; 1 if it found all gradients finite, else 0, and
+        then they become 0. None without a scaler."""
+        found_inf: Tensor | None = getattr(self, "found_inf", None)
+        if found_inf is None:
+            return None
+        scale: Tensor | None = getattr(self, "grad_scale", None)
+        if scale is not None:  # else the caller has divided already
+            torch._foreach_mul_(grads, scale.double().reciprocal().float())
+        found = found_inf > 0
+        for grad in grads:
+            grad.masked_fill_(found, 0.0)  # times 0 would not do: it leaves what is not finite
+        return (~found).float()
 
     def _fuses(self, device: torch.device) -> bool:
         if self._fused == "auto":
@@ -146,6 +166,14 @@ class LARS(torch.optim.Optimizer):
         if "mu" not in state:
             state["mu"] = torch.zeros_like(param)
         return state["mu"]
+
+
+def by_device_and_dtype(params: Iterable[Tensor]) -> Iterable[list[Tensor]]:
+    """Multi-tensor kernels take lists of one kind; mixed lists fall back to a loop."""
+    lists: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+    for param in params:
+        lists.setdefault((param.device, param.dtype), []).append(param)
+    return lists.values()
 
 
 def _of_group(group: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from barlow.optim.lars import LARS
-from barlow.optim.update import by_device_and_dtype, norms, trust_ratios
+from barlow.optim.lars import LARS, by_device_and_dtype
+from barlow.optim.update import norms, trust_ratios
 
 
 class StepNorms(NamedTuple):

@@ -13,7 +13,7 @@ over the numbers and the rest another.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -41,26 +41,22 @@ def update(
     momenta: Tensors,
     lr: float | Tensor,
     settings: Settings,
-    skip: Tensor | None = None,
+    keep: Tensor | None = None,
 ) -> None:
     """One step, in place on parameters and momenta; see `barlow.optim.LARS`. Gradients stay as they are.
 
-    `skip`, bool [] on the device: where it is true, parameters and momenta stay as they are to the bit, even
-    if gradients are not finite. It needs a tensor as `lr`.
+    `keep`: a float [] on their device; 0 leaves parameters and momenta as they are, 1 changes nothing. The
+    gradients must be finite with either.
     """
+    momentum: float | Tensor = settings.momentum
     updates = grads
     if settings.adapt or settings.weight_decay:
         updates = list(torch._foreach_add(grads, params, alpha=settings.weight_decay))
     if settings.adapt:
         torch._foreach_mul_(updates, list(trust_ratios(params, grads, updates, lr, settings).unbind()))
-    momentum: float | Tensor = settings.momentum
-    if skip is not None:
-        # Not by a product with 0: gradients that are not finite would stay so.
-        fill = Tensor.masked_fill if updates is grads else Tensor.masked_fill_
-        updates = [fill(update, skip, 0.0) for update in updates]
-        momentum = params[0].new_full((), momentum).masked_fill(skip, 1.0)
-        assert isinstance(lr, Tensor)
-        lr = lr.masked_fill(skip, 0.0)
+    if keep is not None:
+        updates = list(torch._foreach_mul(updates, keep))
+        momentum, lr = torch.where(keep > 0, momentum, 1.0), lr * keep
     torch._foreach_mul_(momenta, momentum)
     torch._foreach_add_(momenta, updates)
     if isinstance(lr, Tensor):
@@ -109,11 +105,3 @@ def _larc_trust(
 def norms(tensors: Tensors) -> Tensor:
     """The Euclidean norm of each tensor, [len(tensors)]."""
     return torch.stack(torch._foreach_norm(tensors))
-
-
-def by_device_and_dtype(tensors: Iterable[Tensor]) -> Iterable[Tensors]:
-    """Multi-tensor kernels take lists of one kind; mixed lists fall back to a loop."""
-    lists: dict[tuple[torch.device, torch.dtype], Tensors] = {}
-    for tensor in tensors:
-        lists.setdefault((tensor.device, tensor.dtype), []).append(tensor)
-    return lists.values()

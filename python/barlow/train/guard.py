@@ -1,6 +1,6 @@
 """Here: the watch over loss and gradients: no update is made of one that is not finite, and the run is told.
 
-Not here: what is written down about it (blackbox.py), the arithmetic of a masked update (optim/update.py).
+Not here: what is written down about it (blackbox.py), a masked update itself (optim/).
 
 The loss is the global batch's and gradients are means over the ranks, so what is not finite on one rank is
 not finite on all: every rank finds the same at the same step, without asking the others.
@@ -19,7 +19,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from barlow.optim.update import by_device_and_dtype, norms
+from barlow.optim.lars import by_device_and_dtype
+from barlow.optim.update import norms
 
 PATIENCE = 20
 """Steps in a row that a gradient scaler may skip. It halves its factor each time, so from its 65536 these

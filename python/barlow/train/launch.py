@@ -36,7 +36,7 @@ if TYPE_CHECKING:  # the command line imports this file, and torch takes seconds
     import torch
 
     from barlow.data import Index
-    from barlow.train.watch import MakeJudge
+    from barlow.train.observer import MakeJudge
 
 CONFIG_FILE = "config.json"
 RUN_FILE = "run.json"
@@ -67,7 +67,7 @@ def launch(
     Starts `nproc` ranks (0: one for each GPU, else one); inside torchrun or SLURM this process is one rank.
     `ValueError`, `DataError` or `OSError` for whatever cannot work, before anything is written or started;
     `SystemExit` with the exit code of the rank that failed first, which has shown its own error, or with
-    128 + the number of the SIGTERM or SIGUSR1 that stopped the run. `judge` is as in `watch.MakeJudge`.
+    128 + the number of the SIGTERM or SIGUSR1 that stopped the run. `judge` is as in `observer.MakeJudge`.
     """
     data, run = Path(data).absolute(), Path(run).absolute()
     if not in_rank():

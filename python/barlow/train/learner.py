@@ -110,7 +110,9 @@ class Learner:
         skip = self._guard.examine(step, loss, self.gradients().values(), views_u8)
         weights, biases = self.optimizer.param_groups
         weights["lr"], biases["lr"] = self.rates(step)
-        self.optimizer.step(skip=skip)
+        # The name by which torch's own optimizers hear of it: then they change nothing (optim/lars.py).
+        self.optimizer.found_inf = None if skip is None else skip.float()
+        self.optimizer.step()
         self.scaler.update()
         if check:
             self._guard.settle()

@@ -22,10 +22,10 @@ from barlow.train.guard import NotFinite
 from barlow.train.health import line, possible_rank
 from barlow.train.learner import Learner, Plan
 from barlow.train.metrics import Metrics
+from barlow.train.observer import MakeJudge, Observer
 from barlow.train.preempt import Stop
 from barlow.train.progress import Display
 from barlow.train.saving import resume, save
-from barlow.train.watch import MakeJudge, Watch
 
 
 def train(
@@ -38,7 +38,7 @@ def train(
     second signal ends the process (`preempt.py`).
     `threads` is this rank's share of the machine's cores: loader threads unless the config says otherwise
     and, on a CPU, torch's. `FloatingPointError` when the loss, a gradient or a weight stops being finite: of
-    the step that was not made there is a black box then (`blackbox.py`). `make_judge`: see `watch.py`.
+    the step that was not made there is a black box then (`blackbox.py`). `make_judge`: see `observer.py`.
     """
     if world.device.type == "cpu":
         torch.set_num_threads(threads)
@@ -60,7 +60,7 @@ def train(
             return 0
         form = f"{learner.form} form, {learner.form_reason}"
         display.say(f"loss: {form if config.objective.name == 'barlow_twins' else config.objective.name}")
-        metrics = watch = None
+        metrics = observer = None
         if world.rank == 0:
             metrics = Metrics(
                 run,
@@ -70,7 +70,7 @@ def train(
             )
             stack.enter_context(metrics)
             judge = make_judge(index, config, world.device) if make_judge else None
-            watch = Watch(metrics, display, config, judge)
+            observer = Observer(metrics, display, config, judge)
         stack.enter_context(display)
         stop = stack.enter_context(Stop())
         stops = stack.enter_context(LateMax(lambda: stop.number))
@@ -86,9 +86,9 @@ def train(
             if plan.logs(step):
                 stats = loader.stats()
                 metered = line(step, learner, loss, embeddings, clock.lap(step, stats.waited_s))
-                if watch:
+                if observer:
                     display.limits(stats.line)
-                    watch.tell(metered, learner.twins.backbone if plan.judges(step) else None)
+                    observer.tell(metered, learner.twins.backbone if plan.judges(step) else None)
                     clock.lap(step, stats.waited_s)  # what came since is none of the next line's time
             display.advance(step)
             stopped_by = stops.answer()

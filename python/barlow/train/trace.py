@@ -61,7 +61,8 @@ def trace(learner: Learner, step: int, views_u8: list[Tensor]) -> Trace:
     for name, parameter in learner.network.named_parameters():
         seen.weights[name] = _norm(parameter)
         _note(seen, "weights", name, parameter)
-    with _observed(learner.network, seen):
+    # What was compiled before knows nothing of these hooks.
+    with torch.compiler.set_stance("force_eager"), _observed(learner.network, seen):
         loss, _ = learner.differentiate(step, views_u8)
     seen.loss = loss.item()
     if seen.first is None or seen.first.phase == "backward":

@@ -23,7 +23,7 @@ MakeJudge = Callable[[Index, Config, torch.device], Judge | None]
 """Given from above (`barlow.evaluate.online`), which this room may not import; None without labels."""
 
 
-class Watch:
+class Observer:
     """Tells metrics and display of a line, with kNN and alarms in it."""
 
     def __init__(self, metrics: Metrics, display: Display, config: Config, judge: Judge | None) -> None:
