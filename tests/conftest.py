@@ -2,13 +2,43 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 # A shell starts background jobs deaf to Ctrl-C, and children inherit that: the tests send it to them.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@contextlib.contextmanager
+def one_core() -> Iterator[None]:
+    """Tiny operations on several threads wait for each other, which takes minutes on a busy machine."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+@pytest.fixture(scope="session")
+def reported_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny run of nine steps on labelled pictures, trained and evaluated; read it, change nothing in it."""
+    import tiny_run
+    from barlow.evaluate import evaluate
+    from barlow.train import launch
+
+    folder = tmp_path_factory.mktemp("report")
+    tiny_run.write_pictures(folder / "data" / "train", per_class=12, seed=1)
+    tiny_run.write_pictures(folder / "data" / "held-out", per_class=5, seed=2)
+    with one_core():
+        launch(folder / "data" / "train", tiny_run.tiny_config(), folder / "run", nproc=1, preset="tiny")
+        evaluate(folder / "run", folder / "data", quiet=True)
+    return folder / "run"
 
 
 @pytest.fixture(scope="session")

@@ -23,6 +23,7 @@ COMMANDS = (
     "eval",
     "export",
     "report",
+    "runs",
     "import",
     "doctor",
     "demo",

@@ -5,6 +5,7 @@ Not here: anything that Rust does not define.
 
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Literal, TypedDict, final
 
 import numpy as np
@@ -65,6 +66,9 @@ class Index:
     @property
     def num_shards(self) -> int:
         """Archives, or single files of a folder."""
+
+    def shards(self) -> list[Path]:
+        """Their paths; those of a subset are all that it was made from."""
 
     @property
     def num_ignored(self) -> int:
@@ -225,6 +229,10 @@ def to_floats(
 
 # Batches (rust/python/src/loader.rs)
 
+def blur_kernels(sigmas: NDArray[np.float32], width: int) -> NDArray[np.float32]:
+    """[N, width], centred: the weights of one pass of the blur (three along rows, three along columns) for
+    each sigma in pixels; ValueError if they do not fit. Sigma 0 leaves everything as it is."""
+
 @final
 class Pool:
     """Makes arrays whose memory is used again once nothing refers to it any more."""
@@ -270,6 +278,7 @@ class Loader:
         shrink_on_load: bool,
         replace: tuple[int, int] | None,
         members: Sequence[str] = (),
+        hand_over: Literal["views", "crops", "encoded"] = "views",
     ) -> Loader:
         """`meter` decides the number of threads. `replace`: None, or how many samples may be replaced in an
         epoch, and how many of the first epoch's have been already. `members`: extensions of the extra members
@@ -282,21 +291,27 @@ class Loader:
     def wanted(self) -> tuple[int, int, int] | None:
         """(epoch, step, rows) of the batch that memory is wanted for; None at the end of the stream."""
 
+    def row_bytes(self) -> list[int]:
+        """Bytes of one row of each array that `lend` takes: the pixels of each view (not if encoded bytes are
+        handed over), then, unless views are, each view's cut (int32 [8]) and each view's steps (float32
+        [columns, 2])."""
+
     def lend(
         self, views: Sequence[NDArray[np.uint8]], labels: NDArray[np.int64], ids: NDArray[np.int64]
     ) -> None:
-        """Lends memory for it: [rows, 3, size, size] for each view and [rows], contiguous and writeable.
+        """Lends memory for it: of `rows` rows for each of `row_bytes`, and [rows], contiguous and writeable.
 
         Nobody else may touch it until `take` has returned this batch.
         """
 
     def take(
         self, timeout_s: float
-    ) -> tuple[int, list[tuple[int, DataError]], list[list[bytes | None]]] | None:
+    ) -> tuple[int, list[tuple[int, DataError]], list[list[bytes | None]], list[NDArray[np.uint8]]] | None:
         """Waits for the oldest lent batch, which is the caller's again; DataError if it failed.
 
-        None when it is not finished in time; otherwise how many rows hold another sample than the order says,
-        position and error of each damaged sample that was met, and for each of `members` the bytes by row.
+        None when it is not finished in time; otherwise how many rows hold another sample than the order
+        says, position and error of each damaged sample that was met, for each of `members` the bytes by
+        row, and the encoded images of all rows if these are handed over.
         """
 
     def doing(self) -> list[tuple[int, str, int, float]]:

@@ -22,7 +22,7 @@ import tyro
 from barlow import __version__
 from barlow.ablations import ABLATIONS, METHODS
 from barlow.bench import Settings
-from barlow.commands import images, replays, runs
+from barlow.commands import images, listing, rehearsal, replays, runs
 from barlow.commands.arguments import MAX_THREADS, Data, check
 from barlow.config import PRESETS, Config, load
 from barlow.terminal import bar, notes, one_line, show_warning, unboxed, worded_here
@@ -40,6 +40,7 @@ def _train(default: Config) -> Callable[..., None]:
         method: Annotated[str | None, tyro.conf.arg(metavar="|".join(METHODS))] = None,
         ablation: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None,
         nproc: int = 0,
+        dry_run: bool = False,
         config: Annotated[Config, tyro.conf.arg(name="")] = default,
     ) -> None:
         """Trains a backbone, or goes on with a run from its newest checkpoint.
@@ -58,11 +59,16 @@ def _train(default: Config) -> Callable[..., None]:
             method: Train by another method than Barlow Twins (docs/ablations.md).
             ablation: A row of the paper's ablations, such as crop-only or batch-256 (docs/ablations.md).
             nproc: Processes on this machine; 0 is one for each GPU, or one.
+            dry_run: Write nothing: take 20 steps, throw them away, and say what the run is going to be: its
+                config, parameters, memory, steps and time.
             config: The recipe.
         """
         if preset is None and not (run / CONFIG_FILE).exists():
             raise ValueError(f"--preset is needed to start a run: one of {', '.join(PRESETS)}")
         check("--nproc", nproc, 0, MAX_THREADS)
+        if dry_run:
+            rehearsal.show(data, config, run, nproc)
+            return
         from barlow.train import launch
 
         recipe = " + ".join(filter(None, (preset, method, ablation)))
@@ -167,6 +173,7 @@ def _parse(arguments: list[str]) -> Callable[[], None]:
         "eval": runs.evaluate,
         "export": runs.export,
         "report": runs.report,
+        "runs": listing.list_runs,
         "import": runs.import_run,
         "replay": replays.replay,
         "bench": bench,

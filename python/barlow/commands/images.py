@@ -86,18 +86,24 @@ def _hint(on_error: str) -> Iterator[None]:
 def index(source: Source, out: Path | None = None, *, members: bool = True, threads: int = 0) -> None:
     """Indexes tars or folders of images where they are, rewriting nothing.
 
+    Beside each tar, NAME.idx is the same for DALI's own WebDataset reader.
+
     Args:
         source: A tar, a folder of tars, or a folder of images.
-        out: Where the index goes; by default beside the data, where every command looks for it.
+        out: Where the index goes (and DALI's, into the same folder); by default beside the data, where every
+            command looks for it.
         members: Record other files of an image's stem (0001.json of 0001.jpg), which costs reading them.
         threads: Reading threads; 0 is all cores.
     """
-    from barlow.data import index_source
+    from barlow.data import Index, index_source
+    from barlow.data.dali.wds_index import write_indexes
 
     check("--threads", threads, 0, MAX_THREADS)
     with bar("indexing") as progress:
         path = index_source(source, out, threads=threads, progress=progress, members=members)
     print(path)
+    for dalis in write_indexes(Index.open(path), None if out is None else path.parent):
+        print(dalis)
 
 
 def verify(source: Source, *, threads: int = 0, json: bool = False) -> None:

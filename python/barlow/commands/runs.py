@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from barlow.commands.arguments import MAX_PROCESSES, Data, Out, Run, Target, check
+from barlow.commands.arguments import MAX_PROCESSES, Data, Out, Run, Runs, Target, check
 
 
 def evaluate(
@@ -53,16 +53,16 @@ def export(
     export(target, out, format)
 
 
-def report(run: Run, *, out: Path | None = None) -> None:
-    """Draws a run as one HTML file: curves, views, cross-correlation, nearest neighbours.
+def report(runs: Runs, *, out: Path | None = None) -> None:
+    """Draws a run, or several side by side, as one HTML file that needs no network (docs/report.md).
 
     Args:
-        run: Run folder.
-        out: File to write; by default RUN/report.html.
+        runs: Run folders.
+        out: File to write; by default RUN/report.html, of several runs report.html in the working directory.
     """
     from barlow.report import write
 
-    print(write(run, out, progress=lambda title: print(f"drawing: {title}", file=sys.stderr, flush=True)))
+    print(write(runs, out, progress=lambda title: print(f"drawing: {title}", file=sys.stderr, flush=True)))
 
 
 def import_run(

@@ -1,6 +1,6 @@
 """What a run is: the fields, the presets, JSON. Nothing is built here."""
 
-from barlow.config.document import from_json, load, model_from_json, to_json
+from barlow.config.document import flat, from_json, load, model_from_json, to_json
 from barlow.config.fields import (
     CIFAR10_MEAN,
     CIFAR10_STD,
@@ -36,6 +36,7 @@ __all__ = [
     "cifar10",
     "cifar10_cpu",
     "demo",
+    "flat",
     "from_json",
     "imagenet",
     "load",

@@ -33,6 +33,16 @@ def load(path: Path) -> Config:
         raise ValueError(f"{path}: {error}") from error
 
 
+def flat(config: Config) -> list[tuple[str, str]]:
+    """Every field as (dotted name, value as text), in the order of the fields."""
+    rows = []
+    for section in dataclasses.fields(config):
+        for name, value in dataclasses.asdict(getattr(config, section.name)).items():
+            text = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            rows.append((f"{section.name}.{name}", text))
+    return rows
+
+
 def model_from_json(text: str) -> ModelConfig:
     """Reads `to_json`'s output of a ModelConfig, as strictly."""
     return _build(ModelConfig, _parsed(text), "model")

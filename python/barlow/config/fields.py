@@ -41,6 +41,10 @@ class DataConfig:
     """Loader threads of each process; 0 shares the machine's cores among the processes."""
     prefetch: int = 3
     """Batches prepared ahead of the one being trained on."""
+    device_stage: Literal["none", "dali", "dali_decode", "auto"] = "none"
+    """Where decoded crops become normalised views: none does all in Rust; dali applies the operations that
+    Rust drew on the device; dali_decode has DALI decode there, too (its resize is a little different); auto
+    measures for some seconds. docs/dali.md; needs barlow[dali]."""
     on_error: Literal["raise", "replace"] = "raise"
     """What a damaged image does: end the run, or be replaced by another one, the same on every resumption."""
     max_replaced: float = 0.01

@@ -13,17 +13,21 @@ from barlow.data import views
 from barlow.data.device import normalise, to_float
 from barlow.data.loader import Batch, Loader
 from barlow.data.source import Source, index_source, open_index
+from barlow.data.staged import AnyLoader, StagedLoader, StageName, staged
 from barlow.data.stats import StageStats, Stats
 from barlow.data.views import View
 
 __all__ = [
+    "AnyLoader",
     "Batch",
     "DataError",
     "Index",
     "Loader",
     "Order",
     "Source",
+    "StageName",
     "StageStats",
+    "StagedLoader",
     "Stats",
     "View",
     "apply",
@@ -36,6 +40,7 @@ __all__ = [
     "pack",
     "peek",
     "simd",
+    "staged",
     "to_float",
     "unpack",
     "views",

@@ -13,9 +13,11 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Literal
+from typing import Literal, get_args
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from barlow import _native
@@ -23,6 +25,8 @@ from barlow._native import DataError, Index
 from barlow.data.source import Source, open_index
 from barlow.data.stats import Stats, stats_of
 from barlow.data.views import View
+
+HandOver = Literal["views", "crops", "encoded"]
 
 CLOSE_S = 1.0
 """How long `close` waits for threads; an image takes milliseconds, a read from a dead disk for ever."""
@@ -42,7 +46,7 @@ class Batch:
     """
 
     views: list[Tensor]
-    """uint8 [N, 3, H, W] for each view, RGB, pinned if asked for."""
+    """uint8 [N, 3, H, W] for each view, RGB, pinned if asked for; floats where a device stage has been."""
     labels: Tensor
     """int64 [N]; -1 where there is none."""
     ids: Tensor
@@ -51,6 +55,14 @@ class Batch:
     step: int
     members: dict[str, list[bytes | None]] = field(default_factory=dict)
     """For each of the loader's `members` N times the bytes, of what is in the row; None where it has none."""
+    cuts: list[Tensor] = field(default_factory=list)
+    """Unless `hand_over` is "views", for each view int32 [N, 8]: x, y, width and height of the window in the
+    image, width and height that it is resized to, x and y of the square cut out of that."""
+    steps: list[Tensor] = field(default_factory=list)
+    """The same: for each view float32 [N, K, 2], code and value of the operations left to do
+    (docs/dali.md)."""
+    encoded: list[NDArray[np.uint8]] = field(default_factory=list)
+    """With `hand_over` "encoded": the file of each row; `views` is empty then."""
 
 
 class Loader:
@@ -79,6 +91,8 @@ class Loader:
       stands in for one whose bytes are damaged, under its own id and label. At most `max_replaced` (a
       share, rounded up) of the samples that this process takes in an epoch; more are an error. What is
       no sample's fault is an error always: a disk that fails, a shard that was changed since it was indexed.
+    - `hand_over`: what a device stage (`barlow.data.staged`) needs to do the rest: "crops" are the views
+      before any operation, with the drawn parameters; "encoded" are files and windows, not decoded here.
     - `stall_after`: seconds without a batch after which a `RuntimeWarning` says what each thread is at;
       after ten such reports it is a `TimeoutError`.
 
@@ -106,6 +120,7 @@ class Loader:
         members: Sequence[str] = (),
         on_error: Literal["raise", "replace"] = "raise",
         max_replaced: float = 0.01,
+        hand_over: HandOver = "views",
         stall_after: float = 60.0,
     ) -> None:
         _whole("seed", seed, 0, 2**64 - 1)
@@ -118,6 +133,9 @@ class Loader:
         if on_error not in ("raise", "replace"):
             raise ValueError(f'on_error must be "raise" or "replace", not {on_error!r}')
         _number("max_replaced", max_replaced, 0, 1)
+        if hand_over not in get_args(HandOver):
+            raise ValueError(f"hand_over must be one of {get_args(HandOver)}, not {hand_over!r}")
+        self.hand_over: HandOver = hand_over
         self._stall_after = _number("stall_after", stall_after, 1e-3, 1e6)
         if not views:
             raise ValueError("views must hold at least one view")
@@ -140,6 +158,8 @@ class Loader:
             shuffle=shuffle,
             drop_last=drop_last,
         )
+        self.most_rows = batch_size // world_size
+        """Samples of this rank's batches; a short last one has fewer."""
         own_samples = min(len(self.index), len(self) * batch_size) / world_size
         self._max_replaced = math.ceil(max_replaced * own_samples) if on_error == "replace" else None
         self._shrink_on_load = shrink_on_load
@@ -246,6 +266,7 @@ class Loader:
             shrink_on_load=self._shrink_on_load,
             replace=None if self._max_replaced is None else (self._max_replaced, before),
             members=self._members,
+            hand_over=self.hand_over,
         )
         # Also at interpreter exit, while the lent memory is still there.
         self._finalizer = weakref.finalize(self, stream.close, CLOSE_S)
@@ -257,10 +278,21 @@ class Loader:
         pin = self._pool is None
         while len(self._lent) < self._prefetch and (wanted := stream.wanted()) is not None:
             epoch, step, rows = wanted
-            views = [self._empty((rows, 3, view.size, view.size)) for view in self.views]
             labels, ids = (torch.empty(rows, dtype=torch.int64, pin_memory=pin) for _ in range(2))
-            stream.lend([view.numpy() for view in views], labels.numpy(), ids.numpy())
-            self._lent.append(Batch(views, labels, ids, epoch, step))
+            batch = Batch([], labels, ids, epoch, step)
+            if self.hand_over != "encoded":
+                batch.views.extend(self._empty((rows, 3, view.size, view.size)) for view in self.views)
+            lent = [view.numpy() for view in batch.views]
+            if self.hand_over != "views":
+                # What is left of the arrays that are wanted are each view's cut, then each view's steps.
+                sizes = stream.row_bytes()[len(lent) :]
+                cuts, steps = sizes[: len(self.views)], sizes[len(self.views) :]
+                batch.cuts.extend(torch.empty((rows, size // 4), dtype=torch.int32) for size in cuts)
+                batch.steps.extend(torch.empty((rows, size // 8, 2)) for size in steps)
+                numbers = (*batch.cuts, *(step.flatten(1) for step in batch.steps))
+                lent += [number.numpy().view(np.uint8) for number in numbers]
+            stream.lend(lent, labels.numpy(), ids.numpy())
+            self._lent.append(batch)
 
     def _empty(self, shape: tuple[int, int, int, int]) -> Tensor:
         if self._pool is None:
@@ -273,8 +305,9 @@ class Loader:
         for reports in range(1, _GIVE_UP + 1):
             taken = stream.take(self._stall_after)
             if taken is not None:
-                replaced, damaged, members = taken
+                replaced, damaged, members, encoded = taken
                 self._note(replaced, damaged)
+                self._lent[0].encoded.extend(encoded)
                 self._lent[0].members.update(zip(self._members, members, strict=True))
                 return
             batch, waited_s = self._lent[0], reports * self._stall_after

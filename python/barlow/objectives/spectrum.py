@@ -40,6 +40,11 @@ def effective_rank(spectrum_K: Tensor) -> float:
     return torch.special.entr(singular_K / total).sum().exp().item()
 
 
+def fitted_places(count: int) -> tuple[int, int]:
+    """First and last of `count` eigenvalues, by place from 1, that `power_law_exponent` fits to."""
+    return max(2, min(_FIRST, count // 20)), min(_LAST, count // 2)
+
+
 def power_law_exponent(spectrum_K: Tensor) -> float | None:
     """alpha of the law that the i-th eigenvalue falls as i^-alpha; None where fewer than 4 can be fitted.
 
@@ -48,8 +53,7 @@ def power_law_exponent(spectrum_K: Tensor) -> float | None:
     least 2) to half of it: the last ones are noise of a finite sample. Only positive eigenvalues are there.
     """
     present_K = spectrum_K[spectrum_K > 1e-12 * spectrum_K[:1]]
-    count = len(present_K)
-    first, last = max(2, min(_FIRST, count // 20)), min(_LAST, count // 2)
+    first, last = fitted_places(len(present_K))
     if last - first + 1 < 4 or not bool(present_K.isfinite().all()):
         return None
     places = torch.arange(first, last + 1, dtype=torch.float64, device=present_K.device).log()

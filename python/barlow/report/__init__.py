@@ -1,121 +1,75 @@
-"""One HTML file that shows a run: results, curves, views, cross-correlation, neighbours, settings.
+"""One HTML file that shows one run or several: results, curves, matrices, spectra, maps, views, settings.
 
-Here: which sections a report has and what happens where a part of the run is missing. Not here: how a
-section looks or is computed.
+Here: which sections a report has and what happens where a part of a run is missing. Not here: how a section
+looks or is computed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from barlow import durable
-from barlow.data import Index, open_index
-from barlow.evaluate import partition
-from barlow.report import curves, exhibits, gallery, page, record, results
+from barlow.report import curves, overview, page, paper, portrait, record, results, timeline
 from barlow.report.record import Record
 
 __all__ = ["write"]
 
-_EXPECTED = (OSError, ValueError)
-"""What missing or damaged images and checkpoints raise; anything else is a bug and must surface as one."""
-_VIEWS, _MATRIX, _NEIGHBOURS = (
-    "What the network is shown",
-    "Cross-correlation of the two views",
-    "Nearest neighbours",
-)
-
 
 def write(
-    run: str | Path, out: str | Path | None = None, *, progress: Callable[[str], None] | None = None
+    runs: str | Path | Sequence[str | Path],
+    out: str | Path | None = None,
+    *,
+    progress: Callable[[str], None] | None = None,
 ) -> Path:
-    """Writes the report of a run folder as one self-contained HTML file; returns its path.
+    """Writes the report of one run folder, or of several side by side, as one HTML file; returns its path.
 
-    `out` defaults to `report.html` in the run folder. Unfinished runs, runs without an evaluation and
-    runs whose data have moved get a report too: it names what it had to leave out. A folder that is no
-    run at all is a `ValueError`. `progress` is told the title of each part before it is drawn.
+    `out` defaults to `report.html`: of one run in its folder, of several in the working directory. The file
+    loads nothing and runs nothing. Unfinished runs, runs without an evaluation and runs whose data have moved
+    get a report too: it names what it had to leave out. A folder that is no run at all is a `ValueError`.
+    `progress` is told the title of each part before it is drawn.
     """
-    folder = Path(run).resolve()
-    rec = record.read(folder)
+    folders = [Path(run).resolve() for run in ([runs] if isinstance(runs, str | Path) else runs)]
+    if not folders:
+        raise ValueError("no run to report on")
+    records = [record.read(folder) for folder in folders]
+    _name(records)
     tell = progress or (lambda title: None)
     tell("Results and curves")
+    first, several = records[0], len(records) > 1
+    if several:
+        learned = [overview.differences(records), results.comparison(records)]
+    else:
+        theirs = paper.published(first.config, first.run.get("num_samples"))
+        learned = [results.section_of(first.evaluation, theirs)]
     sections = [
-        page.header(rec, synthetic=record.is_synthetic(rec)),
-        results.section_of(rec.evaluation),
-        curves.section_of(rec),
-        *_pictures(rec, tell),
-        page.settings(rec),
-        page.footer(),
+        *learned,
+        timeline.alarms(records),
+        curves.section_of(records),
+        timeline.times(records),
+        timeline.matrices(records),
+        *portrait.sections_of(records, tell),
+        page.settings(records),
     ]
-    destination = Path(out) if out is not None else folder / "report.html"
-    durable.write_file(destination, page.page(f"{folder.name} - barlow report", sections))
+    nav = page.links(sections)
+    if several:
+        head, title = overview.header(records, nav), f"{len(records)} runs"
+    else:
+        head, title = page.header(first, synthetic=record.is_synthetic(first), nav=nav), first.name
+    destination = Path("report.html") if several else first.folder / "report.html"
+    destination = Path(out) if out is not None else destination
+    durable.write_file(destination, page.page(f"{title} - barlow report", [head, *sections, page.footer()]))
     return destination
 
 
-def _pictures(rec: Record, tell: Callable[[str], None]) -> list[str]:
-    """The sections that need images, and two of them the network; each that cannot be drawn says why."""
-    config = rec.config
-    if config is None:
-        return [page.absent(title, "config.json is missing") for title in (_VIEWS, _MATRIX, _NEIGHBOURS)]
-    try:
-        train, held_out = _images(rec)
-    except _EXPECTED as error:
-        reason = f"The images of this run cannot be read: {error}"
-        return [page.absent(title, reason) for title in (_VIEWS, _MATRIX, _NEIGHBOURS)]
-    views_px = config.data.image_size
-    sections = [
-        _or_absent(
-            _VIEWS,
-            lambda: exhibits.contact_sheet(gallery.contact_sheet(train, config), view_px=views_px),
-            tell,
-        )
-    ]
-    try:
-        model = gallery.newest_model(rec.folder, config)
-    except _EXPECTED as error:
-        reason = f"The checkpoint cannot be loaded: {error}"
-        return sections + [page.absent(title, reason) for title in (_MATRIX, _NEIGHBOURS)]
-    if model is None:
-        reason = "This run has no valid checkpoint yet."
-        return sections + [page.absent(title, reason) for title in (_MATRIX, _NEIGHBOURS)]
-    matrix_images = train if held_out is None else held_out
-    has_held_out = held_out is not None
-    return [
-        *sections,
-        _or_absent(
-            _MATRIX,
-            lambda: exhibits.matrix(
-                gallery.cross_correlation_matrix(model, matrix_images, config), held_out=has_held_out
-            ),
-            tell,
-        ),
-        _or_absent(
-            _NEIGHBOURS,
-            lambda: exhibits.neighbours(
-                gallery.nearest(model, train, held_out, config), held_out=has_held_out
-            ),
-            tell,
-        ),
-    ]
-
-
-def _or_absent(title: str, draw: Callable[[], str], tell: Callable[[str], None]) -> str:
-    tell(title)
-    try:
-        return draw()
-    except _EXPECTED as error:
-        return page.absent(title, f"This part cannot be drawn: {error}")
-
-
-def _images(rec: Record) -> tuple[Index, Index | None]:
-    """The training images, and the held-out ones where the run's evaluation or its data folder names them."""
-    source = rec.run.get("data")
-    if not isinstance(source, str):
-        raise ValueError("run.json does not say which images they are")
-    _, test = partition.find(Path(source))
-    parts = (rec.evaluation or {}).get("data") or {}
-    tested = parts.get("test")
-    if isinstance(tested, str) and tested != parts.get("train") and Path(tested).exists():
-        test = Path(tested)
-    # The very source that was trained on: the numbers of its samples decide their views.
-    return open_index(source), None if test is None else open_index(test)
+def _name(records: list[Record]) -> None:
+    """Runs of the same folder name take that of the folder above in front, and then numbers."""
+    taken = Counter(rec.folder.name for rec in records)
+    for rec in records:
+        if taken[rec.folder.name] > 1:
+            rec.name = f"{rec.folder.parent.name}/{rec.folder.name}"
+    taken = Counter(rec.name for rec in records)
+    for number, rec in enumerate(records, 1):
+        if taken[rec.name] > 1:
+            rec.name = f"{rec.name} ({number})"

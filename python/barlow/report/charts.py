@@ -35,20 +35,23 @@ def line_chart(
     x_label: str,
     y_label: str,
     log_y: bool = False,
+    log_x: bool = False,
     include: tuple[float, ...] = (),
+    with_legend: bool = True,
 ) -> str:
     """An SVG element with axes, ticks, labels and, for several lines, a legend.
 
-    `include` are y values that the axis must show. On a logarithmic axis, values <= 0 are left out.
+    `include` are y values that the axis must show. On a logarithmic axis, values <= 0 are left out. Only
+    without `with_legend` a chart of several lines has none, where others beside it have the same.
     Without a single point the chart says so.
     """
-    lines = [_drawable(line, log_y) for line in lines]
+    lines = [_drawable(line, log_x, log_y) for line in lines]
     lines = [line for line in lines if line.points]
     if not lines:
         return f'<p class="missing">{escape(title)}: nothing was logged.</p>'
     xs = [x for line in lines for x, _ in line.points]
     ys = [y for line in lines for _, y in line.points] + [y for y in include if y > 0 or not log_y]
-    x_axis = _Axis(min(xs), max(xs), _LEFT, WIDTH - _RIGHT, log=False)
+    x_axis = _Axis(min(xs), max(xs), _LEFT, WIDTH - _RIGHT, log=log_x)
     y_axis = _Axis(min(ys), max(ys), HEIGHT - _BOTTOM, _TOP, log=log_y, pad=True)
     last = "; ".join(f"{line.name} ends at {number(line.points[-1][1])}" for line in lines)
     parts = [
@@ -58,7 +61,7 @@ def line_chart(
         *(_draw(line, x_axis, y_axis) for line in lines),
         "</svg>",
     ]
-    return "".join(parts) + (legend(lines) if len(lines) > 1 else "")
+    return "".join(parts) + (legend(lines) if len(lines) > 1 and with_legend else "")
 
 
 def legend(lines: list[Line]) -> str:
@@ -159,8 +162,10 @@ def _frame(x_axis: _Axis, y_axis: _Axis, x_label: str, y_label: str) -> list[str
     return parts
 
 
-def _drawable(line: Line, log_y: bool) -> Line:
-    points = [(x, y) for x, y in line.points if math.isfinite(y) and (y > 0 or not log_y)]
+def _drawable(line: Line, log_x: bool, log_y: bool) -> Line:
+    points = [
+        (x, y) for x, y in line.points if math.isfinite(y) and (y > 0 or not log_y) and (x > 0 or not log_x)
+    ]
     return Line(line.name, line.style, points)
 
 

@@ -1,4 +1,4 @@
-"""Here: what the report shows of images and network: training views, cross-correlation, neighbours.
+"""Here: what the report shows of images and network: training views, embeddings, features, neighbours.
 
 Not here: HTML, charts, reading the run folder.
 """
@@ -21,7 +21,6 @@ from barlow.data.device import to_float
 from barlow.evaluate import features, knn
 from barlow.model import Twins, build_model
 from barlow.model.weights import load_model
-from barlow.objectives import barlow_twins, correlation_summary, cross_correlation, loss_floor
 from barlow.report import pictures
 
 NUM_SOURCES = 6
@@ -60,17 +59,18 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Matrix:
-    """The cross-correlation matrix of one batch."""
+class Features:
+    """The backbone's features: of the training images that are searched, and of those that ask."""
 
-    uri: str
-    num_images: int
-    num_dims: int
-    on_diagonal: float
-    off_diagonal_rms: float
-    loss: float | None
-    """Of Barlow Twins on these images; None where the run minimised another loss."""
-    floor: float
+    bank: Index
+    bank_NF: Tensor
+    num_train: int
+    queries: Index
+    query_ids: list[int]
+    """Their numbers in the index that they were taken from."""
+    queries_MF: Tensor
+    held_out: bool
+    """Whether the queries are held-out images; otherwise they are in the bank, too."""
 
 
 @dataclass(frozen=True)
@@ -134,8 +134,8 @@ def contact_sheet(index: Index, config: Config) -> list[Source]:
     return sources
 
 
-def cross_correlation_matrix(model: Twins, index: Index, config: Config) -> Matrix:
-    """The matrix of up to 512 evenly spaced images under the two training views, in evaluation mode."""
+def embeddings(model: Twins, index: Index, config: Config) -> tuple[Tensor, Tensor]:
+    """Of up to 512 evenly spaced images under the two training views, in evaluation mode: float32 [N, D]."""
     ids = spread(len(index), MATRIX_IMAGES)
     device, z1s, z2s = _device(model), [], []
     with (
@@ -154,49 +154,34 @@ def cross_correlation_matrix(model: Twins, index: Index, config: Config) -> Matr
             z1_BD, z2_BD = model(to_float(batch.views, config.data.mean, config.data.std, device=device))
             z1s.append(z1_BD.float().cpu())
             z2s.append(z2_BD.float().cpu())
-    return matrix_of(torch.cat(z1s), torch.cat(z2s), config)
+    return torch.cat(z1s), torch.cat(z2s)
 
 
-def matrix_of(z1_ND: Tensor, z2_ND: Tensor, config: Config) -> Matrix:
-    """The matrix of embeddings, its picture and the numbers that belong to it."""
-    name, eps, lambd = config.objective.name, config.objective.eps, config.objective.lambd
-    c_DD = cross_correlation(z1_ND, z2_ND, eps=eps)
-    num_dims = len(c_DD)
-    summary = correlation_summary(z1_ND, z2_ND, eps=eps)
-    return Matrix(
-        uri=pictures.matrix_uri(c_DD.numpy()),
-        num_images=len(z1_ND),
-        num_dims=num_dims,
-        on_diagonal=summary.on_diagonal,
-        off_diagonal_rms=summary.off_diagonal_rms,
-        loss=barlow_twins(z1_ND, z2_ND, lambd, eps=eps).item() if name == "barlow_twins" else None,
-        floor=loss_floor(len(z1_ND), num_dims, lambd),
-    )
-
-
-def nearest(model: Twins, train: Index, held_out: Index | None, config: Config) -> Neighbourhood:
-    """Query images, each with the five nearest of up to 10,000 training images by cosine.
-
-    Queries are evenly spaced held-out images where there are any; otherwise training images, which do not
-    find themselves.
-    """
+def features_of(model: Twins, train: Index, held_out: Index | None, config: Config) -> Features:
+    """Of up to 10,000 training images, and of up to 1,000 held-out ones (without any: training images)."""
     bank = _subset(train, spread(len(train), BANK_IMAGES))
     asked = bank if held_out is None else held_out
     query_ids = spread(len(asked), JUDGED_IMAGES)
     queries = _subset(asked, query_ids)
     bank_NF = _features(model, bank, config)
     queries_MF = bank_NF[query_ids] if held_out is None else _features(model, queries, config)
-    extra = int(held_out is None)
-    similarity_Mk, found_Mk = knn.neighbours(bank_NF, queries_MF, min(NUM_NEIGHBOURS + extra, len(bank)))
+    return Features(bank, bank_NF, len(train), queries, query_ids, queries_MF, held_out is not None)
+
+
+def nearest(of: Features) -> Neighbourhood:
+    """Queries, each with the five nearest images of the bank by cosine; those in it skip themselves."""
+    extra = int(not of.held_out)
+    k = min(NUM_NEIGHBOURS + extra, len(of.bank))
+    similarity_Mk, found_Mk = knn.neighbours(of.bank_NF, of.queries_MF, k)
     found = [
         [
             (j, similarity)
             for j, similarity in zip(*row, strict=True)
-            if held_out is not None or j != query_ids[number]
+            if of.held_out or j != of.query_ids[number]
         ][:NUM_NEIGHBOURS]
         for number, row in enumerate(zip(found_Mk.tolist(), similarity_Mk.tolist(), strict=True))
     ]
-    theirs, own_names = _class_names(bank), _class_names(queries)
+    theirs, own_names = class_names(of.bank), class_names(of.queries)
     judged = [
         theirs[j] == own
         for own, row in zip(own_names, found, strict=True)
@@ -204,15 +189,15 @@ def nearest(model: Twins, train: Index, held_out: Index | None, config: Config) 
         if own is not None and theirs[j] is not None
     ]
     shown = []
-    for number in spread(len(query_ids), NUM_QUERIES):
+    for number in spread(len(of.query_ids), NUM_QUERIES):
         own = own_names[number]
-        row = [_neighbour(bank, j, similarity, own) for j, similarity in found[number]]
-        shown.append(Query(_thumbnail(queries, number), own or f"image {query_ids[number]}", row))
+        row = [_neighbour(of.bank, j, similarity, own) for j, similarity in found[number]]
+        shown.append(Query(_thumbnail(of.queries, number), own or f"image {of.query_ids[number]}", row))
     return Neighbourhood(
         shown,
-        num_searched=len(bank),
-        num_train=len(train),
-        num_judged=len(query_ids) if judged else 0,
+        num_searched=len(of.bank),
+        num_train=of.num_train,
+        num_judged=len(of.query_ids) if judged else 0,
         same_class=sum(judged) / max(1, len(judged)),
     )
 
@@ -229,8 +214,8 @@ def label_of(index: Index, i: int) -> str | None:
     return index.class_names[label] if label >= 0 else None
 
 
-def _class_names(index: Index) -> list[str | None]:
-    """Of every image."""
+def class_names(index: Index) -> list[str | None]:
+    """The class name of every image, None without a label."""
     names = index.class_names
     return [names[label] if label >= 0 else None for label in index.labels.tolist()]
 

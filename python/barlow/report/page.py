@@ -1,15 +1,17 @@
 """Here: the frame of the report: the document, its header, the settings, a section and a gap.
 
-Not here: what fills the sections (results.py, curves.py, exhibits.py), reading files.
+Not here: what fills the sections (results.py, curves.py, ...), several runs at once (overview.py), files.
 """
 
 from __future__ import annotations
 
+import re
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from barlow.report import charts, record
+from barlow.config import flat
+from barlow.report import charts
 from barlow.report.record import Record
 
 _STYLE = Path(__file__).with_name("report.css")
@@ -26,8 +28,8 @@ def page(title: str, sections: list[str]) -> str:
     )
 
 
-def header(rec: Record, *, synthetic: bool) -> str:
-    """Name, state and the facts that one asks for first."""
+def header(rec: Record, *, synthetic: bool, nav: str = "") -> str:
+    """Name, state and the facts that one asks for first, and the links to the sections."""
     tags = []
     total, done = rec.total_steps, rec.done_steps
     if total is not None:
@@ -48,8 +50,38 @@ def header(rec: Record, *, synthetic: bool) -> str:
         gaps = f'<div class="missing"><strong>Left out of this report</strong><ul>{items}</ul></div>'
     return (
         f'<header><p class="soft">barlow report</p><h1>{escape(rec.folder.name)}</h1>'
-        f'<div>{"".join(tags)}</div><dl class="facts">{facts}</dl>{gaps}</header>'
+        f'<div>{"".join(tags)}</div>{headline(rec)}<dl class="facts">{facts}</dl>{gaps}{nav}</header>'
     )
+
+
+def headline(rec: Record) -> str:
+    """The few numbers that say how a run is, large."""
+    evaluation = rec.evaluation or {}
+    numbers: list[tuple[str, str]] = []
+    for probe, words in (("linear", "linear top-1, percent"), ("knn", "kNN top-1, percent")):
+        value = (evaluation.get(probe) or {}).get("top1")
+        if isinstance(value, int | float):
+            numbers.append((f"{value:.1f}", words))
+    for key, words in (
+        ("loss", "loss"),
+        ("on_diagonal", "on the diagonal (goal 1)"),
+        ("off_diagonal_rms", "off the diagonal (goal 0)"),
+        ("rank_me", "RankMe"),
+        ("images_per_s", "images per second"),
+    ):
+        if (value := rec.last(key)) is not None:
+            numbers.append((charts.number(float(f"{value:.3g}")), words))
+    items = "".join(f"<li><strong>{value}</strong><span>{words}</span></li>" for value, words in numbers[:6])
+    return f'<ul class="headline">{items}</ul>' if items else ""
+
+
+def links(sections: list[str]) -> str:
+    """A row of links to those of the sections that can be linked to."""
+    found = [
+        match for section in sections for match in re.findall(r'<section id="([\w-]+)"><h2>([^:<]+)', section)
+    ]
+    items = "".join(f'<li><a href="#{anchor}">{title}</a></li>' for anchor, title in dict(found).items())
+    return f'<nav aria-label="sections"><ul>{items}</ul></nav>' if len(found) > 2 else ""
 
 
 def _facts(rec: Record) -> list[tuple[str, str, bool]]:
@@ -78,7 +110,7 @@ def _facts(rec: Record) -> list[tuple[str, str, bool]]:
     add("device", rec.run.get("device"))
     if rec.metrics:
         add("last loss", _loss_and_floor(rec.metrics[-1]))
-        add("time trained", _duration(rec.metrics[-1].get("time_s")))
+        add("time trained", duration(rec.metrics[-1].get("time_s")))
     versions = rec.run.get("versions")
     if isinstance(versions, dict):
         add("versions", ", ".join(f"{name} {value}" for name, value in versions.items()), True)
@@ -101,7 +133,8 @@ def _loss_and_floor(line: dict[str, Any]) -> str | None:
     )
 
 
-def _duration(seconds: Any) -> str | None:
+def duration(seconds: Any) -> str | None:
+    """Seconds in words, such as `2 h 5 min`; None for what is no number."""
     if not isinstance(seconds, int | float):
         return None
     minutes, rest = divmod(round(seconds), 60)
@@ -109,19 +142,25 @@ def _duration(seconds: Any) -> str | None:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-def settings(rec: Record) -> str:
-    """Every field of the config, folded away."""
-    if rec.config is None:
-        return ""
-    rows = "".join(
-        f"<tr><td>{escape(name)}</td><td>{escape(value)}</td></tr>" for name, value in record.flat(rec.config)
-    )
-    return section(f'<details><summary>All settings</summary><table class="config">{rows}</table></details>')
+def settings(records: list[Record]) -> str:
+    """Every field of the configs, folded away."""
+    parts = []
+    for rec in records:
+        if rec.config is not None:
+            rows = "".join(
+                f"<tr><td>{escape(name)}</td><td>{escape(value)}</td></tr>"
+                for name, value in flat(rec.config)
+            )
+            of = f" of {escape(rec.name)}" if len(records) > 1 else ""
+            parts.append(
+                f'<details><summary>All settings{of}</summary><table class="config">{rows}</table></details>'
+            )
+    return section("<h2>Configuration</h2>", *parts, anchor="config") if parts else ""
 
 
-def absent(title: str, reason: str) -> str:
+def absent(title: str, reason: str, *, anchor: str = "") -> str:
     """A section that could not be drawn, and why."""
-    return section(f"<h2>{escape(title)}</h2>", missing(escape(reason)))
+    return section(f"<h2>{escape(title)}</h2>", missing(escape(reason)), anchor=anchor)
 
 
 def footer() -> str:
@@ -129,9 +168,10 @@ def footer() -> str:
     return "<footer>Written by barlow report. This file is complete: it loads nothing.</footer>"
 
 
-def section(*parts: str) -> str:
-    """One card of the page."""
-    return f"<section>{''.join(parts)}</section>"
+def section(*parts: str, anchor: str = "") -> str:
+    """One card of the page; `anchor` is the name that links to it use."""
+    name = f' id="{anchor}"' if anchor else ""
+    return f"<section{name}>{''.join(parts)}</section>"
 
 
 def missing(html: str) -> str:

@@ -33,27 +33,28 @@ def data_uri(pixels_HW3: np.ndarray, *, max_side: int = 0) -> str:
     return _encode(image, "PNG" if small else "JPEG")
 
 
-def matrix_uri(c_DD: np.ndarray) -> str:
-    """The picture of a matrix with values in [-1, 1] as a PNG `data:` URI.
+def matrix_uri(c_SS: np.ndarray, *, enlarge: bool = True) -> str:
+    """The picture of a matrix of at most 512 x 512 values in [-1, 1] as a PNG `data:` URI.
 
-    Matrices larger than 512 are reduced by blocks to the value farthest from 0, so that a single large
-    correlation among millions stays visible; smaller ones are drawn with whole pixels.
+    With `enlarge` small ones are drawn with several whole pixels for each value: crisp wherever they go.
     """
-    reduced = block_extremes(c_DD, MATRIX_SIDE)
-    scale = max(1, MATRIX_SIDE // len(reduced))
-    image = Image.fromarray(colours(reduced).repeat(scale, 0).repeat(scale, 1))
+    scale = max(1, MATRIX_SIDE // len(c_SS)) if enlarge else 1
+    image = Image.fromarray(colours(c_SS).repeat(scale, 0).repeat(scale, 1))
     return _encode(image.quantize(256), "PNG")
 
 
-def block_extremes(c_DD: np.ndarray, max_side: int) -> np.ndarray:
-    """At most `max_side` x `max_side` values: of each square block the one farthest from 0, with its sign."""
-    block = -(-len(c_DD) // max_side)
+def block_extremes(c_RD: np.ndarray, block: int) -> np.ndarray:
+    """Of each block x block square of a matrix the value farthest from 0, with its sign.
+
+    So a single large correlation among millions stays visible. The last squares of rows and columns may be
+    smaller ones.
+    """
     if block == 1:
-        return c_DD
-    side = -(-len(c_DD) // block)
-    padded = np.zeros((side * block, side * block), dtype=c_DD.dtype)
-    padded[: len(c_DD), : len(c_DD)] = c_DD
-    blocks = padded.reshape(side, block, side, block)
+        return c_RD
+    rows, columns = (-(-length // block) for length in c_RD.shape)
+    padded = np.zeros((rows * block, columns * block), dtype=c_RD.dtype)
+    padded[: c_RD.shape[0], : c_RD.shape[1]] = c_RD
+    blocks = padded.reshape(rows, block, columns, block)
     high, low = blocks.max(axis=(1, 3)), blocks.min(axis=(1, 3))
     return np.where(high >= -low, high, low)
 

@@ -6,7 +6,6 @@ Not here: images and networks (gallery.py), charts, HTML.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import math
 from collections.abc import Callable
@@ -14,10 +13,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
 from barlow import config as configs
 from barlow import durable
 from barlow.config import Config
 from barlow.evaluate import result
+from barlow.train.snapshots import FOLDER as SNAPSHOTS
 
 Json = dict[str, Any]
 
@@ -34,6 +38,10 @@ class Record:
     """metrics.jsonl, one entry per step, ascending."""
     evaluation: Json | None = None
     """eval.json."""
+    snapshots: list[tuple[int, np.ndarray]] = field(default_factory=list)
+    """(step, part of the cross-correlation matrix, float32 [K, K]), ascending."""
+    name: str = ""
+    """What tells it from the other runs of the report; by default the folder's name."""
     missing: list[str] = field(default_factory=list)
     """What the report has to do without, in words."""
 
@@ -52,25 +60,31 @@ class Record:
         """Steps behind the last line of metrics."""
         return int(self.metrics[-1]["step"]) if self.metrics else 0
 
-    def series(self, key: str) -> list[tuple[float, float]]:
-        """(step, value) of one metric, where it was logged as a finite number."""
+    def series(self, key: str, over: str = "step") -> list[tuple[float, float]]:
+        """(step, value) of one metric where it was logged as a finite number, or `over` something else."""
         return [
-            (float(line["step"]), float(line[key]))
+            (float(line[over]), float(line[key]))
             for line in self.metrics
-            if isinstance(line.get(key), int | float) and math.isfinite(line[key])
+            if _is_finite(line.get(key)) and _is_finite(line.get(over))
         ]
+
+    def last(self, key: str) -> float | None:
+        """The last finite value of a metric."""
+        series = self.series(key)
+        return series[-1][1] if series else None
 
 
 def read(folder: Path) -> Record:
     """Reads a run folder. A folder that holds neither a config nor metrics is a `ValueError`."""
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a run folder: there is no such folder")
-    record = Record(folder)
+    record = Record(folder, name=folder.name)
     record.config = _read(configs.load, folder / "config.json", record.missing)
     record.run = _read(durable.read_json, folder / "run.json", record.missing) or {}
     record.metrics = _metrics(folder / "metrics.jsonl", record.missing)
     if record.config is None and not record.metrics:
         raise ValueError(f"{folder} is not a run folder: it has neither config.json nor metrics.jsonl")
+    record.snapshots = _snapshots(folder, record.missing)
     if (folder / "eval.json").exists():
         record.evaluation = _read(result.read, folder / "eval.json", record.missing)
     else:
@@ -93,16 +107,6 @@ def is_synthetic(record: Record) -> bool:
             if "synthetic" in (folder / "README.md").read_text()[:2000].lower():
                 return True
     return False
-
-
-def flat(config: Config) -> list[tuple[str, str]]:
-    """Every field of a config as (dotted name, value as text)."""
-    rows = []
-    for section in dataclasses.fields(config):
-        for name, value in dataclasses.asdict(getattr(config, section.name)).items():
-            text = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
-            rows.append((f"{section.name}.{name}", text))
-    return rows
 
 
 _T = TypeVar("_T")
@@ -135,6 +139,23 @@ def _metrics(path: Path, missing: list[str]) -> list[Json]:
     if num_broken:
         missing.append(f"metrics.jsonl: {num_broken} unreadable line{'s' if num_broken > 1 else ''}")
     return [by_step[step] for step in sorted(by_step)]
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _snapshots(folder: Path, missing: list[str]) -> list[tuple[int, np.ndarray]]:
+    found = []
+    for path in sorted((folder / SNAPSHOTS).glob("step-*.safetensors")):
+        try:
+            c_KK = load_file(path)["cross_correlation"]
+            if c_KK.ndim != 2 or c_KK.shape[0] != c_KK.shape[1] or not np.isfinite(c_KK).all():
+                raise ValueError("not a square matrix of numbers")
+            found.append((int(path.stem[5:]), c_KK))
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            missing.append(f"{SNAPSHOTS}/{path.name}: {error}")
+    return found
 
 
 def _reason(path: Path, error: Exception) -> str:

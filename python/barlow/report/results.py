@@ -10,16 +10,19 @@ from typing import Any
 
 from barlow.report import charts
 from barlow.report.page import end_of, missing, section
+from barlow.report.paper import Published, published
+from barlow.report.record import Record
 
 
-def section_of(evaluation: dict[str, Any] | None) -> str:
-    """The table of accuracies: trained, untrained, raw pixels and the gain."""
+def section_of(evaluation: dict[str, Any] | None, theirs: Published | None = None) -> str:
+    """The table of accuracies: trained, untrained, raw pixels and the gain; and what others published."""
     intro = "<h2>What the backbone learned</h2>"
     if evaluation is None:
-        return section(intro, missing("This run has not been evaluated yet: run <code>barlow eval</code>."))
+        gap = "This run has not been evaluated yet: run <code>barlow eval</code>."
+        return section(intro, missing(gap), _published(theirs), anchor="results")
     if evaluation.get("knn") is None:
         reason = escape(str(evaluation.get("reason") or "no labels"))
-        return section(intro, missing(f"No accuracies: {reason}."), _label_free(evaluation))
+        return section(intro, missing(f"No accuracies: {reason}."), _label_free(evaluation), anchor="results")
     columns = [
         ("trained", evaluation),
         ("untrained", evaluation.get("untrained")),
@@ -51,7 +54,8 @@ def section_of(evaluation: dict[str, Any] | None) -> str:
         f"{head}<th scope=col>gain</th></tr>"
         f"</thead><tbody>{rows}</tbody></table></div>"
     )
-    return section(intro, why, table, _label_free(evaluation), _protocol(evaluation))
+    parts = (_published(theirs), _label_free(evaluation), _protocol(evaluation))
+    return section(intro, why, table, *parts, anchor="results")
 
 
 def _result_row(name: str, probe: str, metric: str, columns: list[tuple[str, Any]]) -> str:
@@ -72,6 +76,55 @@ def _result_row(name: str, probe: str, metric: str, columns: list[tuple[str, Any
     if "trained" in values and "untrained" in values:
         gain = f"{values['trained'] - values['untrained']:+.2f}".replace("-", "&minus;")
     return f'<tr><th scope=row>{name}</th>{"".join(cells)}<td class="gain">{gain}</td></tr>'
+
+
+def _published(theirs: Published | None) -> str:
+    if theirs is None:
+        return ""
+    top5 = "" if theirs.linear_top5 is None else f", top-5 <strong>{theirs.linear_top5:.1f}</strong>"
+    return (
+        f'<p class="why published">Published for this recipe ({escape(theirs.source)}): linear top-1 '
+        f"<strong>{theirs.linear_top1:.1f}</strong>{top5}.</p>"
+    )
+
+
+def comparison(records: list[Record]) -> str:
+    """The accuracies of several runs in one table, beside what is published for their recipes."""
+    columns = (
+        ("kNN top-1", "knn", "top1"),
+        ("linear top-1", "linear", "top1"),
+        ("linear top-5", "linear", "top5"),
+    )
+    published_for = [published(rec.config, rec.run.get("num_samples")) for rec in records]
+    head = "".join(f"<th scope=col>{words}</th>" for words, _, _ in columns)
+    if any(published_for):
+        head += "<th scope=col>published linear top-1</th>"
+    rows = []
+    for i, (rec, theirs) in enumerate(zip(records, published_for, strict=True)):
+        cells = "".join(_cell((rec.evaluation or {}).get(probe), metric) for _, probe, metric in columns)
+        if any(published_for):
+            cells += (
+                f"<td>{theirs.linear_top1:.1f} ({escape(theirs.source)})</td>"
+                if theirs
+                else "<td>&ndash;</td>"
+            )
+        rows.append(f'<tr><th scope=row><i class="swatch r{i % 6}"></i>{escape(rec.name)}</th>{cells}</tr>')
+    if not any(rec.evaluation for rec in records):
+        gap = "None of these runs has been evaluated: run <code>barlow eval</code>."
+        return section("<h2>What the backbones learned</h2>", missing(gap), anchor="results")
+    return section(
+        "<h2>What the backbones learned</h2>",
+        '<p class="why">Percent of the test images, from probes on frozen features. Only runs that were '
+        "evaluated on the same images can be compared.</p>",
+        f'<div class="scroll"><table class="runs"><thead><tr><th scope=col>run</th>{head}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>",
+        anchor="results",
+    )
+
+
+def _cell(row: Any, metric: str) -> str:
+    value = row.get(metric) if isinstance(row, dict) else None
+    return f"<td>{value:.2f}</td>" if isinstance(value, int | float) else "<td>&ndash;</td>"
 
 
 def _label_free(evaluation: dict[str, Any]) -> str:

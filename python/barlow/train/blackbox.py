@@ -117,7 +117,7 @@ def digest(views_u8: Sequence[Tensor]) -> str:
     """sha256 of the views' bytes, one after the other."""
     hasher = hashlib.sha256()
     for view in views_u8:
-        hasher.update(view.cpu().contiguous().numpy().data)
+        hasher.update(view.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return hasher.hexdigest()
 
 

@@ -30,6 +30,7 @@ from barlow.train import tracker
 from barlow.train.lock import FILE_NAME as LOCK_FILE
 from barlow.train.lock import alone, refuse_if_running
 from barlow.train.preempt import SIGNALS, Requests, end_at_once, exit_code
+from barlow.train.status import told
 from barlow.validation import num_micro_batches, validate
 
 if TYPE_CHECKING:  # the command line imports this file, and torch takes seconds
@@ -47,8 +48,8 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 # Fields that may change when a run goes on: they decide when and how it executes, not what it computes. (What
 # becomes of damaged images is among them: up to the one that ended a run it makes no difference.)
 FREE_FIELDS = (
-    "train.steps", "train.log_every", "data.threads", "data.prefetch", "data.on_error", "data.max_replaced",
-    "objective.form", "checkpoint.", "evaluate.", "train.wandb",
+    "train.steps", "train.log_every", "data.threads", "data.prefetch", "data.device_stage", "data.on_error",
+    "data.max_replaced", "objective.form", "checkpoint.", "evaluate.", "train.wandb",
     "train.micro_batch",  # within the bounds of `_check_micro_batches`
 )  # fmt: skip
 
@@ -93,6 +94,7 @@ def check(config: Config, index: Index, world_size: int, run: Path) -> None:
     import torch
 
     from barlow.data import views
+    from barlow.data.staged import check_stage
     from barlow.model.precision import autocast_dtype
     from barlow.train.checkpoint import CHECKPOINTS, newest_step
 
@@ -101,6 +103,7 @@ def check(config: Config, index: Index, world_size: int, run: Path) -> None:
     _refuse_what_was_imported_for_evaluation(run)
     validate(config, num_samples=len(index), world_size=world_size)
     views.training(config.data)
+    check_stage(config.data.device_stage)
     autocast_dtype(config.train.precision, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     tracker.check(config.train.wandb)
     if run.exists() and not run.is_dir():
@@ -233,7 +236,8 @@ def _as_rank(data: Path, config: Config, run: Path, preset: str | None, judge: M
             prepare(run, config, data, index, world.size, preset, device=world.device)
         neighbours = gather_values(socket.gethostname()).count(socket.gethostname())
         threads = max(1, len(os.sched_getaffinity(0)) // neighbours)
-        stopped_by = train(index, config, run, world, threads, judge)
+        with told(run if world.rank == 0 else None) as outcome:
+            stopped_by = outcome.stopped_by = train(index, config, run, world, threads, judge)
         barrier()
     return stopped_by
 

@@ -9,6 +9,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +28,7 @@ def alone(run: Path) -> Iterator[None]:
     descriptor = os.open(run / FILE_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _take(descriptor)
         except BlockingIOError:
             raise ValueError(f"{run} is in use: another process is training in it") from None
         except OSError as error:
@@ -39,6 +40,26 @@ def alone(run: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def is_held(run: Path) -> bool:
+    """Whether a process has the run folder; makes nothing, and two that ask don't take each other for one."""
+    try:
+        with (run / FILE_NAME).open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # no lock, or a file system without any
+        return False
+    return False
+
+
+def _take(descriptor: int) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        time.sleep(0.1)  # one that only asks (`is_held`) is gone by now
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def refuse_if_running(run: Path) -> None:

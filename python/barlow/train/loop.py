@@ -9,18 +9,20 @@ import contextlib
 import dataclasses
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
 from barlow.config import Config
-from barlow.data import Batch, Index, Loader, views
+from barlow.data import Index
+from barlow.data.staged import endless
 from barlow.distributed import LateMax, World, barrier
+from barlow.train import snapshots
 from barlow.train.blackbox import record
 from barlow.train.guard import NotFinite
 from barlow.train.health import line, possible_rank
 from barlow.train.learner import Learner, Plan
+from barlow.train.loading import open_loader
 from barlow.train.metrics import Metrics
 from barlow.train.observer import MakeJudge, Observer
 from barlow.train.preempt import Stop
@@ -43,7 +45,8 @@ def train(
     if world.device.type == "cpu":
         torch.set_num_threads(threads)
     with contextlib.ExitStack() as stack:
-        loader = stack.enter_context(_loader(index, config, world, threads))
+        loader, stage = open_loader(index, config, world, threads)
+        stack.enter_context(loader)
         plan = Plan.of(config, steps_per_epoch=len(loader))
         learner = Learner(config, plan, world)
         step, past_s = resumed_step, _ = resume(run, learner, loader, world)
@@ -60,6 +63,8 @@ def train(
             return 0
         form = f"{learner.form} form, {learner.form_reason}"
         display.say(f"loss: {form if config.objective.name == 'barlow_twins' else config.objective.name}")
+        if stage:
+            display.say(stage)
         metrics = observer = None
         if world.rank == 0:
             metrics = Metrics(
@@ -69,13 +74,14 @@ def train(
                 config=dataclasses.asdict(config),
             )
             stack.enter_context(metrics)
+            snapshots.forget_after(run, resumed_step)
             judge = make_judge(index, config, world.device) if make_judge else None
             observer = Observer(metrics, display, config, judge)
         stack.enter_context(display)
         stop = stack.enter_context(Stop())
         stops = stack.enter_context(LateMax(lambda: stop.number))
         clock = Clock(past_s, step)
-        for batch in _every_epoch(loader):
+        for batch in endless(loader):
             step += 1
             stops.ask()
             saves = plan.saves(step)
@@ -90,6 +96,8 @@ def train(
                     display.limits(stats.line)
                     observer.tell(metered, learner.twins.backbone if plan.judges(step) else None)
                     clock.lap(step, stats.waited_s)  # what came since is none of the next line's time
+            if snapshots.due(step, plan):
+                snapshots.take(run if metrics else None, step, embeddings, config.objective.eps)
             display.advance(step)
             stopped_by = stops.answer()
             if (saves or stopped_by) and metrics:
@@ -133,25 +141,3 @@ class Clock:
         }
         self._lap_s, self._step, self._waited_s = now_s, step, waited_s
         return lap
-
-
-def _loader(index: Index, config: Config, world: World, threads: int) -> Loader:
-    return Loader(
-        index,
-        views=views.training(config.data),
-        batch_size=config.optim.batch_size,
-        seed=config.train.seed,
-        rank=world.rank,
-        world_size=world.size,
-        threads=config.data.threads or threads,
-        epochs=config.optim.epochs,
-        prefetch=config.data.prefetch,
-        pin_memory=world.device.type == "cuda",
-        on_error=config.data.on_error,
-        max_replaced=config.data.max_replaced,
-    )
-
-
-def _every_epoch(loader: Loader) -> Iterator[Batch]:
-    while True:
-        yield from loader

@@ -17,11 +17,12 @@ from torch import Tensor
 
 from barlow import config as configs
 from barlow.config import Config
-from barlow.data import Index, Loader, open_index, views
+from barlow.data import Index, open_index
 from barlow.distributed import World, gather_values, process_group
 from barlow.train import blackbox
 from barlow.train.checkpoint import load_checkpoint
 from barlow.train.learner import Learner, Plan
+from barlow.train.loading import open_loader
 from barlow.train.trace import Place, Trace, trace
 
 Say = Callable[[str], None]
@@ -89,26 +90,20 @@ def _views(
     index: Index, config: Config, world: World, step: int, state: dict[str, Any]
 ) -> tuple[list[Tensor], int]:
     """This rank's views of the batch of an optimizer step, and the steps of an epoch."""
-    with Loader(
-        index,
-        views=views.training(config.data),
-        batch_size=config.optim.batch_size,
-        seed=config.train.seed,
-        rank=world.rank,
-        world_size=world.size,
-        threads=config.data.threads,
-        prefetch=1,
-        on_error=config.data.on_error,
-        max_replaced=config.data.max_replaced,
-    ) as loader:
+    few = replace(config, data=replace(config.data, prefetch=1))
+    loader, _ = open_loader(index, few, world, config.data.threads)
+    with loader:
         epoch, step_of_epoch = blackbox.position(step, len(loader))
         loader.load_state_dict({"epoch": epoch, "step": step_of_epoch})
         batch = next(iter(loader))
-    if (step, world.size) == (state["step"], state["world_size"]):
+        num_steps = len(loader)
+    # What a device has made of the images need not have the same bits on another one.
+    is_bytes = not batch.views[0].is_floating_point()
+    if is_bytes and (step, world.size) == (state["step"], state["world_size"]):
         digests = gather_values(blackbox.digest(batch.views))
         if digests != state["views_sha256"]:
             raise ValueError("the images give other views than in the run, which another version made")
-    return batch.views, len(loader)
+    return batch.views, num_steps
 
 
 def _learner(

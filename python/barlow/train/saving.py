@@ -9,13 +9,13 @@ import dataclasses
 from pathlib import Path
 
 from barlow import durable
-from barlow.data import Loader
+from barlow.data import AnyLoader
 from barlow.distributed import World, broadcast_value
 from barlow.train.checkpoint import CHECKPOINTS, find_checkpoint, load_checkpoint, read_state, save_checkpoint
 from barlow.train.learner import Learner
 
 
-def resume(run: Path, learner: Learner, loader: Loader, world: World) -> tuple[int, float]:
+def resume(run: Path, learner: Learner, loader: AnyLoader, world: World) -> tuple[int, float]:
     """The step and the seconds that the run already has; loads its newest checkpoint if there is one."""
     directory = run / CHECKPOINTS
     found = None
@@ -34,7 +34,7 @@ def resume(run: Path, learner: Learner, loader: Loader, world: World) -> tuple[i
     return state["step"], state["time_s"]
 
 
-def save(run: Path, step: int, learner: Learner, loader: Loader, time_s: float) -> None:
+def save(run: Path, step: int, learner: Learner, loader: AnyLoader, time_s: float) -> None:
     """Writes a checkpoint of this step; `FloatingPointError`, and no file, if a weight is not finite."""
     if not all(bool(p.isfinite().all()) for p in learner.network.parameters()):
         raise FloatingPointError(f"a weight is not finite after step {step}; no checkpoint is written")

@@ -1,20 +1,24 @@
 //! Here: what a view is, the drawing of its parameters, and their application to an image.
-//! Not here: kernels (ops/), decoding, threads.
+//! Not here: kernels (ops/), decoding, threads, parameters as numbers (augment/rows.rs).
 //!
 //! The only place where view parameters are drawn. Distributions are those of torchvision's
 //! RandomResizedCrop and ColorJitter; every draw is a function of (seed, epoch, sample, view), with one
 //! stream for the crop and one for each operation, so that changing one leaves the others as they were.
+
+mod rows;
 
 use std::ops::RangeInclusive;
 
 use crate::decode::{Image, Part};
 use crate::error::{Fault, Result};
 use crate::ops::blur::Blur;
+pub use crate::ops::blur::kernel as blur_kernel;
 pub use crate::ops::resize::{Cut, Interpolation, Window};
 use crate::ops::resize::{Pixels, Resize};
 pub use crate::ops::simd::Simd;
 use crate::ops::{colour, flip, hue};
 use crate::random::Draws;
+pub use rows::{CUT_WORDS, STEP_WORDS};
 
 /// Changes whenever the same image and settings would give other parameters or other pixels; the order has
 /// a version of its own. tests/test_golden.py pins what each version gives.

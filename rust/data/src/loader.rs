@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, TryLockError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crate::augment::View;
+use crate::augment::{CUT_WORDS, STEP_WORDS, View};
 use crate::error::{Error, Fault, Result, contained};
 use crate::index::Index;
 use crate::meter::{Activity, Meter};
@@ -38,6 +38,8 @@ pub struct Settings {
     pub start: Position,
     /// The stream ends before this epoch; `None`: never.
     pub end_epoch: Option<u32>,
+    /// How far views are made here.
+    pub hand_over: HandOver,
     /// Images over a megapixel are decoded at 1/2, 1/4 or 1/8 where all views leave enough pixels.
     pub shrink_on_load: bool,
     /// Extensions of the extra members that are wanted with each sample.
@@ -46,6 +48,20 @@ pub struct Settings {
     pub damage: Damage,
     /// Counts the work of the stream, and has one track for each worker thread.
     pub meter: Arc<Meter>,
+}
+
+/// What a row holds: how much of the work is left to somebody else. Parameters are drawn here always, and
+/// what is left comes with them: after the pixels for each view its cut ([`crate::augment::Cut::words`],
+/// `i32`), then for each view its steps ([`View::steps`], `f32`), both in this machine's byte order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HandOver {
+    /// Finished views, planar RGB, and nothing else.
+    Views,
+    /// Each view's square before any operation, planar RGB; then cuts and steps.
+    Crops,
+    /// Cuts and steps only; the encoded bytes of each row come as its first extra. With [`Damage::Replace`]
+    /// images that nobody has decoded in full yet are decoded to see whether they can be.
+    Encoded,
 }
 
 /// What becomes of a damaged sample ([`Fault::is_damage`]).
@@ -86,6 +102,7 @@ struct Shared {
     store: Store,
     views: Vec<View>,
     order: Order,
+    hand_over: HandOver,
     shrink_on_load: bool,
     damage: Damage,
     /// By their numbers in the index.
@@ -120,8 +137,8 @@ pub struct Doing {
 impl Loader {
     /// Checks the settings; starts nothing.
     pub fn new(settings: Settings) -> Result<Self> {
-        let Settings { index, views, order, start, end_epoch, shrink_on_load, extras, damage, meter } =
-            settings;
+        let Settings { index, views, order, start, end_epoch, .. } = settings;
+        let Settings { hand_over, shrink_on_load, extras, damage, meter, .. } = settings;
         let extras = index.kinds_of(&extras)?;
         views.iter().try_for_each(View::validate)?;
         let steps = order.steps_per_epoch();
@@ -135,7 +152,8 @@ impl Loader {
         };
         let store = Store::new(index.clone());
         let ring = Ring::new();
-        let shared = Shared { ring, index, store, views, order, shrink_on_load, damage, extras, meter };
+        let shared =
+            Shared { ring, index, store, views, order, hand_over, shrink_on_load, damage, extras, meter };
         let loader = Self {
             shared: Arc::new(shared),
             end_epoch,
@@ -164,13 +182,18 @@ impl Loader {
         lock(&self.next).as_ref().map(|(position, ids)| (*position, ids.len()))
     }
 
-    /// Bytes of one row of each view.
+    /// Bytes of one row of each array that memory is wanted for, in the order of [`HandOver`].
     pub fn row_bytes(&self) -> impl Iterator<Item = usize> + '_ {
-        self.shared.views.iter().map(|view| 3 * (view.size() as usize).pow(2))
+        let Shared { views, hand_over, .. } = &*self.shared;
+        let pixels = views.iter().map(|view| 3 * (view.size() as usize).pow(2));
+        let cuts = views.iter().map(|_| CUT_WORDS * size_of::<i32>());
+        let steps = views.iter().map(|view| view.columns() * STEP_WORDS * size_of::<f32>());
+        let of = |wanted: bool| if wanted { views.len() } else { 0 };
+        let (pictures, numbers) = (of(*hand_over != HandOver::Encoded), of(*hand_over != HandOver::Views));
+        pixels.take(pictures).chain(cuts.take(numbers)).chain(steps.take(numbers))
     }
 
-    /// Lends memory for the batch that is `wanted`, with rows of `row_bytes` bytes for each view
-    /// (channels first). The contract of the memory is `Memory::new`'s. A panic is an error: the thread that
+    /// Lends memory for the batch that is `wanted`, with rows of `row_bytes` bytes. The contract of the memory is `Memory::new`'s. A panic is an error: the thread that
     /// lends and takes is the caller's.
     pub fn lend(&self, memory: Memory) -> Result<()> {
         contained(|| self.lend_next(memory))

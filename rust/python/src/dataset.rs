@@ -151,6 +151,11 @@ impl Index {
         self.inner.num_shards()
     }
 
+    /// Paths of all shards, in the order of the index.
+    fn shards(&self) -> Vec<PathBuf> {
+        (0..self.inner.num_shards() as u32).map(|shard| self.inner.shard_path(shard)).collect()
+    }
+
     /// Files that a scan left out because they are no images and belong to none, and links in archives; 0 for an
     /// opened index.
     #[getter]

@@ -20,7 +20,7 @@ mod _native {
     #[pymodule_export]
     use crate::loader::plan_trouble;
     #[pymodule_export]
-    use crate::loader::{Loader, Meter};
+    use crate::loader::{Loader, Meter, blur_kernels};
     #[pymodule_export]
     use crate::memory::Pool;
     #[pymodule_export]

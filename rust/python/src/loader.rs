@@ -8,13 +8,15 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use barlow_data::loader::{self, Damage, Settings};
+use barlow_data::augment;
+use barlow_data::loader::{self, Damage, HandOver, Settings};
 use barlow_data::meter::{self, STAGES};
 use barlow_data::order::Position;
 use barlow_data::slots::{Extras, Memory, Replaced};
 use barlow_data::workers;
 use numpy::{
-    Element, PyArray, PyArray1, PyArray4, PyArrayMethods, PyUntypedArray, PyUntypedArrayMethods, ndarray,
+    Element, PyArray, PyArray1, PyArray2, PyArrayDyn, PyArrayMethods, PyReadonlyArray1, PyUntypedArray,
+    PyUntypedArrayMethods, ndarray,
 };
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -31,9 +33,9 @@ const SLICE: Duration = Duration::from_millis(20);
 /// A thread's number, activity, sample and seconds.
 type Doing = (usize, &'static str, u32, f64);
 
-/// How many rows were replaced, the damaged samples met with their errors, and for each kind of extra member
-/// that was asked for those of all rows.
-type Taken<'py> = (usize, Vec<(u32, Bound<'py, PyAny>)>, Vec<Column<'py>>);
+/// How many rows were replaced, the damaged samples met with their errors, for each kind of extra member
+/// that was asked for those of all rows, and the encoded images of all rows where they are handed over.
+type Taken<'py> = (usize, Vec<(u32, Bound<'py, PyAny>)>, Vec<Column<'py>>, Vec<Bound<'py, PyArray1<u8>>>);
 
 /// One kind of extra member, by row.
 type Column<'py> = Vec<Option<Bound<'py, PyBytes>>>;
@@ -91,15 +93,17 @@ impl Meter {
 pub(crate) struct Loader {
     inner: loader::Loader,
     num_members: usize,
+    encoded: bool,
 }
 
 #[pymethods]
 impl Loader {
     /// `replace`: None, or how many samples may be replaced in an epoch and how many of the first one's
-    /// have been already. `members`: extensions of the extra members that `take` returns.
+    /// have been already. `members`: extensions of the extra members that `take` returns. `hand_over`: "views",
+    /// "crops" or "encoded".
     #[new]
     #[pyo3(signature = (index, views, order, meter, *, epoch, step, end_epoch, shrink_on_load, replace,
-                        members = Vec::new()))]
+                        members = Vec::new(), hand_over = "views"))]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments of one private caller")]
     fn new(
         py: Python<'_>,
@@ -113,13 +117,21 @@ impl Loader {
         shrink_on_load: bool,
         replace: Option<(u64, u64)>,
         members: Vec<OsString>,
+        hand_over: &str,
     ) -> PyResult<Self> {
+        let hand_over = match hand_over {
+            "views" => HandOver::Views,
+            "crops" => HandOver::Crops,
+            "encoded" => HandOver::Encoded,
+            other => return Err(PyValueError::new_err(format!("hand_over cannot be {other:?}"))),
+        };
         let settings = Settings {
             index: index.inner.clone(),
             views: views.iter().map(view_from_py).collect::<PyResult<_>>()?,
             order: order.inner.clone(),
             start: Position { epoch, step },
             end_epoch,
+            hand_over,
             shrink_on_load,
             extras: members.into_iter().map(OsString::into_vec).collect(),
             damage: replace.map_or(Damage::Raise, |(at_most, before)| Damage::Replace { at_most, before }),
@@ -127,7 +139,7 @@ impl Loader {
         };
         let num_members = settings.extras.len();
         let inner = py.detach(|| loader::Loader::new(settings)).map_err(|error| to_py(py, &error))?;
-        Ok(Self { inner, num_members })
+        Ok(Self { inner, num_members, encoded: hand_over == HandOver::Encoded })
     }
 
     /// True in a process that was forked off from the one with the threads: only `close` may be called.
@@ -142,13 +154,20 @@ impl Loader {
         Some((position.epoch, position.step, rows))
     }
 
-    /// Lends arrays for the batch that is wanted: for each view uint8 [rows, 3, size, size], then int64
-    /// [rows] labels and ids; C-contiguous, writeable, not overlapping. Nobody else may touch them until
+    /// Bytes of one row of each array that `lend` takes: for each view its pixels (not if encoded bytes are
+    /// handed over), then, where operations are left to the caller, each view's cut (int32 [8]) and each view's
+    /// steps (float32 [columns, 2]).
+    fn row_bytes(&self) -> Vec<usize> {
+        self.inner.row_bytes().collect()
+    }
+
+    /// Lends arrays for the batch that is wanted: uint8 of `rows` rows, one for each entry of `row_bytes`, then
+    /// int64 [rows] labels and ids; C-contiguous, writeable, not overlapping. Nobody else may touch them until
     /// `take` has returned this batch.
     fn lend<'py>(
         &self,
         py: Python<'py>,
-        views: Vec<Bound<'py, PyArray4<u8>>>,
+        views: Vec<Bound<'py, PyArrayDyn<u8>>>,
         labels: Bound<'py, PyArray1<i64>>,
         ids: Bound<'py, PyArray1<i64>>,
     ) -> PyResult<()> {
@@ -187,13 +206,20 @@ impl Loader {
                         return Ok(None);
                     }
                 }
-                Ok(Some(filled)) => {
+                Ok(Some(mut filled)) => {
+                    let mut encoded = Vec::new();
+                    if self.encoded {
+                        let first = |row: &mut Extras| (!row.is_empty()).then(|| row.remove(0)).flatten();
+                        let images = filled.extras.iter_mut().map(first);
+                        encoded =
+                            images.map(|image| PyArray1::from_vec(py, image.unwrap_or_default())).collect();
+                    }
                     let damaged = filled.replaced.iter().flat_map(|Replaced { damaged, .. }| damaged);
                     let listed =
                         damaged.map(|(id, error)| (*id, to_py(py, error).into_value(py).into_bound(py)));
                     let listed = listed.map(|(id, error)| (id, error.into_any())).collect();
                     let members = columns(py, self.num_members, &filled.extras);
-                    return Ok(Some((filled.replaced.len(), listed, members)));
+                    return Ok(Some((filled.replaced.len(), listed, members, encoded)));
                 }
                 Err(error) => return Err(to_py(py, &error)),
             }
@@ -217,6 +243,26 @@ impl Loader {
             .map_err(|_| PyValueError::new_err("patience_s must be a number of seconds"))?;
         Ok(py.detach(|| self.inner.close(patience)))
     }
+}
+
+/// The weights of one pass of the blur (three along rows, three along columns) for each sigma in pixels:
+/// float32 [N, width], centred; sigma 0 leaves everything as it is.
+#[pyfunction]
+pub(crate) fn blur_kernels<'py>(
+    py: Python<'py>,
+    sigmas: PyReadonlyArray1<'py, f32>,
+    width: usize,
+) -> PyResult<Bound<'py, PyArray2<f32>>> {
+    let kernels = PyArray2::zeros(py, [sigmas.len(), width], false);
+    for (&sigma, mut row) in sigmas.as_array().iter().zip(kernels.readwrite().as_array_mut().rows_mut()) {
+        let fits = row.as_slice_mut().is_some_and(|row| augment::blur_kernel(f64::from(sigma), row));
+        if !fits {
+            return Err(PyValueError::new_err(format!(
+                "a blur of {sigma} pixels does not fit {width} weights"
+            )));
+        }
+    }
+    Ok(kernels)
 }
 
 /// For tests: `stage` panics, or is `delay_s` slower, with `sample` (deliver: with that step) or with every one;

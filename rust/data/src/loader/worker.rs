@@ -2,11 +2,12 @@
 //! in for it; panics become errors.
 //! Not here: which rows, when threads start and end, waiting.
 
+use std::mem;
 use std::sync::Arc;
 
-use super::{Damage, Shared};
+use super::{Damage, HandOver, Shared};
 use crate::augment::{Augmenter, Parameters, View, part_of};
-use crate::decode::{Decoder, Image};
+use crate::decode::{self, Decoder, Image};
 use crate::error::{Error, Fault, Result, contained};
 use crate::meter::{Activity, Track};
 use crate::slots::{Claims, Row};
@@ -54,6 +55,12 @@ impl Worker {
         }
         #[cfg(feature = "trouble")]
         crate::trouble::meet(activity, id);
+    }
+
+    fn count(&self, activity: Activity, bytes: usize) {
+        if let Some(track) = self.shared.meter.worker(self.number) {
+            Track::count_bytes(track, activity, bytes);
+        }
     }
 
     fn is_stopped(&self) -> bool {
@@ -113,23 +120,18 @@ impl Tools {
         })
     }
 
-    /// Reads, decodes once what the views need, cuts every view. The draws are those of the row's own
-    /// sample, its size in the index is enough for them.
+    /// Reads, decodes once what the views need, cuts every view; or as far as it is this loader's part. The
+    /// draws are those of the row's own sample, its size in the index is enough for them.
     fn produce(&mut self, worker: &Worker, row: &mut Row<'_>, id: u32) -> Result<()> {
         let shared = &*worker.shared;
-        let count = |activity, bytes| {
-            if let Some(track) = shared.meter.worker(worker.number) {
-                Track::count_bytes(track, activity, bytes);
-            }
-        };
         let sample = shared.index.sample(id)?;
         worker.enter(Activity::Read, id);
         shared.store.read(id, &mut self.bytes)?;
-        count(Activity::Read, self.bytes.len());
+        worker.count(Activity::Read, self.bytes.len());
         let mut extras = Vec::new();
         if !shared.extras.is_empty() {
             extras = shared.store.read_extras(id, &shared.extras)?;
-            count(Activity::Read, extras.iter().flatten().map(Vec::len).sum());
+            worker.count(Activity::Read, extras.iter().flatten().map(Vec::len).sum());
         }
         if worker.is_stopped() {
             // After a read that hung, nobody may be there any more to whom the rest is of use.
@@ -141,25 +143,79 @@ impl Tools {
         let draw = |(view, v): (&View, u16)| view.draw(seed, epoch, drawn_for, v, size.0, size.1);
         self.views.clear();
         self.views.extend(shared.views.iter().zip(0..).map(draw));
-        // What nobody has decoded in full yet is decoded in full, so that damage below the views is found.
-        let part = part_of(&self.views, size, shared.shrink_on_load, sample.proven);
-        self.decoder.decode_part(&self.bytes, part, &mut self.image)?;
-        count(Activity::Decode, self.image.rows() * self.image.columns() * 3);
-        if (self.image.width, self.image.height) != size {
-            return Err(Fault::IndexDamaged("the image has another size").into());
+        // Who decodes it elsewhere cannot replace it: what must not fail there is proven here.
+        let elsewhere = shared.hand_over == HandOver::Encoded;
+        if elsewhere && (sample.proven || shared.damage == Damage::Raise) {
+            let header = decode::peek(&self.bytes)?;
+            same_size((header.width, header.height), size)?;
+        } else {
+            // What nobody has decoded in full yet is decoded in full, so that damage below the views is found.
+            let part = part_of(&self.views, size, shared.shrink_on_load, sample.proven);
+            self.decoder.decode_part(&self.bytes, part, &mut self.image)?;
+            worker.count(Activity::Decode, self.image.rows() * self.image.columns() * 3);
+            same_size((self.image.width, self.image.height), size)?;
         }
-        worker.enter(Activity::Augment, id);
-        for (v, parameters) in self.views.iter().enumerate() {
-            let target = row.view(v);
-            self.augmenter.apply(&self.image, parameters, target)?;
-            count(Activity::Augment, target.len());
+        if elsewhere {
+            extras.insert(0, Some(mem::take(&mut self.bytes)));
+        } else {
+            worker.enter(Activity::Augment, id);
+            self.cut(worker, row)?;
         }
         row.describe(id, sample.label);
         if !extras.is_empty() {
             row.extras(extras);
         }
+        self.describe(shared, row)
+    }
+
+    /// The pixels of each view, as far as they are made here.
+    fn cut(&mut self, worker: &Worker, row: &mut Row<'_>) -> Result<()> {
+        for (v, parameters) in self.views.iter().enumerate() {
+            let target = row.view(v);
+            if worker.shared.hand_over == HandOver::Crops {
+                let square = Parameters { cut: parameters.cut, operations: Vec::new() };
+                self.augmenter.apply(&self.image, &square, target)?;
+            } else {
+                self.augmenter.apply(&self.image, parameters, target)?;
+            }
+            worker.count(Activity::Augment, target.len());
+        }
         Ok(())
     }
+
+    /// The parameters of each view, where somebody else needs them.
+    fn describe(&self, shared: &Shared, row: &mut Row<'_>) -> Result<()> {
+        let views = shared.views.len();
+        let first = match shared.hand_over {
+            HandOver::Views => return Ok(()),
+            HandOver::Crops => views,
+            HandOver::Encoded => 0,
+        };
+        for (v, (view, parameters)) in shared.views.iter().zip(&self.views).enumerate() {
+            let words = parameters.cut.words().map(i32::to_ne_bytes);
+            write(words.as_flattened(), row.view(first + v))?;
+            let steps = view.steps(parameters);
+            let words: Vec<_> = steps.as_flattened().iter().map(|word| word.to_ne_bytes()).collect();
+            write(words.as_flattened(), row.view(first + views + v))?;
+        }
+        Ok(())
+    }
+}
+
+fn same_size(found: (u32, u32), in_index: (u32, u32)) -> Result<()> {
+    if found == in_index {
+        return Ok(());
+    }
+    Err(Fault::IndexDamaged("the image has another size").into())
+}
+
+/// Into memory of the same length; `Loader::lend` has checked it.
+fn write(bytes: &[u8], target: &mut [u8]) -> Result<()> {
+    if bytes.len() != target.len() {
+        return Err(Fault::Bug("a row of parameters has another length".into()).into());
+    }
+    target.copy_from_slice(bytes);
+    Ok(())
 }
 
 #[cfg(test)]

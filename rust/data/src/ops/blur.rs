@@ -52,6 +52,26 @@ fn taps(sigma: f32) -> Taps {
     Taps { radius, full, end }
 }
 
+/// The weights of one of the passes of a blur, for who does them elsewhere: in the middle of `out`, whose
+/// length is odd, zeros around. 1 at the centre alone for a sigma of 0. False if they do not fit.
+pub fn kernel(sigma: f64, out: &mut [f32]) -> bool {
+    let sigma = sigma as f32;
+    let middle = out.len() / 2;
+    out.fill(0.0);
+    if sigma <= 0.0 {
+        out.iter_mut().skip(middle).take(1).for_each(|weight| *weight = 1.0);
+        return !out.is_empty();
+    }
+    let Taps { radius, full, end } = taps(sigma);
+    if middle < radius + 1 || out.len().is_multiple_of(2) {
+        return false;
+    }
+    let weight = |fixed: u32| fixed as f32 / (1u32 << 24) as f32;
+    out[middle - radius..=middle + radius].fill(weight(full));
+    (out[middle - radius - 1], out[middle + radius + 1]) = (weight(end), weight(end));
+    true
+}
+
 /// A row of a strip of columns. Aligned, since a load of 64 bytes takes twice as long where it meets two
 /// lines of the cache, which without it was left to the allocator.
 #[derive(Clone, Copy)]
@@ -233,6 +253,19 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn the_weights_of_a_pass_are_those_of_its_taps() {
+        let mut out = [7.0; 5];
+        assert!(kernel(0.0, &mut out));
+        assert_eq!(out, [0.0, 0.0, 1.0, 0.0, 0.0]);
+        assert!(kernel(2.0, &mut out));
+        let Taps { radius, full, end } = taps(2.0);
+        assert_eq!(radius, 1);
+        let fixed = out.map(|weight| (weight * (1 << 24) as f32) as u32);
+        assert_eq!(fixed, [end, full, full, full, end]);
+        assert!(!kernel(2.0, &mut [0.0; 3]) && !kernel(2.0, &mut [0.0; 6]) && !kernel(0.0, &mut []));
     }
 
     /// Variance of a box with weights `full` and `end`, three times: sigma squared, up to fixed point.
