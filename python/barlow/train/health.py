@@ -83,18 +83,19 @@ def sample(z_ND: Tensor) -> Tensor:
     return all_gather(z_ND[::stride].float()).flatten(0, 1)
 
 
-def of_embeddings(z_ND: Tensor) -> dict[str, float | None]:
+def of_embeddings(z_ND: Tensor) -> dict[str, float]:
     """What a sample of embeddings says without labels: see docs/health.md."""
     deviation_D = z_ND.std(0, unbiased=False)
     rms = z_ND.square().mean().sqrt()
     dead = (deviation_D <= _DEAD * rms).sum()
     spread = deviation_D.square().mean().sqrt() / rms.clamp_min(torch.finfo(rms.dtype).tiny)
     spectrum_K = spectrum(z_ND)
+    alpha = power_law_exponent(spectrum_K)
     return {
         "dead_dimensions": int(dead.item()),
         "spread": spread.item(),
         "rank_me": effective_rank(spectrum_K),
-        "alpha_req": power_law_exponent(spectrum_K),
+        **({} if alpha is None else {"alpha_req": alpha}),
     }
 
 
