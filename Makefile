@@ -31,7 +31,7 @@ test: setup ## All tests, Rust and Python, two at a time.
 	cargo test --locked --package barlow-data
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-fuzz: setup ## Each fuzz target for a minute. SECONDS=600; TARGETS="tar index decode".
+fuzz: setup ## Each fuzz target for a minute. SECONDS=600; TARGETS="tar index decode recode".
 	rust/fuzz/run "$(or $(SECONDS),60)" $(TARGETS)
 
 miri: setup ## Undefined behaviour in the parts without FFI; needs a nightly Rust.

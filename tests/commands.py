@@ -25,7 +25,8 @@ TINY = (
     "--checkpoint.every_epochs", "0.5", "--checkpoint.keep", "9",
 )  # fmt: skip
 """48 images: 6 steps an epoch, 12 in all, a checkpoint every 3."""
-TIMES = ("images_per_s", "wait_share", "time_s")
+TIMES = ("images_per_s", "wait_share", "time_s", "loader_share", "loader_share_max", "copy_share",
+         "compute_share", "communication_share", "other_share", "mfu", "ends_at_s")  # fmt: skip
 
 
 @dataclass

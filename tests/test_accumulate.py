@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
 
-from barlow.distributed import World, data_parallel
+from barlow.distributed import World
 from barlow.model import Twins, ViewBatchNorm1d, ViewBatchNorm2d
+from barlow.model.parallel import data_parallel
 from barlow.objectives import barlow_twins
 from barlow.train.accumulate import backward, split
 from processes import run

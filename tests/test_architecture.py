@@ -46,7 +46,7 @@ NATIVE = "_native"
 CRATE_FLOORS = (
     ("error", "limits", "random"),
     ("tar", "jpeg", "png", "webp", "ops"),
-    ("decode", "index", "order", "store", "augment", "floats"),
+    ("recode", "decode", "index", "order", "store", "augment", "floats"),
     ("workers", "scan", "pack", "blocks", "meter", "slots", "trouble", "loader"),
 )
 BINDING_FLOORS = (("errors",), ("dataset", "pixels", "memory"), ("loader",))
@@ -58,7 +58,7 @@ UNSAFE_ALLOWED = {
     CRATE + "slots.rs": "writes into memory that Python lent",
     CRATE + "slots/": "the tests of slots.rs lend memory",
     CRATE + "loader/": "the tests lend memory",
-    CRATE + "ops/": "SIMD kernels",
+    **dict.fromkeys((CRATE + "ops/", CRATE + "recode/simd/"), "SIMD kernels"),
     BINDING + "loader.rs": "lends arrays to the ring",
     BINDING + "memory.rs": "makes arrays over blocks",
 }

@@ -123,32 +123,20 @@ def test_inputs_and_gradients_of_any_strides() -> None:
         torch.testing.assert_close(mine.grad, reference.grad)
 
 
-def test_the_gpu_path_for_one_process_is_the_same_function() -> None:
-    x = data((8, 5, 6, 6), torch.float64, CONTIGUOUS)
-    ours, native = norms(5, 4, torch.float64)[0], norms(5, 4, torch.float64)[0]
-    native.num_views = 2
-    with num_views_of(ours, 2):
-        torch.testing.assert_close(native._native(x), ours(x))
-    torch.testing.assert_close(native.running_var, ours.running_var)
-    torch.testing.assert_close(native.running_mean, ours.running_mean)
-
-
-@pytest.mark.parametrize("native", [False, True])
-def test_a_batch_in_parts_advances_once_per_view_by_all_of_its_samples(native: bool) -> None:
+def test_a_batch_in_parts_advances_once_per_view_by_all_of_its_samples() -> None:
     x = data((12, 5, 6, 6), torch.float64, CONTIGUOUS).detach()
     ours, theirs = norms(5, 4, torch.float64)
-    call = ours._native if native else ours
     first, second = x.chunk(2)
     parts = zip(first.tensor_split([1, 4]), second.tensor_split([1, 4]), strict=True)
     with num_views_of(ours, 2), one_advance_of(ours):
         for part in parts:
-            call(torch.cat(part))
+            ours(torch.cat(part))
     for view in x.chunk(2):
         theirs(view)
     for (name, buffer), expected in zip(ours.named_buffers(), theirs.buffers(), strict=True):
         torch.testing.assert_close(buffer, expected, rtol=1e-12, atol=1e-12, msg=name)
     with num_views_of(ours, 2), no_advance_of(ours):
-        call(x)
+        ours(x)
     for (name, buffer), expected in zip(ours.named_buffers(), theirs.buffers(), strict=True):
         torch.testing.assert_close(buffer, expected, rtol=1e-12, atol=1e-12, msg=name)
 

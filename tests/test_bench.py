@@ -26,7 +26,7 @@ from barlow.bench.images import Images, prepare
 from barlow.bench.lanes import Failed, Lane
 from barlow.bench.pipelines import ENTRIES, Entry, official, ours
 from barlow.bench.pipelines.job import MEAN, STD, Job, Pipeline
-from barlow.data import Index, Order, views
+from barlow.data import Index, Order, recode, views
 from commands import barlow_here, finish, make_images, start
 
 NUM_IMAGES = 32
@@ -40,7 +40,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def images(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Images:
-    return prepare(folder, NUM_IMAGES, 8, tmp_path_factory.mktemp("chosen") / "images", threads=2)
+    out = tmp_path_factory.mktemp("chosen")
+    return prepare(folder, NUM_IMAGES, 8, out / "images", threads=2, recode=True)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +51,7 @@ def result(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(out)
         settings = dataclasses.replace(
-            SETTINGS, rounds=2, size=64, threads="1", only="barlow,official,decode",
+            SETTINGS, rounds=2, size=64, threads="1", only="barlow,recoded,official,decode", recode=True,
             json=out / "result.json", picture=out / "bars.svg",
         )  # fmt: skip
         assert bench.run(folder, settings, command="barlow bench loader photos")
@@ -66,6 +67,7 @@ def test_the_result_says_what_was_measured(result: dict[str, Any], folder: Path)
         "images": NUM_IMAGES,
         "mean_bytes": round(statistics.mean(sizes)),
         "mean_pixels": 72 * 72,
+        "recoded": {"images": NUM_IMAGES, "mean_bytes": _recoded_bytes(folder)},
     }
     assert (result["task"], result["size"], result["rounds"], result["batch_size"]) == ("views", 64, 2, 8)
     assert result["views"] == [str(view) for view in views.barlow_twins(64)]
@@ -75,14 +77,25 @@ def test_the_result_says_what_was_measured(result: dict[str, Any], folder: Path)
     assert result["missing"] == []
 
 
+def _recoded_bytes(folder: Path) -> int:
+    """Mean size of the images recoded one by one."""
+    members = [recode(path.read_bytes()) for path in folder.rglob("*.jpg")]
+    return round(statistics.mean(len(member) for member in members if member is not None))
+
+
 def test_its_numbers_agree_with_each_other(result: dict[str, Any]) -> None:
     (run,) = result["runs"]
     assert run["threads"] == len(run["cpus"]) == 1
     assert run["failed"] == []
     lines = {(line["name"], line["output"]): line for line in run["pipelines"]}
     assert list(lines) == [
-        ("barlow", "float32"), ("barlow", "uint8"), ("official", "float32"), ("decode", "uint8"),
+        ("barlow", "float32"), ("barlow", "uint8"), ("recoded", "float32"), ("recoded", "uint8"),
+        ("official", "float32"), ("decode", "uint8"),
     ]  # fmt: skip
+    # The same views of the same images: the same colours, from other bytes.
+    plain, recoded = lines["barlow", "uint8"], lines["recoded", "uint8"]
+    assert recoded["mean_rgb"] == plain["mean_rgb"]
+    assert recoded["mean_bytes"] == result["data"]["recoded"]["mean_bytes"] != plain["mean_bytes"]
     for line in lines.values():
         rate = line["images_per_s"]
         assert len(rate["rounds"]) == 2
@@ -102,11 +115,15 @@ def test_its_numbers_agree_with_each_other(result: dict[str, Any]) -> None:
 def test_the_tables_show_every_pipeline(result: dict[str, Any]) -> None:
     text = tables.render(result)
     for line in result["runs"][0]["pipelines"]:
-        (row,) = [
-            row for row in text.splitlines() if row.startswith(line["title"]) and f" {line['output']} " in row
+        cell = f" {line['output']} "
+        rows = [
+            row for row in text.splitlines() if cell in row and row.split(cell)[0].strip() == line["title"]
         ]
+        (row,) = rows
         assert tables.number(line["images_per_s"]["median"]) in row
         assert tables.times(line["x_official"]) in row
+        read = line["mean_bytes"] * line["images_per_s"]["median"] / 1e6
+        assert tables.number(read) in row.split()
     assert "barlow (float32): " in text
     assert f"{NUM_IMAGES} images of photos" in text
 

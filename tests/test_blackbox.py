@@ -175,7 +175,7 @@ def test_a_trace_names_the_first_place(phase: str) -> None:
     """One number is spoiled in each phase of a step; what follows it is not finite either, and not named."""
     learner = Learner(tiny_config(), Plan(10, 30, 30, 100, 100), World(0, 1, 0, torch.device("cpu")))
     generator = torch.Generator().manual_seed(0)
-    views = [torch.randint(0, 256, (6, 3, 16, 16), generator=generator, dtype=torch.uint8) for _ in range(2)]
+    views = [torch.randint(0, 256, (12, 3, 16, 16), generator=generator, dtype=torch.uint8) for _ in range(2)]
     assert trace(learner, 1, views).first is None
     before = {name: t.detach().clone() for name, t in learner.network.named_parameters()}
     name = PLACES[phase]

@@ -319,8 +319,8 @@ def test_an_interruption_anywhere_leaves_the_position(photos: Index) -> None:
             batches.load_state_dict({"epoch": 0, "step": 0})
             delay_s, interruptions = 3e-4, 0
             while len(found) < len(expected):
-                signal.setitimer(signal.ITIMER_REAL, delay_s)
                 try:
+                    signal.setitimer(signal.ITIMER_REAL, delay_s)
                     # The position moves with the batch: what was not handed over comes again.
                     for batch in batches:
                         signal.setitimer(signal.ITIMER_REAL, 0)

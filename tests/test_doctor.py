@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 
-from barlow.distributed import World, data_parallel
+from barlow.distributed import World
 from barlow.doctor import Finding, examine, gradient, images, loss, optimizer
 from barlow.doctor.diagnose import as_dict, verdict, words
 from barlow.doctor.finding import distance, over_ranks
+from barlow.model.parallel import data_parallel
 from barlow.optim import LARS
 from commands import barlow_here, finish, start
 from processes import run

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from barlow.config import ModelConfig, OptimConfig
-from barlow.distributed import World, data_parallel
+from barlow.distributed import World
 from barlow.model import Twins, ViewBatchNorm, ViewBatchNorm1d, build_model
+from barlow.model.parallel import data_parallel
 from barlow.objectives import barlow_twins, cross_correlation
 from barlow.optim import LARS, parameter_groups, true_gradient_rates
 from processes import run

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,14 @@ from barlow.objectives import Form, barlow_twins
 from barlow.objectives.forms import FORMS
 from barlow.optim import LARS
 from barlow.train.accumulate import backward, split
+from barlow.train.feed import Feed
+from barlow.train.learner import Learner, Plan
 from commands import TINY, barlow, make_images, metrics
 from processes import run
 from test_accumulate import NO_SCALER, loss_of, twins_of, two_views
 from test_lars import groups, plain_larc_step, plain_step, set_gradients, tensors
+from test_steady_step import config_of, views_u8
+from test_step_options import losses
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -118,6 +123,25 @@ def test_batch_norm_in_one_process_is_torchs(compiled: bool) -> None:
     compare_with(ours, torch.compile(ours, fullgraph=True) if compiled else ours, theirs, x)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_batch_norm_of_half_precision_is_torchs(dtype: torch.dtype) -> None:
+    ours, theirs, x = norm_and_input(0)
+    half = x.detach().to(dtype).requires_grad_()
+    with num_views_of(ours, 2):
+        y = ours(half)
+    expected = torch.cat([theirs(view.float()) for view in half.chunk(2)])
+    assert y.dtype == dtype
+    torch.testing.assert_close(y.float(), expected, rtol=2e-2, atol=2e-2)
+    generator = torch.Generator("cuda").manual_seed(1)
+    dy = torch.randn(y.shape, device="cuda", generator=generator)
+    mine = torch.autograd.grad(y, (half, *ours.parameters()), dy.to(dtype))
+    other = torch.autograd.grad(expected, (half, *theirs.parameters()), dy.to(dtype).float())
+    for a, b in zip(mine, other, strict=True):
+        assert (a.float() - b.float()).norm() < 1e-2 * b.float().norm()
+    for a, b in zip(ours.buffers(), theirs.buffers(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
 def beside_sync_batch_norm(world: World) -> None:
     ours, theirs, x = norm_and_input(world.rank)
     compare_with(ours, ours, nn.SyncBatchNorm.convert_sync_batchnorm(theirs), x)
@@ -195,3 +219,45 @@ def test_a_step_of_lars_can_be_captured_with_its_rate_in_a_tensor() -> None:
         second.step()
     for a, b in zip(captured, eager, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("micro_batch", [0, 5])
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_between_two_lines_of_metrics_the_host_never_waits(precision: str, micro_batch: int) -> None:
+    """Images by way of the feed included. Shown without a GPU by test_steady_step.py."""
+    config = config_of("barlow_twins", precision=precision, micro_batch=micro_batch)
+    world = World(0, 1, 0, torch.device("cuda", torch.cuda.current_device()))
+    learner, feed = Learner(config, Plan.of(config, 5), world), Feed(world.device)
+    batches = [[view.pin_memory() for view in views_u8(config)] for _ in range(7)]
+    for step, views in enumerate(batches, start=1):
+        torch.cuda.set_sync_debug_mode("error" if step > 3 else "default")  # at first it sets things up
+        try:
+            learner.step(step, feed(views), check=False)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    loss, _ = learner.step(8, feed(batches[0]), check=True)
+    assert torch.isfinite(loss)
+
+
+def test_the_feed_never_overwrites_what_a_step_still_reads() -> None:
+    """Copies are far ahead of slow kernels; each must find the numbers of its own batch, and memory of the
+    host that has been let go of must not be used again too early."""
+    feed, busy = Feed(torch.device("cuda")), torch.randn(4096, 4096, device="cuda")
+    sums = []
+    for number in range(40):
+        shape = (64 if number < 30 else 48, 3, 64, 64)
+        views = feed([torch.full(shape, number + k, dtype=torch.uint8).pin_memory() for k in range(2)])
+        for _ in range(5):
+            busy = torch.mm(busy, busy).clamp_(-1, 1)
+        sums.append(torch.stack([view.float().mean() for view in views]))
+    found = torch.stack(sums).cpu()
+    assert found[:, 0].tolist() == list(range(40))
+    assert found[:, 1].tolist() == list(range(1, 41))
+
+
+@pytest.mark.parametrize("micro_batch", [0, 5])
+def test_a_compiled_step_has_the_same_losses_on_a_gpu(micro_batch: int) -> None:
+    world = World(0, 1, 0, torch.device("cuda", torch.cuda.current_device()))
+    plain = config_of("barlow_twins", precision="fp32", micro_batch=micro_batch)
+    compiled = replace(plain, train=replace(plain.train, compile=True))
+    assert losses(compiled, world) == pytest.approx(losses(plain, world), rel=2e-3)

@@ -202,7 +202,7 @@ def test_step_norms_are_those_of_the_step() -> None:
 
 def test_a_learner_of_one_process_stops_before_its_optimizer() -> None:
     learner = Learner(tiny_config(), Plan(10, 30, 30, 100, 100), World(0, 1, 0, CPU))
-    views = [torch.zeros(6, 3, 16, 16, dtype=torch.uint8), torch.zeros(6, 3, 16, 16, dtype=torch.uint8)]
+    views = [torch.zeros(12, 3, 16, 16, dtype=torch.uint8) for _ in range(2)]
     with torch.no_grad():
         learner.twins.projector[0].weight.fill_(math.nan)  # pyright: ignore
     before = learner.twins.backbone.conv1.weight.detach().clone()

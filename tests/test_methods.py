@@ -18,8 +18,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from barlow.config import Config, ModelConfig, Objective, ObjectiveConfig
-from barlow.distributed import World, data_parallel
+from barlow.distributed import World
 from barlow.model import build_model, load_backbone
+from barlow.model.parallel import data_parallel
 from barlow.train.accumulate import backward, split
 from barlow.train.objective import Objective as Objectives
 from commands import TINY, barlow_here, finish, make_images, metrics, start, tensors

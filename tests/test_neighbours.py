@@ -19,7 +19,7 @@ def test_they_are_the_nearest_by_cosine_and_judged_over_all_queries(tmp_path: Pa
     train = open_index(tiny_run.write_pictures(tmp_path / "train", per_class=12, seed=1))
     asked = open_index(tiny_run.write_pictures(tmp_path / "test", per_class=5, seed=2)) if held_out else train
     model = build_model(config.model, 0).eval()
-    hood = gallery.nearest(model, train, asked if held_out else None, config)
+    hood = gallery.nearest(gallery.features_of(model, train, asked if held_out else None, config))
     bank, queries = (gallery._features(model, index, config).double().numpy() for index in (train, asked))
     bank, queries = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (bank, queries))
     cosines = queries @ bank.T

@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from barlow.distributed import World, data_parallel
+from barlow.distributed import World
 from barlow.model import ViewBatchNorm1d, build_predictor
 from barlow.model.batchnorm import num_views_of
+from barlow.model.parallel import data_parallel
 from barlow.objectives import barlow_twins
 from barlow.objectives.byol import advance_target_, byol, target_momentum
 from barlow.objectives.fft import fft_barlow_twins

@@ -50,6 +50,7 @@ def test_packing_is_lossless_and_the_same_bytes_each_time(tmp_path: Path) -> Non
         stored = sum(path.stat().st_size for path in out.glob("*.tar"))
         expected = {"images": 60, "held_out_images": 0, "extra_members": 0, "shards": 4, "bytes": stored}
         expected |= {"classes": 3, "ignored": 0, "classes_without_training": 0}
+        expected |= {"recoded": 0, "recoded_from_bytes": 0, "recoded_to_bytes": 0, "not_recoded": {}}
         assert report == {**expected, "skipped": []}
     assert len(digests) == 1
     shards = sorted((tmp_path / "out-1").glob("*.tar"))

@@ -70,8 +70,8 @@ def test_steps_and_time(found: Rehearsal) -> None:
 
 def test_activations_are_what_autograd_keeps() -> None:
     # ReLU keeps its output [8, 100]; the linear layer its input and its weight, which is there anyway.
-    layer, x = nn.Linear(50, 100), torch.randn(8, 50)
-    with _Kept() as kept:
+    layer, x = nn.Linear(50, 100), torch.randn(8, 50).requires_grad_() * 1
+    with _Kept(layer.parameters()) as kept:
         y = layer(x).relu()
         assert kept.peak == 4 * (8 * 50 + 8 * 100)
         y.sum().backward()

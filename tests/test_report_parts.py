@@ -80,7 +80,7 @@ def test_rows_of_affinities_are_gaussians_of_the_asked_width() -> None:
     rows = []
     for i in range(30):
         others = np.delete(squares[i], i)
-        low, high = 1e-9, 1e3
+        low, high, shares = 1e-9, 1e3, others
         for _ in range(200):
             beta = math.sqrt(low * high)
             weights = np.exp(-beta * (others - others.min()))

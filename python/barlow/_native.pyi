@@ -83,8 +83,11 @@ class Index:
     def shard(self, i: int) -> str:
         """Path of the shard that holds sample `i`."""
 
-    def read(self, i: int) -> bytes:
-        """The encoded bytes, checksum verified."""
+    def read(self, i: int, *, original: bool = False) -> bytes:
+        """The encoded bytes, checksum verified; with `original` of the file that a recoded image was."""
+
+    def recoded(self) -> NDArray[np.int64]:
+        """Positions of the samples that are recoded images, [count]."""
 
     @property
     def member_names(self) -> list[str]:
@@ -153,6 +156,7 @@ def pack(
     on_error: Literal["raise", "skip"] = "raise",
     members: bool = True,
     decode: bool = True,
+    recode: bool = False,
     overwrite: bool = False,
     threads: int = 0,
     progress: _Progress | None = None,
@@ -160,14 +164,18 @@ def pack(
     """Decodes every image once and writes shards and their index; the output is absent or complete.
 
     `members`: extra members are packed, too. `decode=False` reads headers alone, at the speed of the disk.
+    `recode`: JPEGs are stored with their Huffman codes undone, under their names and `.bjc`; those that
+    cannot be, and everything else, as they are.
 
     Returns images, held_out_images, extra_members, shards, bytes, classes, ignored (files that are no images
     and belong to none, and links in archives), classes_without_training (whose only image was held out),
-    skipped and seconds.
+    recoded (images), recoded_from_bytes and recoded_to_bytes (their size before and now), not_recoded (for
+    each reason how many JPEGs it kept as they are), skipped and seconds.
     """
 
 def unpack(source: _Path, out: _Path, *, progress: _Progress | None = None) -> dict[str, Any]:
-    """Writes the original files back, byte for byte; returns images, bytes and seconds."""
+    """Writes the original files back, byte for byte; returns files, restored (those of them that were
+    recoded), bytes and seconds."""
 
 # Pixels (rust/python/src/pixels.rs)
 
@@ -186,11 +194,19 @@ class Parameters(TypedDict):
     """In order: flip, brightness f, contrast f, saturation f, hue f (turns), grayscale, blur sigma_px,
     solarize threshold."""
 
+def recode(data: bytes) -> bytes | None:
+    """The recoded image that `pack(recode=True)` stores for a JPEG, proven to give the file back; None: it is
+    stored as it is."""
+
+def restore(data: bytes) -> bytes:
+    """The original file of a recoded image, checked against its checksum; DataError if it is damaged."""
+
 def peek(data: bytes) -> tuple[str, int, int]:
-    """Format (jpeg, png, webp), height and width in pixels, from the header alone."""
+    """Format (jpeg, png, webp, recoded), height and width in pixels, from the header alone."""
 
 def decode(data: bytes, shrink: int = 1, library_codes: bool = False) -> NDArray[np.uint8]:
-    """RGB pixels [H, W, 3] of a JPEG, PNG or WebP, as Pillow gives them; EXIF orientation is ignored.
+    """RGB pixels [H, W, 3] of a JPEG (recoded or not), PNG or WebP, as Pillow gives them; EXIF orientation is
+    ignored.
 
     `shrink` 2, 4 or 8 divides both sides of a JPEG (rounded up), as Pillow's `draft` does. One exception:
     16-bit grey PNGs keep their high byte, where Pillow's `convert("RGB")` cuts everything above 255 to white.

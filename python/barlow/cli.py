@@ -1,7 +1,7 @@
-"""Here: the `barlow` command: train, bench, demo, the list of all subcommands, how errors reach the terminal.
+"""Here: the `barlow` command: train, doctor, demo, the list of subcommands, how errors reach the terminal.
 
 Not here: any work (what a subcommand does is imported when it runs, so `--help` is instant); the subcommands
-about images and about runs that exist, in files of their own.
+about images, about runs that exist and about measuring, in files of their own.
 """
 
 from __future__ import annotations
@@ -9,23 +9,21 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
-import shlex
 import signal
 import sys
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import tyro
 
 from barlow import __version__
 from barlow.ablations import ABLATIONS, METHODS
-from barlow.bench import Settings
-from barlow.commands import images, listing, rehearsal, replays, runs
+from barlow.commands import bench, images, listing, rehearsal, replays, runs
 from barlow.commands.arguments import MAX_THREADS, Data, check
 from barlow.config import PRESETS, Config, load
-from barlow.terminal import bar, notes, one_line, show_warning, unboxed, worded_here
+from barlow.terminal import notes, one_line, show_warning, unboxed, worded_here
 from barlow.train.launch import CONFIG_FILE, follow_launcher
 
 
@@ -81,30 +79,6 @@ def _judge(*arguments: Any) -> Any:
     from barlow.evaluate.online import online_knn
 
     return online_knn(*arguments)
-
-
-def bench(
-    what: tyro.conf.Positional[Literal["loader"]],
-    data: Data,
-    *,
-    settings: Annotated[Settings, tyro.conf.arg(name="")] = Settings(),  # noqa: B008
-) -> None:
-    """Measures data loading on this machine, beside the peers that are installed.
-
-    Rounds of all pipelines alternate. One that is not installed is listed, one that fails is reported; exit
-    code 1 if barlow or the official pipeline fails.
-
-    Args:
-        what: loader: from images to batches of views.
-        data: Shards, or a tar or folder of images.
-        settings: What is measured.
-    """
-    from barlow.bench import run
-
-    with bar("measuring") as progress:
-        succeeded = run(data, settings, command=shlex.join(["barlow", *sys.argv[1:]]), progress=progress)
-    if not succeeded:
-        raise SystemExit(1)
 
 
 def doctor(*, ranks: int = 0, json: bool = False) -> None:
@@ -176,18 +150,34 @@ def _parse(arguments: list[str]) -> Callable[[], None]:
         "runs": listing.list_runs,
         "import": runs.import_run,
         "replay": replays.replay,
-        "bench": bench,
+        "bench": _bench,  # whose own subcommands are below
         "doctor": doctor,
         "demo": demo,
     }
+    description = (
+        "Barlow Twins: a vision backbone out of a heap of unlabelled images. "
+        "`barlow COMMAND --help` explains a command, `barlow --version` names the version."
+    )
+    if arguments[:1] == ["bench"]:
+        commands = {"loader": bench.loader, "step": bench.step, "loss": bench.loss}
+        return _choose(commands, "barlow bench", _bench.__doc__ or "", arguments[1:])
+    return _choose(commands, "barlow", description, arguments)
+
+
+def _bench() -> None:
+    """Measures this machine: loading, a training step, the loss, each beside the official way."""
+
+
+def _choose(
+    commands: Mapping[str, Callable[..., None]], prog: str, description: str, arguments: list[str]
+) -> Callable[[], None]:
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):
             return tyro.extras.subcommand_cli_from_dict(
                 {name: _later(command) for name, command in commands.items()},
-                prog="barlow",
-                description="Barlow Twins: a vision backbone out of a heap of unlabelled images. "
-                "`barlow COMMAND --help` explains a command, `barlow --version` names the version.",
+                prog=prog,
+                description=description,
                 args=arguments or ["--help"],
             )
     except SystemExit as stop:

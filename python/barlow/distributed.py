@@ -9,7 +9,6 @@ Every collective is a no-op in a single process, so nothing above this floor ask
 from __future__ import annotations
 
 import contextlib
-import inspect
 import json
 import os
 import re
@@ -19,14 +18,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.distributed.rendezvous import rendezvous
-from torch.nn.parallel import DistributedDataParallel
 
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -203,10 +201,35 @@ def rank_in(group: dist.ProcessGroup | None = None) -> int:
     return dist.get_rank(group) if dist.is_available() and dist.is_initialized() else 0
 
 
+_timed: Callable[[], contextlib.AbstractContextManager[None]] | None = None
+
+
+@contextlib.contextmanager
+def collectives_timed(around: Callable[[], contextlib.AbstractContextManager[None]]) -> Iterator[None]:
+    """Inside, on all threads, every collective of tensors below that talks to other ranks runs in `around()`.
+
+    Not those of DistributedDataParallel, nor those that a compiler has taken into its graphs.
+    """
+    global _timed
+    before, _timed = _timed, around
+    try:
+        yield
+    finally:
+        _timed = before
+
+
+def _timing() -> contextlib.AbstractContextManager[None]:
+    # A compiler must not look at the variable: it would compile anew whenever that changes.
+    if torch.compiler.is_compiling() or _timed is None:
+        return contextlib.nullcontext()
+    return _timed()
+
+
 def all_reduce_(x: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
     """Sums x over the ranks, in place and without gradient; returns x, which is the same on every rank."""
     if world_size(group) > 1:
-        dist.all_reduce(x, group=group)
+        with _timing():
+            dist.all_reduce(x, group=group)
     return x
 
 
@@ -216,7 +239,8 @@ def all_gather(x: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
     if size == 1:
         return x.detach()[None]
     out = x.new_empty((size, *x.shape))
-    dist.all_gather_into_tensor(out.view(-1), x.detach().contiguous().view(-1), group=group)
+    with _timing():
+        dist.all_gather_into_tensor(out.view(-1), x.detach().contiguous().view(-1), group=group)
     return out
 
 
@@ -230,7 +254,8 @@ def all_to_all(
     if world_size(group) == 1:
         return x.detach()
     out = x.new_empty(sum(receive))
-    dist.all_to_all_single(out, x.detach(), receive, send, group=group)
+    with _timing():
+        dist.all_to_all_single(out, x.detach(), receive, send, group=group)
     return out
 
 
@@ -258,9 +283,6 @@ class _AllReduce(torch.autograd.Function):
         if ctx.alike:
             return grad * world_size(ctx.group), None, None
         return all_reduce_(grad.clone(memory_format=torch.contiguous_format), ctx.group), None, None
-
-
-_Module = TypeVar("_Module", bound=nn.Module)
 
 
 class LateMax:
@@ -302,21 +324,6 @@ class LateMax:
             return self._value()
         self._asked.wait()
         return int(self._largest.item())
-
-
-def data_parallel(module: _Module) -> _Module | DistributedDataParallel:
-    """The module with gradients that are means over the ranks after backward; itself in a single process.
-
-    Parameters and buffers are made equal once, here. Buffers are not sent again at every step: what this
-    package keeps in them (batch-norm statistics) comes out the same on every rank.
-    """
-    if world_size() == 1:
-        return module
-    names = inspect.signature(DistributedDataParallel).parameters
-    # torch 2.15 renamed the option and warns about its old name.
-    option = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
-    options: dict[str, Any] = {option: False, "gradient_as_bucket_view": True}
-    return DistributedDataParallel(module, **options)
 
 
 def merge_moments(count_R: Tensor, mean_RX: Tensor, m2_RX: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -35,6 +35,9 @@ class Settings:
     """Normalised floats or bytes; task: bytes for crops, else floats, and barlow in both."""
     only: str = ""
     """Names of the pipelines to run, as in barlow,official; empty: all that are installed."""
+    recode: bool = False
+    """Also pack the images recoded (`barlow pack --recode`) into temporary shards, and show barlow on them
+    and bare decoding of them, with the bytes that each reads."""
     json: Path | None = None
     """File for the result, with all rounds, versions and the machine."""
     picture: Path | None = None

@@ -20,7 +20,7 @@ from typing import Any
 from barlow.bench import Settings, machine
 from barlow.bench.images import Images, prepare
 from barlow.bench.lanes import Failed, Lane
-from barlow.bench.pipelines import DECODE, ENTRIES, OFFICIAL, OURS
+from barlow.bench.pipelines import DECODE, ENTRIES, OFFICIAL, OURS, RECODED
 from barlow.bench.pipelines.job import Job
 from barlow.bench.tasks import TASKS
 
@@ -57,7 +57,9 @@ def measure(
     with _unwound_by_sigterm(), tempfile.TemporaryDirectory(prefix="barlow-bench-") as temporary:
         wanted = settings.images or task.images
         folder = Path(temporary) / "images"
-        images = prepare(data, wanted, settings.batch_size, folder, threads=max(threads))
+        images = prepare(
+            data, wanted, settings.batch_size, folder, threads=max(threads), recode=settings.recode
+        )
         runs = []
         for i, count in enumerate(threads):
 
@@ -73,7 +75,7 @@ def measure(
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "machine": machine.facts(),
         "versions": machine.versions(),
-        "data": images.facts,
+        "data": images.facts | ({"recoded": images.recoded.facts} if images.recoded else {}),
         "task": settings.task,
         "title": task.title.format(size=size),
         "size": size,
@@ -128,6 +130,7 @@ def _signals_held() -> Iterator[None]:
 
 def job(name: str, output: str, images: Images, settings: Settings, threads: int) -> Job:
     """What the pipeline `name` is asked for; `ValueError` if there are fewer cores than threads."""
+    images = _read_by(name, images)
     return Job(
         pipeline=name,
         task=settings.task,
@@ -139,6 +142,10 @@ def job(name: str, output: str, images: Images, settings: Settings, threads: int
         index=str(images.index),
         files=[str(file) for file in images.files],
     )
+
+
+def _read_by(name: str, images: Images) -> Images:
+    return images.recoded if ENTRIES[name].recoded and images.recoded else images
 
 
 def _run(
@@ -170,7 +177,7 @@ def _run(
     return {
         "threads": threads,
         "cpus": machine.cores(threads),
-        "pipelines": [_as_json(row, rows, settings) for row in rows if not row.failed],
+        "pipelines": [_as_json(row, rows, settings, images) for row in rows if not row.failed],
         "failed": [
             {"name": row.name, "output": row.output, "reason": row.failed} for row in rows if row.failed
         ],
@@ -196,7 +203,7 @@ def _reason_kept(row: Row) -> Iterator[None]:
         row.failed = str(reason)
 
 
-def _as_json(row: Row, rows: list[Row], settings: Settings) -> dict[str, Any]:
+def _as_json(row: Row, rows: list[Row], settings: Settings, images: Images) -> dict[str, Any]:
     def ratio(name: str) -> float | None:
         """Against that pipeline's first row, which has the task's own output."""
         other = next((other for other in rows if other.name == name and not other.failed), None)
@@ -213,6 +220,7 @@ def _as_json(row: Row, rows: list[Row], settings: Settings) -> dict[str, Any]:
         "makes": entry.makes,
         "note": ", ".join(filter(None, notes)),
         "workers": row.workers,
+        "mean_bytes": _read_by(row.name, images).facts["mean_bytes"],
         "mean_rgb": row.mean_rgb,
         "images_per_s": {
             "median": statistics.median(row.rates),
@@ -231,11 +239,16 @@ def _outputs(name: str, settings: Settings) -> list[str]:
     possible = ENTRIES[name].outputs
     wanted = TASKS[settings.task].output if settings.output == "task" else settings.output
     first = wanted if wanted in possible else possible[0]
-    return [first, "uint8"] if name == OURS and settings.output == "task" and first != "uint8" else [first]
+    ours = name in (OURS, RECODED)
+    return [first, "uint8"] if ours and settings.output == "task" and first != "uint8" else [first]
 
 
 def _names(settings: Settings) -> list[str]:
-    able = [name for name, entry in ENTRIES.items() if settings.task in entry.tasks]
+    able = [
+        name
+        for name, entry in ENTRIES.items()
+        if settings.task in entry.tasks and (settings.recode or not entry.recoded)
+    ]
     if not settings.only:
         return able
     chosen = [name.strip() for name in settings.only.split(",")]

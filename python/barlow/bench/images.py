@@ -5,10 +5,11 @@ Not here: what is made of them.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from barlow.data import Index, open_index
+from barlow.data import Index, open_index, pack
 
 LARGEST_BATCH = 64
 """Images of a batch if nobody says."""
@@ -25,13 +26,18 @@ class Images:
     """Divides their number."""
     facts: dict[str, float | int | str]
     """source, images, mean_bytes, mean_pixels (area)."""
+    recoded: Images | None = None
+    """The same images as packed shards of recoded ones, if that was asked for."""
 
 
-def prepare(source: Path | str, count: int, batch_size: int, folder: Path, *, threads: int) -> Images:
+def prepare(
+    source: Path | str, count: int, batch_size: int, folder: Path, *, threads: int, recode: bool = False
+) -> Images:
     """Writes `count` images, evenly spaced in the source, into the new `folder`, byte for byte.
 
     Rounded down to whole batches, so that no pipeline has a short one. With fewer batches than `threads` some
-    would stand idle: `ValueError`; `batch_size` 0 sees to it that each thread has several.
+    would stand idle: `ValueError`; `batch_size` 0 sees to it that each thread has several. With `recode` they
+    are packed beside it, too.
     """
     opened = open_index(source)
     count = min(count, len(opened))
@@ -54,7 +60,23 @@ def prepare(source: Path | str, count: int, batch_size: int, folder: Path, *, th
         "mean_bytes": round(num_bytes / count),
         "mean_pixels": round(num_pixels / count),
     }
-    return Images(Path(index.write(folder.parent / "bench.index")), files, batch_size, facts)
+    images = Images(Path(index.write(folder.parent / "bench.index")), files, batch_size, facts)
+    return dataclasses.replace(images, recoded=_recoded(images, folder.parent)) if recode else images
+
+
+def _recoded(images: Images, beside: Path) -> Images:
+    """Shards of the same images, and what is in them as files. Facts: images (that could be recoded) and
+    mean_bytes (of all)."""
+    shards, folder = beside / "recoded", beside / "recoded-files"
+    told = pack(images.files[0].parent, shards, recode=True)
+    index = open_index(shards)
+    folder.mkdir()
+    files = [folder / f"{i:06d}" for i in range(len(index))]
+    for i, file in enumerate(files):
+        file.write_bytes(index.read(i))
+    mean_bytes = round(sum(file.stat().st_size for file in files) / len(files))
+    facts: dict[str, float | int | str] = {"images": told["recoded"], "mean_bytes": mean_bytes}
+    return Images(Path(index.write(beside / "recoded.index")), files, images.batch_size, facts)
 
 
 def _suffix(index: Index, i: int) -> str:

@@ -2,7 +2,7 @@
 
 Not here: tables of the loader's bench; anything but the loss and its gradient at the embeddings.
 
-    python -m barlow.bench.loss --samples 256,2048 --dims 1024,8192
+    barlow bench loss --samples 256,2048 --dims 1024,8192
     torchrun --standalone --nproc-per-node 4 -m barlow.bench.loss --samples 256 --dims 8192
 
 N samples are those of all ranks together. The rounds of all contestants alternate, so that a machine that
@@ -45,6 +45,12 @@ def official(z1_ND: Tensor, z2_ND: Tensor) -> Tensor:
     norm: nn.Module = nn.BatchNorm1d(num_dims, affine=False, device=z1_ND.device)
     if z1_ND.is_cuda:
         norm = nn.SyncBatchNorm.convert_sync_batchnorm(norm)
+    return correlation_loss(norm, z1_ND, z2_ND, LAMBD)
+
+
+def correlation_loss(norm: nn.Module, z1_ND: Tensor, z2_ND: Tensor, lambd: float) -> Tensor:
+    """The loss of two embeddings by the whole matrix C, which autograd follows all the way."""
+    num_dims = z1_ND.shape[1]
     c_DD = norm(z1_ND).T @ norm(z2_ND)
     c_DD.div_(len(z1_ND) * world_size())
     if world_size() > 1:
@@ -52,7 +58,7 @@ def official(z1_ND: Tensor, z2_ND: Tensor) -> Tensor:
     on = torch.diagonal(c_DD).add(-1).square().sum()
     # Without its last element C is D - 1 rows of D + 1 elements that begin with one of the diagonal.
     off = c_DD.flatten()[:-1].view(num_dims - 1, num_dims + 1)[:, 1:].square().sum()
-    return on + LAMBD * off
+    return on + lambd * off
 
 
 CONTESTANTS: dict[str, Loss] = {
@@ -194,13 +200,19 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
     parser.add_argument("--threads", type=int, default=0, help="of torch on a CPU, per rank; 0: torch's own")
     asked = parser.parse_args()
-    if asked.threads:
-        torch.set_num_threads(asked.threads)
+    samples, dims = ([int(number) for number in text.split(",")] for text in (asked.samples, asked.dims))
+    run(samples, dims, asked.rounds, asked.dtype, asked.threads)
+
+
+def run(samples: list[int], dims: list[int], rounds: int, dtype_name: str, threads: int) -> None:
+    """Measures and prints one table for each N and D, as one rank of whoever started this process."""
+    if threads:
+        torch.set_num_threads(threads)
+    dtype: torch.dtype = getattr(torch, dtype_name)
     with process_group() as world:
-        for num_samples in map(int, asked.samples.split(",")):
-            for num_dims in map(int, asked.dims.split(",")):
-                dtype = getattr(torch, asked.dtype)
-                results = measure(num_samples, num_dims, asked.rounds, world, dtype)
+        for num_samples in samples:
+            for num_dims in dims:
+                results = measure(num_samples, num_dims, rounds, world, dtype)
                 half = world.device.type == "cuda" and dtype.itemsize == 2
                 if world.rank == 0:
                     print(table(num_samples, num_dims, world.size, results, half=half), flush=True)

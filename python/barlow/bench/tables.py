@@ -13,12 +13,15 @@ from rich.console import Console
 from rich.table import Table
 
 WIDTH = 118
+WIDTH_OF_BYTES = 18
+"""More where two columns tell what is read."""
 
 
 def render(result: dict[str, Any]) -> str:
     """One table for each thread count, then notes, data, machine and what is missing."""
     text = io.StringIO()
-    console = Console(file=text, width=WIDTH, highlight=False, color_system=None)
+    width = WIDTH + WIDTH_OF_BYTES * ("recoded" in result["data"])
+    console = Console(file=text, width=width, highlight=False, color_system=None)
 
     def say(line: str) -> None:
         console.print(line, markup=False, soft_wrap=True)
@@ -26,7 +29,7 @@ def render(result: dict[str, Any]) -> str:
     notes: dict[str, str] = {}
     for run in result["runs"]:
         say(caption(result, run))
-        console.print(_table(run))
+        console.print(_table(run, "recoded" in result["data"]))
         for failure in run["failed"]:
             say(f"{failure['name']} failed: {failure['reason']}")
         for line in _stages(run):
@@ -43,10 +46,14 @@ def render(result: dict[str, Any]) -> str:
 def facts(result: dict[str, Any]) -> list[str]:
     """What was measured and on what, in lines."""
     data, machine = result["data"], result["machine"]
+    recoded = data.get("recoded")
+    of_them = (
+        "" if recoded is None else f"; recoded ({recoded['images']} of them) {recoded['mean_bytes']:,} bytes"
+    )
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     return [
         f"{data['images']} images of {Path(data['source']).name}, mean {data['mean_bytes']:,} bytes and "
-        f"{data['mean_pixels']:,} pixels; batches of {result['batch_size']}; page cache warm",
+        f"{data['mean_pixels']:,} pixels{of_them}; batches of {result['batch_size']}; page cache warm",
         f"{machine['cpu']}, {machine['cores']} cores, {machine['system']}, Python {machine['python']}",
         versions,
     ]
@@ -69,15 +76,20 @@ def times(ratio: float | None) -> str:
     return "" if ratio is None else f"{ratio:.1f}" if ratio >= 10 else f"{ratio:.2f}"
 
 
-def _table(run: dict[str, Any]) -> Table:
+def _table(run: dict[str, Any], recoded: bool) -> Table:
+    """With recoded images also what each pipeline reads: who has a slow disk pays for speed in bytes."""
     table = Table(box=None, pad_edge=False)
     table.add_column("pipeline")
     table.add_column("output")
     for name in ("images/s", "min-max", "x official", "x decoding"):
         table.add_column(name, justify="right")
+    for name in ("kB/image", "MB/s") if recoded else ():
+        table.add_column(name, justify="right")
     table.add_column("by")
     for pipeline in run["pipelines"]:
         rate = pipeline["images_per_s"]
+        size = pipeline["mean_bytes"]
+        read = [number(size / 1e3), number(size * rate["median"] / 1e6)] if recoded else []
         table.add_row(
             pipeline["title"],
             pipeline["output"],
@@ -85,6 +97,7 @@ def _table(run: dict[str, Any]) -> Table:
             f"{number(rate['min'])}-{number(rate['max'])}",
             times(pipeline["x_official"]),
             times(pipeline["x_decode"]),
+            *read,
             pipeline["workers"],
         )
     return table

@@ -171,6 +171,14 @@ class TrainConfig:
     """Stop after so many optimizer steps in all; 0 runs every epoch. The schedule does not change."""
     fused_lars: bool = False
     """Compile the optimizer's step into few kernels: needs Triton on a GPU, a C++ compiler on a CPU."""
+    compile: bool = False
+    """Compile backbone and projector (torch.compile), and the optimizer's step: minutes at the start, then
+    faster steps that are the same to rounding (docs/speed.md). Needs what fused_lars needs."""
+    channels_last: bool = True
+    """Keep activations and convolutions' weights with the channels of a pixel side by side, which is what
+    matrix units read; off only to measure what it is worth."""
+    gradient_compression: Literal["none", "bf16"] = "none"
+    """bf16 halves the bytes of gradients between processes, and rounds them; for slow networks."""
     log_every: int = 20
     """Steps between two lines of metrics."""
     wandb: str = ""

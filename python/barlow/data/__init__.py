@@ -8,7 +8,21 @@ The work is Rust's (`barlow._native`, imported here only). `decode`, `draw` and 
 steps one at a time, so that what they give is what training sees.
 """
 
-from barlow._native import DataError, Index, Order, apply, decode, draw, index_path, pack, peek, simd, unpack
+from barlow._native import (
+    DataError,
+    Index,
+    Order,
+    apply,
+    decode,
+    draw,
+    index_path,
+    pack,
+    peek,
+    recode,
+    restore,
+    simd,
+    unpack,
+)
 from barlow.data import views
 from barlow.data.device import normalise, to_float
 from barlow.data.loader import Batch, Loader
@@ -39,6 +53,8 @@ __all__ = [
     "open_index",
     "pack",
     "peek",
+    "recode",
+    "restore",
     "simd",
     "staged",
     "to_float",

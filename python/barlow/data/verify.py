@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,7 @@ def damaged(
 
     It takes the way that training takes, up to the views: bytes against the checksum, shards against their
     recorded sizes, decoding, the image's size against the index; and extra members against their checksums.
+    Beyond that, the original file of each recoded image that decodes is made and checked.
     `threads` 0 is every core that this process may run on; `progress(done, total)`. `TimeoutError` names a
     read that hangs for ten minutes.
     """
@@ -58,7 +61,22 @@ def damaged(
                 progress(i + 1, total)
     finally:
         stream.close(CLOSE_S)
-    return found
+    return sorted(found + unrestorable(index, {i for i, _ in found}, threads), key=lambda entry: entry[0])
+
+
+def unrestorable(index: Index, known: set[int], threads: int) -> list[tuple[int, DataError]]:
+    """Position and error of each recoded image, but for the `known` ones, whose original cannot be made."""
+
+    def error_of(i: int) -> tuple[int, DataError] | None:
+        try:
+            index.read(i, original=True)
+        except DataError as error:
+            return i, error
+        return None
+
+    recoded = [i for i in index.recoded().tolist() if i not in known]
+    with ThreadPoolExecutor(threads or len(os.sched_getaffinity(0))) as pool:
+        return [entry for entry in pool.map(error_of, recoded) if entry is not None]
 
 
 def as_json(index: Index, found: list[tuple[int, DataError]]) -> dict[str, Any]:

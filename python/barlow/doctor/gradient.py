@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from barlow.config import ModelConfig
-from barlow.distributed import World, data_parallel, gather_values
+from barlow.distributed import World, gather_values
 from barlow.doctor.finding import Finding, distance, over_ranks
 from barlow.model import Twins, ViewBatchNorm, ViewBatchNorm1d, build_model
+from barlow.model.parallel import data_parallel
 from barlow.objectives import barlow_twins
 from barlow.optim import LARS, parameter_groups
 from barlow.train.accumulate import backward, split

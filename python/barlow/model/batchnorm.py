@@ -1,6 +1,6 @@
 """Here: the modules of batch normalisation per view over the samples of all ranks, on CPUs and GPUs.
 
-Not here: the arithmetic (normalization.py), the loss's standardisation (that is part of the objective).
+Not here: the arithmetic (normalization.py, gpu_norm.py), the loss's standardisation (the objective's).
 
 The rows of an input are laid out view after view, V blocks of n samples. One call normalises each block by
 its own mean and variance, which is what the official code does by running the network once per view; here the
@@ -16,10 +16,10 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from barlow.distributed import merge_moments, world_size
+from barlow.model.gpu_norm import moments, normalize_on_gpu
 from barlow.model.normalization import is_channels_last, normalize, statistics
 
 
@@ -48,27 +48,29 @@ class ViewBatchNorm(nn.modules.batchnorm._BatchNorm):
             raise ValueError(f"{input.shape[0]} rows are not {self.num_views} views of at least one sample")
         if world_size() == 1 and input.numel() == input.shape[1] * self.num_views:
             raise ValueError("batch norm needs more than one value per channel to train")
-        if world_size() == 1 and input.is_cuda and not torch.compiler.is_compiling():
-            # One fused cuDNN kernel per view; on CPUs our own passes are the faster ones.
-            return self._native(input)
         if not input.is_contiguous() and not is_channels_last(input):
             input = input.contiguous()
+        if input.is_cuda and not torch.compiler.is_compiling():
+            return self._on_gpu(input)
         mean_VC, variance_VC, count = statistics(input, self.num_views)
         self._account(count, mean_VC, variance_VC)
         return normalize(input, self.weight, self.bias, mean_VC, variance_VC, count, self.eps)
 
-    def _native(self, input: Tensor) -> Tensor:
-        # Running statistics with momentum 1 are those of the call: mean and unbiased variance.
-        mean_VC, unbiased_VC = self.weight.new_zeros(2, self.num_views, self.num_features)
-        views = [
-            F.batch_norm(view, mean_C, unbiased_C, self.weight, self.bias, True, 1.0, self.eps)
-            for view, mean_C, unbiased_C in zip(
-                input.chunk(self.num_views), mean_VC, unbiased_VC, strict=True
-            )
-        ]
-        count = mean_VC.new_full((), input.numel() // (self.num_views * self.num_features))
-        self._account(count, mean_VC, unbiased_VC * ((count - 1) / count))
-        return views[0] if len(views) == 1 else torch.cat(views)
+    def _on_gpu(self, input: Tensor) -> Tensor:
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        assert self.momentum is not None
+        advances = self.advance == "always"
+        running = (self.running_mean, self.running_var) if advances else None
+        of = moments(input, self.num_views, self.eps, running, self.momentum)
+        if advances:
+            with torch.no_grad():
+                self.num_batches_tracked.add_(self.num_views)
+        elif self.advance == "later":
+            rstd_VC, count = torch.stack(of.rstds), of.count_W.sum().to(of.means[0].dtype)
+            self._account(count, torch.stack(of.means), rstd_VC.square().reciprocal() - self.eps)
+        return normalize_on_gpu(input, self.weight, self.bias, of, self.eps)
 
     @torch.no_grad()
     def _account(self, count: Tensor, mean_VC: Tensor, variance_VC: Tensor) -> None:

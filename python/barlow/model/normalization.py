@@ -1,12 +1,12 @@
 """Here: the arithmetic of batch norm per view: statistics over all ranks, the affine map, its gradient.
 
-Not here: modules, running statistics, evaluation mode (batchnorm.py).
+Not here: modules, running statistics, evaluation mode (batchnorm.py), the eager form on GPUs (gpu_norm.py).
 
 There are two forms of the same function. The eager one takes PyTorch's own kernels: a few passes over memory
-on a CPU. The traced one, for torch.compile, is the plain formula in operations without side effects, which a
-compiler fuses with what stands around it. (TorchInductor 2.15 also makes wrong gradients of the eager one's
-writes into slices.) Either way the statistics of all views travel in one all-gather and the sums that the
-gradient needs in one all-reduce; Dynamo turns both into functional collectives.
+on a CPU. The traced one, for torch.compile on any device, is the plain formula in operations without side
+effects, which a compiler fuses with what stands around it. (TorchInductor 2.15 also makes wrong gradients of
+the eager one's writes into slices.) Either way the statistics of all views travel in one all-gather and the
+sums that the gradient needs in one all-reduce; Dynamo turns both into functional collectives.
 """
 
 from __future__ import annotations
@@ -73,8 +73,7 @@ def is_channels_last(x: Tensor) -> bool:
 def _local_moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and M2 [C] of this rank's samples of one view."""
     pixels = x.numel() // (x.shape[0] * x.shape[1])
-    rows = x.shape[0] if x.is_cuda else max(1, _CHUNK_VALUES // pixels)
-    parts = x.split(rows)
+    parts = x.split(max(1, _CHUNK_VALUES // pixels))
     # These stand-ins only tell the kernel to return full precision for half-precision input.
     running = torch.zeros(2, x.shape[1], dtype=_statistics_dtype(x), device=x.device)
     moments = [torch.ops.aten.batch_norm_update_stats(part, running[0], running[1], 0.0) for part in parts]

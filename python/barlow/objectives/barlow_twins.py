@@ -12,27 +12,20 @@ gradient do not depend on how many ranks there are or which samples each of them
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from barlow.distributed import world_size
+from barlow.distributed import rank_in, world_size
 from barlow.objectives.correlation import correlate, correlation
 from barlow.objectives.forms import FORMS, Form, Terms, cheapest_form
 from barlow.objectives.gram import gram, gram_features, operand_dtype, sample_counts
 from barlow.objectives.standardize import Group, stack_views, standardize
 
 AnyForm = Form | Literal["auto"]
-
-# What each form does: the terms of the loss and, if wanted, its gradient at this rank's rows, [2, n, D].
-_COMPUTE: dict[Form, Callable[[Tensor, Tensor, float, float, Group, bool], tuple[Terms, Tensor | None]]] = {
-    "correlation": correlation,
-    "gram": gram,
-    "gram_features": gram_features,
-}
 
 
 def barlow_twins(
@@ -43,6 +36,7 @@ def barlow_twins(
     form: AnyForm = "auto",
     eps: float = 0.0,
     group: Group = None,
+    counts: Sequence[int] | None = None,
 ) -> Tensor:
     """The loss of the global batch, a scalar that is the same on every rank.
 
@@ -54,8 +48,9 @@ def barlow_twins(
     `form` says how, not what: "correlation" computes C, [D, D]; "gram" the Gram matrices of the N samples,
     [N, N], each rank its rows of them; "gram_features" the same, each rank from its share of the D features;
     "auto" takes the cheapest (`cheapest_form` has the rule). All agree to rounding. On a GPU the Gram forms
-    multiply half-precision embeddings as such, with sums in float32. With several ranks, "auto" and the Gram
-    forms wait for the device once, to learn how many samples the others have.
+    multiply half-precision embeddings as such, with sums in float32. `counts` are the rows of every rank, for
+    callers that know them; without it "auto" and the Gram forms ask the other ranks, if there are any, for
+    which the host waits for the device.
 
     Backward gives this rank's rows of W times the gradient of the loss, W being the size of the group: the
     mean over ranks that DistributedDataParallel takes then gives every parameter the gradient of one process
@@ -68,7 +63,7 @@ def barlow_twins(
         raise ValueError(f"lambd may not be negative, not {lambd}")
     wants_grad = torch.is_grad_enabled() and (z1_ND.requires_grad or z2_ND.requires_grad)
     with torch.autocast(z1_ND.device.type, enabled=False):
-        return _BarlowTwins.apply(z1_ND, z2_ND, lambd, eps, group, wants_grad, form)  # pyright: ignore[reportReturnType]
+        return _BarlowTwins.apply(z1_ND, z2_ND, lambd, eps, group, wants_grad, form, counts)  # pyright: ignore[reportReturnType]
 
 
 def cross_correlation(z1_ND: Tensor, z2_ND: Tensor, *, eps: float = 0.0, group: Group = None) -> Tensor:
@@ -94,8 +89,7 @@ def correlation_summary(
     """The numbers of the global batch's C, without C unless that is cheapest; arguments as of the loss."""
     _check(z1_ND, z2_ND, eps, form)
     with torch.no_grad(), torch.autocast(z1_ND.device.type, enabled=False):
-        compute = _COMPUTE[_resolve(form, z1_ND, z2_ND, group)]
-        terms, _ = compute(z1_ND, z2_ND, 0.0, eps, group, False)
+        terms, _ = _compute(z1_ND, z2_ND, 0.0, eps, group, False, form, None)
     num_dims = z1_ND.shape[1]
     num_off = num_dims * (num_dims - 1)
     rms = math.sqrt(terms.redundancy.item() / num_off) if num_off else 0.0
@@ -130,12 +124,29 @@ def _check(z1_ND: Tensor, z2_ND: Tensor, eps: float, form: str = "auto") -> None
         raise ValueError(f"form must be auto, {', '.join(FORMS)}, not {form!r}")
 
 
-def _resolve(form: AnyForm, z1_ND: Tensor, z2_ND: Tensor, group: Group) -> Form:
-    if form != "auto":
-        return form
-    num_samples = sum(sample_counts(len(z1_ND), z1_ND.device, group))
-    half = operand_dtype(z1_ND, z2_ND).itemsize == 2
-    return cheapest_form(num_samples, z1_ND.shape[1], world_size(group), half=half)
+def _compute(
+    z1_ND: Tensor,
+    z2_ND: Tensor,
+    lambd: float,
+    eps: float,
+    group: Group,
+    wants_grad: bool,
+    form: AnyForm,
+    known: Sequence[int] | None,
+) -> tuple[Terms, Tensor | None]:
+    """The terms of the loss and, if wanted, its gradient at this rank's rows, [2, n, D]."""
+    if form == "correlation":
+        return correlation(z1_ND, z2_ND, lambd, eps, group, wants_grad)
+    counts = sample_counts(len(z1_ND), z1_ND.device, group) if known is None else list(known)
+    if len(counts) != world_size(group) or counts[rank_in(group)] != len(z1_ND):
+        raise ValueError(f"counts {counts} are not the rows of each rank: this one has {len(z1_ND)}")
+    if form == "auto":
+        half = operand_dtype(z1_ND, z2_ND).itemsize == 2
+        form = cheapest_form(sum(counts), z1_ND.shape[1], len(counts), half=half)
+        if form == "correlation":
+            return correlation(z1_ND, z2_ND, lambd, eps, group, wants_grad)
+    compute = gram if form == "gram" else gram_features
+    return compute(z1_ND, z2_ND, lambd, eps, group, wants_grad, counts=counts)
 
 
 class _BarlowTwins(torch.autograd.Function):
@@ -151,9 +162,9 @@ class _BarlowTwins(torch.autograd.Function):
         group: Group,
         wants_grad: bool,
         form: AnyForm,
+        counts: Sequence[int] | None,
     ) -> Tensor:
-        compute = _COMPUTE[_resolve(form, z1_ND, z2_ND, group)]
-        terms, dz_2ND = compute(z1_ND, z2_ND, lambd, eps, group, wants_grad)
+        terms, dz_2ND = _compute(z1_ND, z2_ND, lambd, eps, group, wants_grad, form, counts)
         if dz_2ND is not None:
             ctx.save_for_backward(dz_2ND)
         ctx.dtypes = z1_ND.dtype, z2_ND.dtype
@@ -168,4 +179,4 @@ class _BarlowTwins(torch.autograd.Function):
         (dz_2ND,) = ctx.saved_tensors
         # A gradient scaler's factor arrives in grad_loss: it must be in before the cast to half precision.
         dz1_ND, dz2_ND = (grad_loss * ctx.factor * dz_2ND).unbind()
-        return dz1_ND.to(ctx.dtypes[0]), dz2_ND.to(ctx.dtypes[1]), None, None, None, None, None
+        return dz1_ND.to(ctx.dtypes[0]), dz2_ND.to(ctx.dtypes[1]), None, None, None, None, None, None

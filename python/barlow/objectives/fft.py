@@ -17,6 +17,7 @@ from torch import Tensor
 
 from barlow.distributed import all_reduce
 from barlow.objectives.global_batch import Group, embeddings, full_precision, standardize
+from barlow.objectives.rows import to_device
 
 
 def fft_barlow_twins(
@@ -54,7 +55,7 @@ def fft_barlow_twins(
         diagonal_D = all_reduce((x_2ND[0] * x_2ND[1]).sum(0), group, alike=True) / count
         invariance = (diagonal_D - 1).square().sum()
         if generator is not None:
-            x_2ND = x_2ND[:, :, torch.randperm(num_dims, generator=generator).to(x_2ND.device)]
+            x_2ND = x_2ND[:, :, to_device(torch.randperm(num_dims, generator=generator), x_2ND.device)]
         sums_GGB = _wrapped_diagonals(x_2ND, block, group) / count
         own = torch.eye(len(sums_GGB), dtype=torch.bool, device=sums_GGB.device)
         first_GG = sums_GGB[..., 0].masked_fill(own, 0)

@@ -42,7 +42,7 @@ def full_precision(z_ND: Tensor) -> torch.autocast:
 
 def batch_mean(x_N: Tensor, group: Group = None) -> Tensor:
     """The mean [] of one number per sample over the samples of all ranks, which may have different many."""
-    packed = torch.stack([x_N.sum(), x_N.new_tensor(float(len(x_N)))])
+    packed = torch.stack([x_N.sum(), x_N.new_full((), len(x_N))])
     total, count = all_reduce(packed, group, alike=True)
     return total / count
 

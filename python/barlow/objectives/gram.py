@@ -33,15 +33,17 @@ def gram(
     group: Group,
     wants_grad: bool,
     operands: torch.dtype | None = None,
+    counts: list[int] | None = None,
 ) -> tuple[Terms, Tensor | None]:
     """Sharded over the samples: each rank gathers all standardised embeddings and computes its rows of both
     Gram matrices, hence the gradient at its rows.
 
     The terms of the loss and, if wanted, its gradient at this rank's rows of both views, [2, n, D].
-    `operands` is what the embeddings are gathered and multiplied in, by default `operand_dtype`'s.
+    `operands` is what the embeddings are gathered and multiplied in, by default `operand_dtype`'s; `counts`
+    are the rows of every rank, by default those that `sample_counts` learns from them.
     """
     rows, num_dims = z1_ND.shape
-    counts = sample_counts(rows, z1_ND.device, group)
+    counts = counts or sample_counts(rows, z1_ND.device, group)
     num_samples = sum(counts)
     x_2ND, rstd_2D, _ = standardize(stack_views(z1_ND, z2_ND), eps, group)
     all_2MD = _gather_rows(x_2ND.to(operands or operand_dtype(z1_ND, z2_ND)), max(counts), group)
@@ -70,6 +72,7 @@ def gram_features(
     group: Group,
     wants_grad: bool,
     operands: torch.dtype | None = None,
+    counts: list[int] | None = None,
 ) -> tuple[Terms, Tensor | None]:
     """Sharded over the features: an all-to-all gives each rank all samples of its D/W features, which it
     standardises by itself; the ranks add up the Gram matrices; another all-to-all takes the gradients home.
@@ -78,7 +81,7 @@ def gram_features(
     """
     rank, size = rank_in(group), world_size(group)
     rows, num_dims = z1_ND.shape
-    counts = sample_counts(rows, z1_ND.device, group)
+    counts = counts or sample_counts(rows, z1_ND.device, group)
     num_samples, shares = sum(counts), _shares(num_dims, size)
     out_sizes, in_sizes = [2 * rows * d for d in shares], [2 * n * shares[rank] for n in counts]
     blocks = stack_views(z1_ND, z2_ND).transpose(0, 1).split(shares, dim=2)

@@ -6,6 +6,7 @@ Not here: the third pass through the network, from the mixed images to their emb
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -30,14 +31,19 @@ class Mixture:
 
 
 def mix_views(
-    y1_NX: Tensor, y2_NX: Tensor, *, generator: torch.Generator, group: Group = None
+    y1_NX: Tensor,
+    y2_NX: Tensor,
+    *,
+    generator: torch.Generator,
+    group: Group = None,
+    counts: Sequence[int] | None = None,
 ) -> tuple[Tensor, Mixture]:
     """This rank's mixed images, of the shape and dtype of the views, and how they were mixed.
 
     `y1_NX`, `y2_NX`: this rank's images of the two views, [n, ...] floating point, n may differ between
     ranks. `generator`, a CPU generator in the same state on every rank (`ValueError` if not), draws alpha
     from Beta(1, 1), which is uniform (wgcban/mix-bt, main.py), and the permutation of the global batch. Each
-    rank receives only the n images that it mixes in.
+    rank receives only the n images that it mixes in. `counts`: see `barlow_twins`.
     """
     if y1_NX.shape != y2_NX.shape or y1_NX.dim() == 0 or len(y1_NX) == 0:
         raise ValueError(
@@ -45,7 +51,7 @@ def mix_views(
         )
     if y1_NX.dtype != y2_NX.dtype or not y1_NX.is_floating_point():
         raise ValueError(f"views must be floating point of one dtype, not {y1_NX.dtype} and {y2_NX.dtype}")
-    counts = tuple(row_counts(y1_NX, generator, group))
+    counts = tuple(row_counts(y1_NX, generator, group, counts))
     alpha = torch.rand((), generator=generator, dtype=torch.float64).item()
     mixture = Mixture(alpha, torch.randperm(sum(counts), generator=generator), counts)
     return torch.lerp(permute_rows(y2_NX, mixture.order_N, counts, group), y1_NX, alpha), mixture
@@ -71,7 +77,10 @@ def mixed_barlow_twins(
     # Converted once: gradients of half precision would be rounded in each of the two terms.
     z1_ND, z2_ND, zm_ND = embeddings(z1_ND, z2_ND, zm_ND)
     penalty = mixing_penalty(z1_ND, z2_ND, zm_ND, mixture, eps=eps, group=group)
-    return barlow_twins(z1_ND, z2_ND, lambd, eps=eps, group=group) + weight * lambd * penalty
+    return (
+        barlow_twins(z1_ND, z2_ND, lambd, eps=eps, group=group, counts=mixture.counts)
+        + weight * lambd * penalty
+    )
 
 
 def mixing_penalty(

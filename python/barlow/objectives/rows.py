@@ -22,17 +22,35 @@ from barlow.distributed import all_gather, all_reduce_, all_to_all, rank_in, wor
 Group = dist.ProcessGroup | None
 
 
-def row_counts(x: Tensor, generator: torch.Generator | None = None, group: Group = None) -> list[int]:
-    """How many rows each rank holds, by rank. The host waits for the device to read them.
+def row_counts(
+    x: Tensor,
+    generator: torch.Generator | None = None,
+    group: Group = None,
+    known: Sequence[int] | None = None,
+) -> list[int]:
+    """How many rows each rank holds, by rank.
 
-    With a generator, whose state stays, also checks that those of all ranks will draw the same: `ValueError`
-    on every rank if not. Permutations that differ would leave the ranks waiting for one another.
+    Several ranks tell each other, and their hosts wait for their devices, unless the caller has `known` it
+    before: then only this rank's own number is checked (`ValueError`). With a generator, whose state stays,
+    ranks that tell each other also check that all will draw the same: `ValueError` on every rank if not.
+    Permutations that differ would leave the ranks waiting for one another.
     """
+    if known is not None:
+        if len(known) != world_size(group) or known[rank_in(group)] != len(x):
+            raise ValueError(f"{list(known)} are not the rows of each rank: this one has {len(x)}")
+        return list(known)
+    if world_size(group) == 1:
+        return [len(x)]
     draw = 0 if generator is None else _next_draw(generator)
     gathered_R2 = all_gather(torch.tensor([len(x), draw], device=x.device), group).tolist()
     if len({draw for _, draw in gathered_R2}) > 1:
         raise ValueError("the random generators of the ranks are not in the same state")
     return [count for count, _ in gathered_R2]
+
+
+def to_device(x: Tensor, device: torch.device) -> Tensor:
+    """x of the CPU on a device; from page-locked memory, so that the host does not wait for a GPU."""
+    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x
 
 
 def _next_draw(generator: torch.Generator) -> int:
@@ -95,7 +113,7 @@ class _PermuteRows(torch.autograd.Function):
 
 def _exchange(x_NX: Tensor, order_N: Tensor, counts: tuple[int, ...], group: Group) -> Tensor:
     if world_size(group) == 1:
-        return x_NX[order_N.to(x_NX.device)]
+        return x_NX[to_device(order_N, x_NX.device)]
     rank = rank_in(group)
     wanted = order_N.split(counts)
     start = sum(counts[:rank])
@@ -104,12 +122,12 @@ def _exchange(x_NX: Tensor, order_N: Tensor, counts: tuple[int, ...], group: Gro
     ends = torch.tensor(counts).cumsum(0)
     owner_N = torch.searchsorted(ends, wanted[rank], right=True)
     from_each = torch.bincount(owner_N, minlength=len(counts))
-    sent = x_NX[torch.cat(mine).to(x_NX.device)]
+    sent = x_NX[to_device(torch.cat(mine), x_NX.device)]
     size = sent[0].numel()
     # Indexing keeps the layout of channels-last images; they travel in the order of their dimensions.
     received = all_to_all(
         sent.flatten(), [len(rows) * size for rows in mine], (from_each * size).tolist(), group
     )
     out = torch.empty_like(sent)
-    out[owner_N.argsort(stable=True).to(x_NX.device)] = received.view(sent.shape)
+    out[to_device(owner_N.argsort(stable=True), x_NX.device)] = received.view(sent.shape)
     return out

@@ -8,6 +8,8 @@ their gradients backward, and never the matrix of all pairs on one rank.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -16,27 +18,33 @@ from barlow.distributed import all_reduce, rank_in
 from barlow.objectives.global_batch import Group, embeddings, full_precision
 from barlow.objectives.rows import gather_rows, row_counts
 
+Counts = Sequence[int] | None
 
-def simclr(z1_ND: Tensor, z2_ND: Tensor, temperature: float = 0.1, *, group: Group = None) -> Tensor:
+
+def simclr(
+    z1_ND: Tensor, z2_ND: Tensor, temperature: float = 0.1, *, group: Group = None, counts: Counts = None
+) -> Tensor:
     """NT-Xent: the mean over all 2N views of -log(exp(s_ij / t) / sum_{k != i} exp(s_ik / t)), on every rank.
 
     s are cosines, j is the other view of i, k runs over the other 2N - 1 views of the global batch (equation
     1). `z1_ND`, `z2_ND`: this rank's embeddings, [n, D] floating point, n may differ between ranks. The
     default of 0.1 is that of google-research/simclr (run.py) for ImageNet; the paper takes 0.5 for CIFAR-10.
     That code adds the means of the two views: its loss is twice this one. Computed in float32 (float64 for
-    float64); backward gives W times the gradient of the global batch at this rank's rows. `ValueError` for a
-    temperature that isn't positive.
+    float64); backward gives W times the gradient of the global batch at this rank's rows. `counts`: see
+    `barlow_twins`. `ValueError` for a temperature that isn't positive.
     """
-    return contrast(z1_ND, z2_ND, temperature, both_views=True, group=group)
+    return contrast(z1_ND, z2_ND, temperature, both_views=True, group=group, counts=counts)
 
 
-def contrast(z1_ND: Tensor, z2_ND: Tensor, temperature: float, *, both_views: bool, group: Group) -> Tensor:
+def contrast(
+    z1_ND: Tensor, z2_ND: Tensor, temperature: float, *, both_views: bool, group: Group, counts: Counts
+) -> Tensor:
     """The loss of `simclr` (`both_views`) or of `infonce`; arguments, result and errors are theirs."""
     if not temperature > 0:
         raise ValueError(f"temperature must be positive, not {temperature}")
     views = embeddings(z1_ND, z2_ND)
     with full_precision(z1_ND):
-        counts = row_counts(z1_ND, group=group)
+        counts = row_counts(z1_ND, group=group, known=counts)
         if sum(counts) < 2:
             raise ValueError("a contrastive loss needs at least 2 samples")
         x_2ND = F.normalize(torch.stack(views), dim=2)

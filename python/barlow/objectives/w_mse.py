@@ -8,12 +8,14 @@ covariance, and the loss is the distance of the two whitened views of a sample.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from barlow.objectives.global_batch import Group, embeddings, full_precision
-from barlow.objectives.rows import gather_rows, row_counts
+from barlow.objectives.rows import gather_rows, row_counts, to_device
 
 
 def w_mse(
@@ -25,6 +27,7 @@ def w_mse(
     rounds: int = 1,
     eps: float = 0.0,
     group: Group = None,
+    counts: Sequence[int] | None = None,
 ) -> Tensor:
     """The mean over all samples of |w1 - w2|^2, w of length 1 after whitening, a scalar on every rank.
 
@@ -36,13 +39,14 @@ def w_mse(
     eps * identity (htdt/self-supervised, methods/whitening.py; its README has D = 64 and sub-batches of 128
     for CIFAR, D = 128, 256 and 4 rounds for STL-10 and Tiny ImageNet).
 
+    `counts`: see `barlow_twins`. The host waits for the device once, to learn whether it could be whitened.
     Every rank gathers the embeddings and whitens all: D is small. Computed in float32 (float64 for float64);
     backward gives W times the gradient of the global batch at this rank's rows, without a collective.
     `ValueError` on every rank for sizes that don't fit and where a covariance is singular.
     """
     views = embeddings(z1_ND, z2_ND)
     with full_precision(z1_ND):
-        counts = row_counts(z1_ND, generator, group)
+        counts = row_counts(z1_ND, generator, group, counts)
         num_samples, num_dims = sum(counts), z1_ND.shape[1]
         size = 2 * num_dims if sub_batch is None else sub_batch
         if rounds < 1 or not 0 <= eps < 1:
@@ -55,7 +59,7 @@ def w_mse(
         all_M2D = gather_rows(torch.stack(views, 1), counts, group, alike=True)
         losses = []
         for _ in range(rounds):
-            order_M = torch.randperm(num_samples, generator=generator).to(z1_ND.device)
+            order_M = to_device(torch.randperm(num_samples, generator=generator), z1_ND.device)
             sliced_2KSD = all_M2D[order_M].transpose(0, 1).unflatten(1, (-1, size))
             w1_KSD, w2_KSD = F.normalize(_whiten(sliced_2KSD, eps), dim=-1)
             losses.append((w1_KSD - w2_KSD).square().sum(-1).mean())

@@ -54,7 +54,8 @@ def write(
     ]
     nav = page.links(sections)
     if several:
-        head, title = overview.header(records, nav), f"{len(records)} runs"
+        synthetic = any(map(record.is_synthetic, records))
+        head, title = overview.header(records, nav, synthetic=synthetic), f"{len(records)} runs"
     else:
         head, title = page.header(first, synthetic=record.is_synthetic(first), nav=nav), first.name
     destination = Path("report.html") if several else first.folder / "report.html"

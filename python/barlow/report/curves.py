@@ -13,6 +13,9 @@ from barlow.report.charts import Line
 from barlow.report.page import missing, section
 from barlow.report.record import Record
 
+_BOUNDS = ("floor", "chance")
+"""Names of lines that are not the run's own."""
+
 
 @dataclass(frozen=True)
 class Chart:
@@ -85,7 +88,7 @@ CHARTS = (
         "Dimensions that are the same number for every image. Healthy: none, or a few in thousands.",
         "dimensions",
         (("dead_dimensions", "dead"),),
-        include=(0.0,),
+        include=(0.0, 1.0),
     ),
     Chart(
         "Gradient",
@@ -97,7 +100,7 @@ CHARTS = (
     Chart(
         "Longest step",
         "Largest relative change of a weight tensor in one step. Healthy: below a few percent.",
-        "of the weight's norm (log scale)",
+        "relative (log scale)",
         (("update_ratio", "largest"),),
         log_y=True,
     ),
@@ -164,7 +167,7 @@ def _has(chart: Chart, records: list[Record]) -> bool:
 
 def _chart(chart: Chart, records: list[Record], over: str) -> str:
     if len(records) == 1:
-        styles = ("one", "floor" if chart.keys[-1][1] in ("floor", "chance") else "two")
+        styles = ("one", "floor" if chart.keys[-1][1] in _BOUNDS else "two")
         lines = [
             Line(name, style, _points(records[0], key, over, chart.factor))
             for (key, name), style in zip(chart.keys, styles, strict=False)
@@ -186,12 +189,15 @@ def _chart(chart: Chart, records: list[Record], over: str) -> str:
         include=chart.include,
         with_legend=len(records) == 1,
     )
+    note = chart.note
+    if len(records) > 1 < len(chart.keys) and chart.keys[1][1] not in _BOUNDS:
+        note += f" Drawn of several runs: {chart.keys[0][1]}."
     title = chart.title + (
         " and its floor" if chart.title == "Loss" and len(lines) > 1 == len(records) else ""
     )
     return (
         f"<figure><h3>{escape(title)}</h3>{drawn}"
-        f'<figcaption class="caption">{escape(chart.note)}</figcaption></figure>'
+        f'<figcaption class="caption">{escape(note)}</figcaption></figure>'
     )
 
 

@@ -12,7 +12,7 @@ from barlow.report import charts, page
 from barlow.report.record import Record
 
 
-def header(records: list[Record], nav: str) -> str:
+def header(records: list[Record], nav: str, *, synthetic: bool) -> str:
     """The names, a table of how the runs stand, what each lacks, and the links to the sections."""
     rows = "".join(_row(i, rec) for i, rec in enumerate(records))
     heads = ("run", "steps", "loss (floor)", "diagonal", "off it", "RankMe", "images/s", "time", "device")
@@ -23,6 +23,7 @@ def header(records: list[Record], nav: str) -> str:
     )
     return (
         f'<header><p class="soft">barlow report</p><h1>{len(records)} runs side by side</h1>'
+        f"{page.synthetic_tag() if synthetic else ''}"
         f'<div class="scroll"><table class="runs"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
         f"</div>{lacking}{nav}</header>"
     )

@@ -6,6 +6,7 @@ Not here: curves (curves.py), the matrix at the end (exhibits.py).
 from __future__ import annotations
 
 import itertools
+import math
 from html import escape
 
 import numpy as np
@@ -99,7 +100,8 @@ def times(records: list[Record]) -> str:
 
 def time_shares(rec: Record) -> list[tuple[str, float]]:
     """(what, share of the time) of a run, largest remainder last: the steps themselves. Empty if unknown."""
-    lines = [line for line in rec.metrics if isinstance(line.get("time_s"), int | float)]
+    timed = {step for step, _ in rec.series("time_s")}
+    lines = [line for line in rec.metrics if line["step"] in timed]
     keys = sorted({key for line in lines for key in line if key.endswith("_share")})
     total, sums = 0.0, dict.fromkeys(keys, 0.0)
     for before, line in itertools.pairwise(lines):
@@ -109,7 +111,8 @@ def time_shares(rec: Record) -> list[tuple[str, float]]:
         total += elapsed_s
         for key in keys:
             share = line.get(key)
-            sums[key] += elapsed_s * min(1.0, max(0.0, share)) if isinstance(share, int | float) else 0.0
+            if isinstance(share, int | float) and math.isfinite(share):
+                sums[key] += elapsed_s * min(1.0, max(0.0, share))
     if not total:
         return []
     named = [

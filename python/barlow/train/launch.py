@@ -50,6 +50,7 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 FREE_FIELDS = (
     "train.steps", "train.log_every", "data.threads", "data.prefetch", "data.device_stage", "data.on_error",
     "data.max_replaced", "objective.form", "checkpoint.", "evaluate.", "train.wandb",
+    "train.compile", "train.fused_lars", "train.channels_last", "train.gradient_compression",
     "train.micro_batch",  # within the bounds of `_check_micro_batches`
 )  # fmt: skip
 
@@ -95,7 +96,7 @@ def check(config: Config, index: Index, world_size: int, run: Path) -> None:
 
     from barlow.data import views
     from barlow.data.staged import check_stage
-    from barlow.model.precision import autocast_dtype
+    from barlow.model.precision import training_dtype
     from barlow.train.checkpoint import CHECKPOINTS, newest_step
 
     if len(index) == 0:
@@ -104,7 +105,8 @@ def check(config: Config, index: Index, world_size: int, run: Path) -> None:
     validate(config, num_samples=len(index), world_size=world_size)
     views.training(config.data)
     check_stage(config.data.device_stage)
-    autocast_dtype(config.train.precision, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    training_dtype(config.train.precision, device, config.model, config.data.image_size)
     tracker.check(config.train.wandb)
     if run.exists() and not run.is_dir():
         raise ValueError(f"--run {run} is a file")

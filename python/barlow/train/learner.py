@@ -16,9 +16,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from barlow.config import Config
 from barlow.data import to_float
-from barlow.distributed import World, data_parallel
+from barlow.distributed import World
 from barlow.model import Twins, build_model
-from barlow.model.precision import autocast, autocast_dtype
+from barlow.model.parallel import data_parallel
+from barlow.model.precision import autocast, training_dtype
 from barlow.objectives import Form, choose_form
 from barlow.optim import LARS, learning_rate, parameter_groups, true_gradient_rates
 from barlow.train.accumulate import backward, split
@@ -74,9 +75,15 @@ class Learner:
 
     def __init__(self, config: Config, plan: Plan, world: World) -> None:
         self.config, self.plan, self.device = config, plan, world.device
+        if world.device.type == "cuda":
+            # Sizes never change, so trying cuDNN's algorithms once pays for itself within a minute.
+            torch.backends.cudnn.benchmark = True
         self.twins = build_model(config.model, config.train.seed).to(world.device)
-        self.twins.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        self.autocast_dtype = autocast_dtype(config.train.precision, world.device)
+        if config.train.channels_last:
+            self.twins.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self.autocast_dtype = training_dtype(
+            config.train.precision, world.device, config.model, config.data.image_size
+        )
         self.form: Form
         self.form, self.form_reason = _form(config, world, half=self.autocast_dtype != torch.float32)
         """The form of the loss, never "auto", and why it was chosen."""
@@ -84,8 +91,12 @@ class Learner:
         self.objective = Objective(config, self.twins, plan.total_steps, self.form, self._autocast)
         self.objective.to(world.device)
         self.network = nn.ModuleDict({**dict(self.twins.named_children()), "objective": self.objective})
-        self._model = _rehearsed(self.twins, world.device)
-        self._num_micro_batches = num_micro_batches(config, world.size)
+        self.num_micro_batches = num_micro_batches(config, world.size)
+        static, compression = self.num_micro_batches == 1, config.train.gradient_compression
+        parallel = data_parallel(self.twins, static=static, compression=compression)
+        self._model = _rehearsed(parallel, self.twins, world.device)
+        if config.train.compile:
+            compile_parts(self.twins)  # now, or it would compile for the rehearsal's size as well
         optim, self._peak = config.optim, true_gradient_rates(config.optim)
         self.optimizer = LARS(
             parameter_groups(self.network),
@@ -94,7 +105,7 @@ class Learner:
             weight_decay=self._peak.weight_decay,
             trust_coefficient=optim.trust_coefficient,
             variant=optim.variant,
-            fused=config.train.fused_lars,
+            fused=config.train.fused_lars or config.train.compile,
         )
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=self.autocast_dtype == torch.float16)
         self._guard = Guard(world.device, PATIENCE if self.scaler.is_enabled() else 1)
@@ -121,7 +132,7 @@ class Learner:
 
     def differentiate(self, step: int, views_u8: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """The step without its update: the parameters are left with gradients, times the scaler's factor."""
-        batches = [partial(self._floats, part) for part in split(views_u8, self._num_micro_batches)]
+        batches = [partial(self._floats, part) for part in split(views_u8, self.num_micro_batches)]
         to_embed, objective_of = self.objective.begin(step, batches)
         self.optimizer.zero_grad(set_to_none=True)
         loss, embeddings = backward(self._model, to_embed, objective_of, self.scaler, self._autocast)
@@ -136,7 +147,11 @@ class Learner:
         if views_u8[0].is_floating_point():  # a device stage has done it
             return views_u8
         data = self.config.data
-        return to_float(views_u8, data.mean, data.std, device=self.device)
+        # What autocast would round the network's input to; mixtures of images are made in float32.
+        mixes = self.config.objective.name == "mixed_barlow_twins"
+        dtype = torch.float32 if mixes or self.device.type == "cpu" else self.autocast_dtype
+        views = to_float(views_u8, data.mean, data.std, device=self.device, dtype=dtype)
+        return views if self.config.train.channels_last else [view.contiguous() for view in views]
 
     def rates(self, step: int) -> tuple[float, float]:
         """The learning rates of weights and of biases at a step (from 1)."""
@@ -152,9 +167,20 @@ def _form(config: Config, world: World, *, half: bool) -> tuple[Form, str]:
     return choose_form(config.optim.batch_size, num_dims, world.size, half=half)
 
 
-def _rehearsed(twins: Twins, device: torch.device) -> Twins | DistributedDataParallel:
+def compile_parts(twins: Twins, backend: str = "inductor") -> None:
+    """Compiles backbone and projector where they are called next, for each size of their input.
+
+    Each by itself: gradients come out of a compiled part all at once, and those of the projector, most of
+    all, then travel between the ranks while the backbone's are computed.
+    """
+    for part in (twins.backbone, twins.projector):
+        part.compile(dynamic=False, backend=backend)
+
+
+def _rehearsed(
+    model: Twins | DistributedDataParallel, twins: Twins, device: torch.device
+) -> Twins | DistributedDataParallel:
     """The data-parallel twins after a first pass that leaves no trace in them."""
-    model = data_parallel(twins)
     if model is twins:
         return model
     # DDP lays its buckets out anew after the first backward pass, and a ring's sums round by the place in

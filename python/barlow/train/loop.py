@@ -19,6 +19,7 @@ from barlow.data.staged import endless
 from barlow.distributed import LateMax, World, barrier
 from barlow.train import snapshots
 from barlow.train.blackbox import record
+from barlow.train.feed import Feed
 from barlow.train.guard import NotFinite
 from barlow.train.health import line, possible_rank
 from barlow.train.learner import Learner, Plan
@@ -28,6 +29,7 @@ from barlow.train.observer import MakeJudge, Observer
 from barlow.train.preempt import Stop
 from barlow.train.progress import Display
 from barlow.train.saving import resume, save
+from barlow.train.throughput import Throughput
 
 
 def train(
@@ -81,21 +83,31 @@ def train(
         stop = stack.enter_context(Stop())
         stops = stack.enter_context(LateMax(lambda: stop.number))
         clock = Clock(past_s, step)
+        feed = Feed(world.device)
+        meter = Throughput(learner, plan.last_step, world.size, lambda: loader.stats().waited_s)
         for batch in endless(loader):
             step += 1
             stops.ask()
             saves = plan.saves(step)
-            try:
-                loss, embeddings = learner.step(step, batch.views, check=plan.logs(step) or saves)
-            except NotFinite as found:
-                raise record(found, run, learner, index, world, metrics.lines if metrics else ()) from None
+            with meter.step():
+                with meter.stage("copy"):
+                    views_u8 = feed(batch.views)
+                with meter.stage("compute"):
+                    try:
+                        loss, embeddings = learner.step(step, views_u8, check=plan.logs(step) or saves)
+                    except NotFinite as found:
+                        lines = metrics.lines if metrics else ()
+                        raise record(found, run, learner, index, world, lines) from None
             if plan.logs(step):
-                stats = loader.stats()
-                metered = line(step, learner, loss, embeddings, clock.lap(step, stats.waited_s))
+                metered = line(step, learner, loss, embeddings, clock.lap(step, loader.stats().waited_s))
+                metered |= meter.lap(step)
                 if observer:
-                    display.limits(stats.line)
                     observer.tell(metered, learner.twins.backbone if plan.judges(step) else None)
-                    clock.lap(step, stats.waited_s)  # what came since is none of the next line's time
+                    clock.lap(
+                        step, loader.stats().waited_s
+                    )  # what came since is none of the next line's time
+            if limits := meter.every_minute(step):
+                display.limits(limits)
             if snapshots.due(step, plan):
                 snapshots.take(run if metrics else None, step, embeddings, config.objective.eps)
             display.advance(step)

@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -40,9 +41,20 @@ from barlow.train.accumulate import Batch, split
 
 Loss = Callable[[Sequence[Tensor]], Tensor]
 
-# Of this rank's two embeddings, the settings, and a generator that is in the same state on all ranks.
-OF_TWO: dict[str, Callable[[Tensor, Tensor, ObjectiveConfig, torch.Generator], Tensor]] = {
-    "barlow_twins": lambda z1, z2, of, _: barlow_twins(z1, z2, of.lambd, form=of.form, eps=of.eps),
+
+class Draw(NamedTuple):
+    """What all ranks know of a step alike."""
+
+    generator: torch.Generator
+    counts: list[int]
+    """Rows of each rank; so no loss has to ask for them, for which hosts would wait for their devices."""
+
+
+# Of this rank's two embeddings, the settings, and the draw of a step (same on all ranks).
+OF_TWO: dict[str, Callable[[Tensor, Tensor, ObjectiveConfig, Draw], Tensor]] = {
+    "barlow_twins": lambda z1, z2, of, draw: barlow_twins(
+        z1, z2, of.lambd, form=of.form, eps=of.eps, counts=draw.counts
+    ),
     "redundancy_reduction": lambda z1, z2, of, _: redundancy_reduction(z1, z2, of.lambd, eps=of.eps),
     "feature_normalized": lambda z1, z2, of, _: feature_normalized(z1, z2, of.lambd, eps=of.eps),
     "cross_covariance": lambda z1, z2, of, _: cross_covariance(z1, z2, of.lambd),
@@ -50,12 +62,14 @@ OF_TWO: dict[str, Callable[[Tensor, Tensor, ObjectiveConfig, torch.Generator], T
     "auto_correlation": lambda z1, z2, of, _: auto_correlation(z1, z2, of.lambd, eps=of.eps),
     "hsic": lambda z1, z2, of, _: hsic(z1, z2, of.lambd, eps=of.eps),
     "fft": lambda z1, z2, of, draw: fft_barlow_twins(
-        z1, z2, of.lambd, block=of.block or None, generator=draw, eps=of.eps
+        z1, z2, of.lambd, block=of.block or None, generator=draw.generator, eps=of.eps
     ),
     "vicreg": lambda z1, z2, of, _: vicreg(z1, z2, of.invariance, of.variance, of.covariance),
-    "w_mse": lambda z1, z2, of, draw: w_mse(z1, z2, generator=draw, sub_batch=of.sub_batch or None),
-    "simclr": lambda z1, z2, of, _: simclr(z1, z2, of.temperature),
-    "infonce": lambda z1, z2, of, _: infonce(z1, z2, of.temperature),
+    "w_mse": lambda z1, z2, of, draw: w_mse(
+        z1, z2, generator=draw.generator, sub_batch=of.sub_batch or None, counts=draw.counts
+    ),
+    "simclr": lambda z1, z2, of, draw: simclr(z1, z2, of.temperature, counts=draw.counts),
+    "infonce": lambda z1, z2, of, draw: infonce(z1, z2, of.temperature, counts=draw.counts),
 }
 
 
@@ -79,6 +93,8 @@ class Objective(nn.Module):
         # A form that has been chosen already spares the loss a look at the other ranks' samples.
         self._config = replace(config.objective, form=form or config.objective.form)
         self._seed, self._total_steps = config.train.seed, total_steps
+        # `validate` has seen to it that they are as many on each.
+        self._counts = [config.optim.batch_size // world_size()] * world_size()
         self.predictor = _predictor(config)
         # Its own statistics of the batch, never gradients; as the twins are now, memory layout included.
         is_byol = config.objective.name == "byol"
@@ -90,10 +106,11 @@ class Objective(nn.Module):
         `batches` give this rank's two views in micro-batches, floats [m, 3, H, W]; what is returned gives
         these and perhaps more. The loss takes the embeddings of all, [n, D] each, and is the global batch's.
         """
-        of, draw = self._config, torch.Generator().manual_seed(zlib.crc32(f"{self._seed}/{step}".encode()))
+        generator = torch.Generator().manual_seed(zlib.crc32(f"{self._seed}/{step}".encode()))
+        of, draw = self._config, Draw(generator, self._counts)
         if of.name == "mixed_barlow_twins":
             views = [torch.cat(view) for view in zip(*(batch() for batch in batches), strict=True)]
-            mixed, mixture = mix_views(*views, generator=draw)
+            mixed, mixture = mix_views(*views, generator=generator, counts=self._counts)
             parts = split([*views, mixed], len(batches))
             return [partial(list, part) for part in parts], lambda z: mixed_barlow_twins(
                 *z, mixture=mixture, lambd=of.lambd, weight=of.mixed, eps=of.eps
@@ -117,7 +134,7 @@ class Objective(nn.Module):
         with self._autocast():
             return self.target.project([torch.cat(view) for view in zip(*parts, strict=True)])
 
-    def _of_two(self, embeddings: Sequence[Tensor], draw: torch.Generator) -> Tensor:
+    def _of_two(self, embeddings: Sequence[Tensor], draw: Draw) -> Tensor:
         z1_ND, z2_ND = embeddings
         if self.predictor is not None:
             (z1_ND,) = self._predictions([z1_ND])

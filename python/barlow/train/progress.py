@@ -83,8 +83,10 @@ class Display:
         self._saved = step
 
     def limits(self, text: str) -> None:
-        """Which stage limits, in a sentence."""
+        """Which stage limits, in a sentence; a line of its own where there is no panel."""
         self._limits = text
+        if not self._is_live:
+            self.say(text)
 
     def show(self, line: Line, alarms: Sequence[Alarm] = ()) -> None:
         """A line of metrics and the alarms after it; what alarms say is printed when they are new."""

@@ -14,6 +14,7 @@ import os
 import socket
 import tempfile
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -116,18 +117,19 @@ def _steps(data: Path, config: Config, world: World, threads: int, resumes_at: i
     import torch
 
     from barlow.data import open_index
+    from barlow.data.staged import endless
     from barlow.train.learner import Learner, Plan
-    from barlow.train.loop import _every_epoch, _loader
+    from barlow.train.loading import open_loader
 
     on_gpu = world.device.type == "cuda"
     if not on_gpu:
         torch.set_num_threads(threads)
-    with _loader(open_index(data), config, world, threads) as loader:
+    with open_loader(open_index(data), config, world, threads)[0] as loader:
         plan = Plan.of(config, steps_per_epoch=len(loader))
         learner = Learner(config, plan, world)
-        batches = _every_epoch(loader)
+        batches = endless(loader)
         warm_up = min(3 if on_gpu else 1, plan.total_steps)
-        with contextlib.nullcontext() if on_gpu else _Kept() as kept:
+        with contextlib.nullcontext() if on_gpu else _Kept(learner.network.parameters()) as kept:
             learner.step(1, next(batches).views, check=False)
         for step in range(2, warm_up + 1):  # a GPU's libraries choose their kernels
             learner.step(step, next(batches).views, check=False)
@@ -199,12 +201,13 @@ def _synchronize(device: torch.device) -> None:
 class _Kept:
     """Counts what autograd keeps for backward passes: `peak` is the most bytes at a time.
 
-    A storage that several operations keep counts once. Weights, which convolutions keep too, do not count:
-    they are there anyway.
+    A storage that several operations keep counts once. The `weights`, which convolutions keep too, do not
+    count: they are there anyway.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, weights: Iterable[torch.Tensor]) -> None:
         self.peak = self._now = 0
+        self._weights = {weight.untyped_storage().data_ptr() for weight in weights}
         self._holders: dict[int, int] = {}
 
     def __enter__(self) -> _Kept:
@@ -219,8 +222,8 @@ class _Kept:
 
     def _pack(self, tensor: torch.Tensor) -> _Held:
         storage = tensor.untyped_storage()
-        is_weight = tensor.is_leaf and tensor.requires_grad
-        held = _Held(self, tensor, storage.data_ptr(), 0 if is_weight else storage.nbytes())
+        place = storage.data_ptr()
+        held = _Held(self, tensor, place, 0 if place in self._weights else storage.nbytes())
         count = self._holders.get(held.place, 0)
         self._holders[held.place] = count + 1
         if count == 0:

@@ -82,7 +82,8 @@ def _config(state: dict[str, Any]) -> Config:
     return replace(
         config,
         objective=replace(config.objective, form=state["form"]),
-        train=replace(config.train, precision=precision),
+        # What is compiled knows nothing of hooks.
+        train=replace(config.train, precision=precision, compile=False),
     )
 
 

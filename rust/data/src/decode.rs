@@ -4,6 +4,8 @@
 use crate::error::{Error, Fault, Result};
 pub use crate::jpeg::{Codes, Part};
 use crate::limits::{MAX_MEMBER_BYTES, MAX_PIXELS, MAX_SIDE_PX};
+use crate::ops::simd::Simd;
+use crate::recode::{self, Layout, Member, Scratch};
 use crate::{jpeg, png, webp};
 
 /// Image formats, told apart by their first bytes, never by a name: ImageNet has a PNG among its JPEGs.
@@ -17,6 +19,8 @@ pub enum Format {
     Png = 2,
     /// Lossy or lossless WebP.
     WebP = 3,
+    /// A JPEG whose entropy coding was undone when it was packed (`docs/recode-format.md`).
+    Recoded = 4,
 }
 
 impl Format {
@@ -28,6 +32,8 @@ impl Format {
             Some(Self::Png)
         } else if webp::sniff(bytes) {
             Some(Self::WebP)
+        } else if recode::sniff(bytes) {
+            Some(Self::Recoded)
         } else {
             None
         }
@@ -39,6 +45,7 @@ impl Format {
             Self::Jpeg => "jpeg",
             Self::Png => "png",
             Self::WebP => "webp",
+            Self::Recoded => "recoded",
         }
     }
 }
@@ -74,6 +81,10 @@ fn read_header(bytes: &[u8]) -> Result<(Header, Option<jpeg::Frame>)> {
             let (width, height) = webp::header(bytes)?;
             (width, height, None)
         }
+        Format::Recoded => {
+            let member = Member::parse(bytes)?;
+            (member.width, member.height, None)
+        }
     };
     let limit = |what, found: u64, limit: u64| {
         if found > limit { Err(Fault::Limit { what, found, limit }) } else { Ok(()) }
@@ -87,6 +98,7 @@ fn read_header(bytes: &[u8]) -> Result<(Header, Option<jpeg::Frame>)> {
             Format::Jpeg => "JPEG",
             Format::Png => "PNG",
             Format::WebP => "WebP",
+            Format::Recoded => "recoded JPEG",
         };
         return Err(Fault::Damaged { format, reason: "zero width or height".to_owned() }.into());
     }
@@ -142,6 +154,8 @@ impl Image {
 /// Decodes images of every format; one per thread, reused so that its buffers are.
 pub struct Decoder {
     jpeg: jpeg::Jpeg,
+    recoded: Scratch,
+    simd: Simd,
     scratch: Vec<u8>,
 }
 
@@ -153,7 +167,12 @@ impl Decoder {
 
     /// As [`new`](Self::new), with a choice of who reads Huffman codes.
     pub fn with(codes: Codes) -> Result<Self> {
-        Ok(Self { jpeg: jpeg::Jpeg::new(codes)?, scratch: Vec::new() })
+        Ok(Self {
+            jpeg: jpeg::Jpeg::new(codes)?,
+            recoded: Scratch::default(),
+            simd: Simd::detect(),
+            scratch: Vec::new(),
+        })
     }
 
     /// Decodes `bytes` into `image`, as Pillow's `Image.open(...).convert("RGB")` does: bit for bit for
@@ -183,6 +202,9 @@ impl Decoder {
             return Err(Fault::Setting(format!("images shrink by 1, 2, 4 or 8, not {}", part.shrink)).into());
         }
         let (width, height) = (header.width, header.height);
+        if header.format == Format::Recoded {
+            return self.expand(bytes, part, image);
+        }
         if let Some(frame) = frame {
             let mut part = part.within(width, height);
             if part.columns.0 >= part.columns.1 || part.rows.0 >= part.rows.1 {
@@ -214,6 +236,20 @@ impl Decoder {
         }
     }
 
+    /// A recoded image, whose entropy coding is undone already.
+    fn expand(&mut self, bytes: &[u8], part: Part, image: &mut Image) -> Result<()> {
+        let member = Member::parse(bytes)?;
+        let layout = Layout::parse(member.layout()?)?;
+        if (layout.width, layout.height) != (member.width, member.height) {
+            return Err(recode::other_size());
+        }
+        let part = part.within(layout.width, layout.height);
+        layout.pixels(part, self.simd, &mut self.recoded, &mut image.data)?;
+        (image.width, image.height, image.part) = (layout.width, layout.height, part);
+        (image.pitch, image.before) = (image.columns(), 0);
+        Ok(())
+    }
+
     /// Warnings of the last JPEG that left all of its pixels intact, such as padding between its
     /// segments. Files that have them deserve a line in a report.
     pub fn tolerated_warnings(&self) -> u32 {
@@ -231,5 +267,7 @@ fn contained(format: &'static str, decode: impl FnOnce() -> Result<()>) -> Resul
     })
 }
 
+#[cfg(test)]
+mod recoded;
 #[cfg(test)]
 mod tests;

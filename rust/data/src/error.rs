@@ -82,6 +82,17 @@ pub enum Fault {
         reason: String,
     },
 
+    /// A recoded image of another version of the format.
+    #[error(
+        "recoded image of format version {found}, this build reads versions up to {supported}: upgrade barlow, or give the original back with the newer one's `barlow unpack`"
+    )]
+    RecodedVersion {
+        /// As stored.
+        found: u32,
+        /// The newest that is understood here.
+        supported: u32,
+    },
+
     /// A damaged sample that could not be replaced: the others that were drawn are damaged too.
     #[error("{fault}; {tries} samples drawn to replace it are damaged too")]
     Irreplaceable {
@@ -165,7 +176,10 @@ impl Fault {
             | Self::TarField(_)
             | Self::TarTruncated { .. }
             | Self::TarType(_) => "archive",
-            Self::UnknownFormat | Self::Damaged { .. } | Self::Unsupported { .. } => "image",
+            Self::UnknownFormat
+            | Self::Damaged { .. }
+            | Self::Unsupported { .. }
+            | Self::RecodedVersion { .. } => "image",
             Self::Irreplaceable { fault, .. } => fault.kind(),
             Self::Limit { .. } => "limit",
             Self::NotAnIndex

@@ -186,6 +186,7 @@ impl Index {
             1 => Format::Jpeg,
             2 => Format::Png,
             3 => Format::WebP,
+            4 if self.header.recoded => Format::Recoded,
             _ => return Err(damaged("image format")),
         };
         let label = Some(record.label).filter(|&label| label != NO_LABEL);

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! floor 3   workers, scan, pack (the only writes)   blocks, meter, slots, loader (threads, ordered delivery)
-//! floor 2   index   order   store   decode   augment   floats
+//! floor 2   recode   decode   index   order   store   augment   floats
 //! floor 1   tar     jpeg png webp            ops/ (resize, colour, blur, ...)
 //! floor 0   error   limits   random
 //! ```
@@ -25,6 +25,7 @@ pub mod order;
 pub mod pack;
 mod png;
 pub mod random;
+pub mod recode;
 pub mod scan;
 pub mod slots;
 pub mod store;

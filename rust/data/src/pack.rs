@@ -1,6 +1,6 @@
 //! Here: a source of images to shards and an index, every image decoded once to prove it; and back.
 //! With `durable`, the only writes of the crate.
-//! Not here: changes to image bytes: what is packed is what was there.
+//! Not here: changes to image bytes: what is packed is what was there, or what `recode` gives it back from.
 
 mod durable;
 mod names;
@@ -9,14 +9,17 @@ mod split;
 mod target;
 mod unpack;
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::decode::{Decoder, Header, Image, peek};
+use crate::decode::{Decoder, Format, Header, Image, peek};
 use crate::error::{Error, Fault, Place, Result};
 use crate::index::{Extra, FILE_NAME, Index, Sample, check_extras};
 use crate::limits::MAX_MEMBER_BYTES;
+use crate::recode::Recoder;
 use crate::scan::{self, Plan, REJECTED_NAME, RUN_BYTES};
 use crate::store::Files;
 use crate::workers::{self, Progress};
@@ -54,6 +57,8 @@ pub struct Options {
     /// Decode every image to prove it. Otherwise headers alone are read, at the speed of the disk, and what
     /// is damaged behind them shows up in training.
     pub decode: bool,
+    /// Store JPEGs as what decodes fast and gives the file back (see [`recode`](crate::recode)).
+    pub recode: bool,
     /// Whether an earlier output may be replaced; nothing else ever is.
     pub overwrite: bool,
     /// 0: one per processor.
@@ -69,6 +74,7 @@ impl Default for Options {
             on_error: OnError::Raise,
             with_extras: true,
             decode: true,
+            recode: false,
             overwrite: false,
             threads: 0,
         }
@@ -82,6 +88,19 @@ pub struct Reject {
     pub place: Place,
     /// Why.
     pub reason: String,
+}
+
+/// What recoding did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Recoded {
+    /// Images.
+    pub images: u64,
+    /// Their size before, in bytes.
+    pub from_bytes: u64,
+    /// Their size now.
+    pub to_bytes: u64,
+    /// JPEGs that are stored as they were, by the reason.
+    pub kept: BTreeMap<&'static str, u64>,
 }
 
 /// What came of it.
@@ -103,6 +122,8 @@ pub struct Report {
     pub ignored: u64,
     /// Classes that have images held out and none to train on.
     pub classes_without_training: u64,
+    /// What was recoded.
+    pub recoded: Recoded,
     /// Images that were left out.
     pub rejects: Vec<Reject>,
     /// Wall time.
@@ -172,6 +193,9 @@ pub fn write_index(index: &Index, to: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// How much larger images are expected to get at most when they are recoded.
+const MOST_GROWTH: f64 = 1.45;
+
 struct Packing<'a> {
     plan: &'a Plan,
     options: &'a Options,
@@ -183,6 +207,7 @@ struct Packing<'a> {
 /// An image that has been read, and decoded if it was to be.
 struct Proven {
     data: Vec<u8>,
+    recoding: Option<std::result::Result<Vec<u8>, &'static str>>,
     header: Header,
     crc32c: u32,
     extras: Vec<(Extra, Vec<u8>)>,
@@ -193,14 +218,16 @@ impl Packing<'_> {
     fn part(&mut self, folder: &Path, chosen: Vec<usize>) -> Result<Written> {
         let plan = self.plan;
         let sizes = chosen.iter().map(|&at| self.stored_bytes(at)).collect::<Result<Vec<u64>>>()?;
-        let cuts = shards::cuts(&sizes, self.options.shard_bytes, self.options.min_shards);
-        let mut writer = ShardWriter::new(folder, plan, cuts)?;
+        let (most, planned) = match (self.options.recode, self.options.shard_bytes) {
+            (false, most) => (u64::MAX, most),
+            (true, most) => (most, (most as f64 / MOST_GROWTH) as u64),
+        };
+        let cuts = shards::cuts(&sizes, planned, self.options.min_shards);
+        let mut writer = ShardWriter::new(folder, plan, cuts, most)?;
         let files = Files::default();
         let runs = workers::runs(chosen.iter().map(|&at| plan.candidates[at].bytes()), RUN_BYTES);
         let threads = workers::threads(self.options.threads).min(runs.len());
-        let mut states = (0..threads)
-            .map(|_| self.options.decode.then(|| Ok((Decoder::new()?, Image::default()))).transpose())
-            .collect::<Result<Vec<Tools>>>()?;
+        let mut states = (0..threads).map(|_| Tools::new(self.options)).collect::<Result<Vec<Tools>>>()?;
         let work = |tools: &mut Tools, run: usize| -> Vec<Result<Proven>> {
             let chosen = runs.get(run).and_then(|run| chosen.get(run.clone())).unwrap_or_default();
             chosen.iter().map(|&at| prove(plan, &files, at, tools)).collect()
@@ -243,21 +270,7 @@ impl Packing<'_> {
     ) -> Result<()> {
         self.done += 1;
         match proven {
-            Ok(Proven { data, header, crc32c, extras }) => {
-                let candidate = &self.plan.candidates[at];
-                let sample = Sample {
-                    shard: 0,
-                    offset: 0,
-                    length: data.len() as u32,
-                    label: candidate.label,
-                    width: header.width,
-                    height: header.height,
-                    format: header.format,
-                    crc32c,
-                    proven: self.options.decode,
-                };
-                writer.push(Packed { candidate, sample, data: &data, extras: &extras }, size)
-            }
+            Ok(proven) => self.write(writer, at, size, proven),
             Err(error) if self.options.on_error == OnError::Skip && is_about_an_image(&error) => {
                 let reject = Reject { place: error.place().clone(), reason: error.fault().to_string() };
                 self.report.rejects.push(reject);
@@ -266,25 +279,74 @@ impl Packing<'_> {
             Err(error) => Err(error),
         }
     }
+
+    fn write(&mut self, writer: &mut ShardWriter<'_>, at: usize, size: u64, proven: Proven) -> Result<()> {
+        let Proven { mut data, recoding, mut header, crc32c, extras } = proven;
+        let candidate = &self.plan.candidates[at];
+        let mut name = Cow::from(&candidate.name);
+        let recoded = &mut self.report.recoded;
+        match (recoding, names::recoded(&candidate.name)) {
+            (Some(Ok(member)), Some(longer)) => {
+                recoded.images += 1;
+                recoded.from_bytes += data.len() as u64;
+                recoded.to_bytes += member.len() as u64;
+                header.format = Format::Recoded;
+                (data, name) = (member, longer.into());
+            }
+            (Some(Err(reason)), _) => *recoded.kept.entry(reason).or_default() += 1,
+            _ => {}
+        }
+        let sample = Sample {
+            shard: 0,
+            offset: 0,
+            length: data.len() as u32,
+            label: candidate.label,
+            width: header.width,
+            height: header.height,
+            format: header.format,
+            crc32c,
+            // To recode an image all of it is read, with less patience than to decode it.
+            proven: self.options.decode || header.format == Format::Recoded,
+        };
+        writer.push(Packed { candidate, name: &name, sample, data: &data, extras: &extras }, size)
+    }
 }
 
-/// What a thread decodes with; `None` if headers are enough.
-type Tools = Option<(Decoder, Image)>;
+/// What a thread decodes and recodes with.
+struct Tools {
+    /// `None` if headers are enough.
+    decoder: Option<(Decoder, Image)>,
+    /// `None` if images stay as they are.
+    recoder: Option<Recoder>,
+}
 
-/// Reads an image and decodes all of it.
+impl Tools {
+    fn new(options: &Options) -> Result<Self> {
+        let decoder = match options.decode {
+            true => Some((Decoder::new()?, Image::default())),
+            false => None,
+        };
+        Ok(Self { decoder, recoder: options.recode.then(Recoder::new) })
+    }
+}
+
+/// Reads an image and decodes all of it. What can be recoded is read in full by that.
 fn prove(plan: &Plan, files: &Files, at: usize, tools: &mut Tools) -> Result<Proven> {
     let mut data = Vec::new();
     plan.read(files, at, &mut data)?;
-    let header = peek(&data)
-        .and_then(|header| match tools {
-            Some((decoder, image)) => decoder.decode(&data, image).map(|()| header),
-            None => Ok(header),
-        })
-        .map_err(|error| plan.locate(at, error))?;
-    let crc32c = crc32c::crc32c(&data);
+    let header = peek(&data).map_err(|error| plan.locate(at, error))?;
+    let recoder = tools.recoder.as_mut().filter(|_| header.format == Format::Jpeg);
+    let recoding = recoder.map(|recoder| match names::recoded(&plan.candidates[at].name) {
+        Some(_) => recoder.recode(&data),
+        None => Err("a name that is too long for a suffix"),
+    });
+    if let Some((decoder, image)) = tools.decoder.as_mut().filter(|_| !matches!(recoding, Some(Ok(_)))) {
+        decoder.decode(&data, image).map_err(|error| plan.locate(at, error))?;
+    }
+    let crc32c = crc32c::crc32c(if let Some(Ok(member)) = &recoding { member } else { &data });
     let mut extras = Vec::new();
     plan.read_extras(files, at, |extra, bytes| extras.push((extra, bytes)))?;
-    Ok(Proven { data, header, crc32c, extras })
+    Ok(Proven { data, recoding, header, crc32c, extras })
 }
 
 /// Whether skipping may pass over it: a bad image is left out, a bad archive or disk is not.

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::{Error, Fault, Result};
 use crate::index::{Extra, Index};
+use crate::recode::{self, Recoder};
 
 /// Handles kept open: half of the 1024 files that a process may commonly open. Batches jump between
 /// shards, so with fewer handles than shards nearly every read would open its shard anew.
@@ -32,6 +33,19 @@ impl Store {
         let sample = self.index.sample(id).map_err(|error| error.in_shard(self.index.root().display()))?;
         self.part(sample.shard, sample.offset, sample.length, sample.crc32c, into)
             .map_err(|error| error.in_member(self.index.name(id)))
+    }
+
+    /// The same, but for a recoded image the file that it was made of, checked.
+    pub fn read_original(&self, id: u32, into: &mut Vec<u8>) -> Result<()> {
+        self.read(id, into)?;
+        if recode::sniff(into) {
+            let sample = self.index.sample(id)?;
+            *into = Recoder::new().restore(into).map_err(|error| {
+                let path = self.index.shard_path(sample.shard);
+                error.in_member(self.index.name(id)).at(sample.offset).in_shard(path.display())
+            })?;
+        }
+        Ok(())
     }
 
     /// The same for the extra members of a sample that are of these kinds ([`Index::kinds`]), in this order;

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use barlow_data::decode::Format;
 use barlow_data::error::{Error, Fault};
 use barlow_data::index;
 use barlow_data::order::{self, Position};
@@ -180,14 +181,21 @@ impl Index {
         Ok(self.inner.shard_path(sample.shard))
     }
 
-    /// The encoded bytes of a sample, checksum verified.
-    fn read<'py>(&self, py: Python<'py>, i: i64) -> PyResult<Bound<'py, PyBytes>> {
-        let id = self.id(i)?;
-        let read = py.detach(|| {
-            let mut bytes = Vec::new();
-            self.store().read(id, &mut bytes).map(|()| bytes)
-        });
-        Ok(PyBytes::new(py, &read.map_err(|error| to_py(py, &error))?))
+    /// The encoded bytes of a sample, checksum verified; of a recoded image with `original` those of its file.
+    #[pyo3(signature = (i, *, original = false))]
+    fn read<'py>(&self, py: Python<'py>, i: i64, original: bool) -> PyResult<Bound<'py, PyBytes>> {
+        let (id, mut bytes) = (self.id(i)?, Vec::new());
+        let read = if original { Store::read_original } else { Store::read };
+        py.detach(|| read(self.store(), id, &mut bytes)).map_err(|error| to_py(py, &error))?;
+        Ok(PyBytes::new(py, &bytes))
+    }
+
+    /// int64 `[count]`: the samples that are recoded images.
+    fn recoded<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArray1<i64>>> {
+        let is_recoded =
+            |&id: &i64| self.inner.sample(id as u32).is_ok_and(|sample| sample.format == Format::Recoded);
+        let ids = py.detach(|| (0..self.inner.len() as i64).filter(is_recoded).collect());
+        Ok(PyArray1::from_vec(py, ids))
     }
 
     /// Extensions of all extra members of the data set, in byte order.
@@ -261,7 +269,7 @@ pub(crate) fn members(py: Python<'_>, path: PathBuf) -> PyResult<Vec<(Bound<'_, 
 /// Packs a source into shards and an index.
 #[pyfunction]
 #[pyo3(signature = (source, out, *, shard_bytes = 256 << 20, min_shards = 1, held_out = 0.0, on_error = "raise",
-                    members = true, decode = true, overwrite = false, threads = 0, progress = None))]
+                    members = true, decode = true, recode = false, overwrite = false, threads = 0, progress = None))]
 #[allow(clippy::too_many_arguments)] // They are keywords in Python.
 pub(crate) fn pack<'py>(
     py: Python<'py>,
@@ -273,6 +281,7 @@ pub(crate) fn pack<'py>(
     on_error: &str,
     members: bool,
     decode: bool,
+    recode: bool,
     overwrite: bool,
     threads: usize,
     progress: Option<Py<PyAny>>,
@@ -291,6 +300,7 @@ pub(crate) fn pack<'py>(
         on_error,
         with_extras: members,
         decode,
+        recode,
         overwrite,
         threads,
     };
@@ -317,6 +327,10 @@ fn report_dict<'py>(py: Python<'py>, report: &Report) -> PyResult<Bound<'py, PyD
     dict.set_item("classes", report.classes)?;
     dict.set_item("ignored", report.ignored)?;
     dict.set_item("classes_without_training", report.classes_without_training)?;
+    dict.set_item("recoded", report.recoded.images)?;
+    dict.set_item("recoded_from_bytes", report.recoded.from_bytes)?;
+    dict.set_item("recoded_to_bytes", report.recoded.to_bytes)?;
+    dict.set_item("not_recoded", report.recoded.kept.clone())?;
     dict.set_item("skipped", skipped)?;
     dict.set_item("seconds", report.seconds)?;
     Ok(dict)
@@ -334,6 +348,7 @@ pub(crate) fn unpack<'py>(
     let unpacked = detached(py, progress, |tell| packing::unpack(&source, &out, tell))?;
     let dict = PyDict::new(py);
     dict.set_item("files", unpacked.files)?;
+    dict.set_item("restored", unpacked.restored)?;
     dict.set_item("bytes", unpacked.bytes)?;
     dict.set_item("seconds", unpacked.seconds)?;
     Ok(dict)

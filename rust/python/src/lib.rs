@@ -24,7 +24,7 @@ mod _native {
     #[pymodule_export]
     use crate::memory::Pool;
     #[pymodule_export]
-    use crate::pixels::{apply, check_view, decode_image, draw, peek, simd, to_floats};
+    use crate::pixels::{apply, check_view, decode_image, draw, peek, recode, restore, simd, to_floats};
 
     /// Format version of the order: another version gives other batches.
     #[pymodule_export]

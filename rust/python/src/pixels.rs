@@ -10,13 +10,14 @@ use barlow_data::augment::{
 };
 use barlow_data::decode::{self, Codes, Decoder, Image, Part};
 use barlow_data::floats;
+use barlow_data::recode::Recoder;
 use numpy::{
     PyArray1, PyArray3, PyArrayMethods, PyReadonlyArray3, PyReadonlyArray4, PyReadwriteArray4,
     PyUntypedArrayMethods,
 };
 use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList, PyTuple};
+use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 
 use crate::errors::to_py;
 
@@ -28,6 +29,8 @@ pub(crate) fn peek(py: Python<'_>, data: &[u8]) -> PyResult<(&'static str, u32, 
 }
 
 thread_local! {
+    static RECODER: RefCell<Recoder> = RefCell::new(Recoder::new());
+
     /// By whether the library reads the codes: setting one up costs as much as a small image.
     static DECODERS: RefCell<[Option<Decoder>; 2]> = const { RefCell::new([None, None]) };
 }
@@ -58,6 +61,21 @@ pub(crate) fn decode_image<'py>(
     .map_err(|error| to_py(py, &error))?;
     let shape = [image.rows(), image.columns(), 3];
     PyArray1::from_vec(py, image.data).reshape(shape)
+}
+
+/// The member for a JPEG that `barlow pack --recode` would write; None: it would be stored as it is.
+#[pyfunction]
+pub(crate) fn recode<'py>(py: Python<'py>, data: &[u8]) -> Option<Bound<'py, PyBytes>> {
+    let member = py.detach(|| RECODER.with_borrow_mut(|recoder| recoder.recode(data))).ok()?;
+    Some(PyBytes::new(py, &member))
+}
+
+/// The original file of a recoded image, checked against its checksum.
+#[pyfunction]
+pub(crate) fn restore<'py>(py: Python<'py>, data: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
+    let file = py.detach(|| RECODER.with_borrow_mut(|recoder| recoder.restore(data)));
+    let file = file.map_err(|error| to_py(py, &error))?;
+    Ok(PyBytes::new(py, &file))
 }
 
 /// Raises ValueError or TypeError for a view that cannot work.

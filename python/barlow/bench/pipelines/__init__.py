@@ -10,7 +10,7 @@ import importlib.util
 from dataclasses import dataclass
 from typing import Literal
 
-DECODE, OFFICIAL, OURS = "decode", "official", "barlow"
+DECODE, OFFICIAL, OURS, RECODED = "decode", "official", "barlow", "recoded"
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,8 @@ class Entry:
     outputs: tuple[str, ...] = ("float32", "uint8")
     note: str = ""
     """How its work differs from the official pipeline's, if it does."""
+    recoded: bool = False
+    """Whether it reads the images recoded, which it does only if that is asked for."""
     colour_note: str = ""
     """The same of the operations after the crop, for tasks that have any."""
 
@@ -40,6 +42,7 @@ class Entry:
 
 ENTRIES = {
     OURS: Entry("barlow", "ours"),
+    RECODED: Entry("barlow on recoded shards", "ours", recoded=True),
     OFFICIAL: Entry("official: Pillow + torchvision", "official"),
     "torchvision-v2": Entry(
         "torchvision v2 on uint8 tensors", "tensors", colour_note="blur by a 13 x 13 kernel"
@@ -66,6 +69,9 @@ ENTRIES = {
     DECODE: Entry(
         "bare decoding: libjpeg-turbo alone", "decode_only", makes="pixels", outputs=("uint8",),
         note="the limit: whole images from memory, nothing made of them",
+    ),
+    "recoded-decode": Entry(
+        "bare decoding of recoded images", "decode_only", makes="pixels", outputs=("uint8",), recoded=True
     ),
 }  # fmt: skip
 """By name, in the order of the table."""

@@ -5,6 +5,7 @@ use sha2::{Digest, Sha256};
 
 use super::format::{ExtraRecord, Header, NO_LABEL, PROVEN, SampleRecord, write_string_place};
 use super::{Extra, Sample};
+use crate::decode::Format;
 use crate::error::{Fault, Result};
 use crate::limits::{
     MAX_CLASSES, MAX_EXTRAS, MAX_EXTRAS_BYTES, MAX_KINDS, MAX_NAME_BYTES, MAX_SAMPLES, MAX_SHARDS,
@@ -27,6 +28,7 @@ pub struct Builder {
     num_classes: u64,
     num_extras: u64,
     num_kinds: u64,
+    recoded: bool,
     last_shard: (usize, usize),
     content: Sha256,
 }
@@ -54,6 +56,7 @@ impl Builder {
             num_classes: 0,
             num_extras: 0,
             num_kinds: 0,
+            recoded: false,
             last_shard: (0, 0),
             content: Sha256::new(),
         }
@@ -122,6 +125,7 @@ impl Builder {
             Some(path) if path == name => shard_at,
             _ => self.string("member name, bytes,", name)?,
         };
+        self.recoded |= sample.format == Format::Recoded;
         let side = |what, px: u32| {
             u16::try_from(px).map_err(|_| Fault::Limit { what, found: px.into(), limit: u16::MAX.into() })
         };
@@ -164,6 +168,7 @@ impl Builder {
             digest: self.content.finalize().into(),
             num_extras: self.num_extras,
             num_kinds: self.num_kinds,
+            recoded: self.recoded,
         };
         let Self { samples, shards, classes, starts, extras, kinds, strings, .. } = self;
         header.assemble([&samples, &shards, &classes, &starts, &extras, &kinds, &strings])

@@ -4,11 +4,14 @@
 use crate::error::{Fault, Result};
 
 /// The newest version of the layout; this build reads all up to it.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// The layout without extra members. An index that has none is still written so: those who know no other
 /// version can read it.
 const PLAIN: u32 = 1;
+
+/// The layout with extra members and without recoded images, likewise.
+const WITH_EXTRAS: u32 = 2;
 
 pub(super) const MAGIC: [u8; 8] = *b"BARLOWIX";
 pub(super) const HEADER_BYTES: usize = 128;
@@ -38,6 +41,8 @@ pub(super) struct Header {
     pub(super) num_extras: u64,
     /// Different extensions of extra members; 0: the data set has none, and no section for them.
     pub(super) num_kinds: u64,
+    /// Whether images are among the samples that older builds cannot read.
+    pub(super) recoded: bool,
 }
 
 impl Header {
@@ -75,7 +80,12 @@ impl Header {
         let mut file =
             Vec::with_capacity(HEADER_BYTES + sections.iter().map(|part| part.len()).sum::<usize>());
         file.extend(MAGIC);
-        file.extend(if self.num_kinds == 0 { PLAIN } else { VERSION }.to_le_bytes());
+        let version = match (self.recoded, self.num_kinds) {
+            (true, _) => VERSION,
+            (false, 0) => PLAIN,
+            (false, _) => WITH_EXTRAS,
+        };
+        file.extend(version.to_le_bytes());
         file.extend((HEADER_BYTES as u32).to_le_bytes());
         for count in [self.num_samples, self.num_shards, self.num_classes, self.strings_bytes] {
             file.extend(count.to_le_bytes());
@@ -125,6 +135,7 @@ impl Header {
             digest: file.get(48..80)?.try_into().ok()?,
             num_extras: u64_at(file, 80)?,
             num_kinds: u64_at(file, 88)?,
+            recoded: u32_at(file, 8)? == VERSION,
         })
     }
 }

@@ -148,7 +148,7 @@ fn a_lie_behind_a_right_checksum_is_found() {
     let first = 128;
     for (file, message) in [
         (with(8, &[0]), "format version 0"),
-        (with(8, &[3]), "format version 3, this build reads versions up to 2"),
+        (with(8, &[4]), "format version 4, this build reads versions up to 3"),
         (with(12, &[127]), "header"),
         (with(100, &[1]), "header"),
         (with(80, &[1]), "header"),
@@ -186,6 +186,19 @@ fn every_flipped_bit_is_found() {
     for length in (0..bytes.len()).step_by(if cfg!(miri) { 31 } else { 1 }) {
         assert!(open(bytes[..length].to_vec()).is_err(), "cut at {length}");
     }
+}
+
+#[test]
+fn recoded_images_make_a_version_of_their_own() {
+    let versions = [Format::Jpeg, Format::Recoded].map(|format| {
+        let mut builder = Builder::new();
+        builder.shard(b"x.tar", 100).unwrap();
+        builder.sample(b"a", &Sample { format, ..sample(0, 0, None) }).unwrap();
+        let bytes = builder.finish();
+        assert_eq!(open(bytes.clone()).unwrap().sample(0).unwrap().format, format);
+        bytes[8]
+    });
+    assert_eq!(versions, [1, 3]);
 }
 
 #[test]

@@ -71,7 +71,7 @@ impl<'a> Iterator for Segments<'a> {
 }
 
 /// Index of the first 0xff. Entropy-coded data has one in some hundreds of bytes.
-fn find_ff(bytes: &[u8]) -> Option<usize> {
+pub(crate) fn find_ff(bytes: &[u8]) -> Option<usize> {
     let (blocks, rest) = bytes.as_chunks::<32>();
     let found = |block: &[u8]| block.iter().position(|&byte| byte == 0xff);
     for (i, block) in blocks.iter().enumerate() {

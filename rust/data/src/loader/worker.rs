@@ -126,7 +126,11 @@ impl Tools {
         let shared = &*worker.shared;
         let sample = shared.index.sample(id)?;
         worker.enter(Activity::Read, id);
-        shared.store.read(id, &mut self.bytes)?;
+        match shared.hand_over {
+            // Who decodes elsewhere knows nothing of recoded images.
+            HandOver::Encoded => shared.store.read_original(id, &mut self.bytes)?,
+            _ => shared.store.read(id, &mut self.bytes)?,
+        }
         worker.count(Activity::Read, self.bytes.len());
         let mut extras = Vec::new();
         if !shared.extras.is_empty() {

@@ -49,7 +49,12 @@ impl Simd {
         }
         #[cfg(target_arch = "x86_64")]
         {
-            if std::is_x86_feature_detected!("avx512vbmi")
+            let bits = std::is_x86_feature_detected!("bmi1")
+                && std::is_x86_feature_detected!("bmi2")
+                && std::is_x86_feature_detected!("popcnt");
+            if bits
+                && std::is_x86_feature_detected!("avx512vbmi")
+                && std::is_x86_feature_detected!("avx512vbmi2")
                 && std::is_x86_feature_detected!("avx512vnni")
                 && std::is_x86_feature_detected!("avx512bw")
                 && std::is_x86_feature_detected!("avx512dq")
@@ -57,7 +62,7 @@ impl Simd {
             {
                 return Self(Level::Avx512);
             }
-            if std::is_x86_feature_detected!("avx2") {
+            if bits && std::is_x86_feature_detected!("avx2") {
                 return Self(Level::Avx2);
             }
         }
@@ -99,7 +104,7 @@ impl Simd {
 }
 
 /// Compiles a kernel for each instruction set. `kernel! { fn name / inner(arguments) { body } }` makes
-/// `name(simd, arguments)`; a body that needs a `Vector` says `inner[V]` and finds it as `V`. Loops that
+/// `name(simd, arguments)`; a body that needs a `Vector` says `inner[V]` and finds it as `V` (`inner[V: Steps]` if it wants a trait other than `Vector`). Loops that
 /// compilers vectorise by themselves need none: Rust neither reorders nor fuses floating-point operations.
 macro_rules! kernel {
     ($(#[$doc:meta])* $visibility:vis fn $name:ident / $inner:ident($($arg:ident: $kind:ty),* $(,)?) $body:block) => {
@@ -108,34 +113,39 @@ macro_rules! kernel {
         }
     };
     ($(#[$doc:meta])* $visibility:vis fn $name:ident / $inner:ident[$V:ident]($($arg:ident: $kind:ty),* $(,)?) $body:block) => {
+        $crate::ops::simd::kernel! {
+            $(#[$doc])* $visibility fn $name / $inner[$V: $crate::ops::simd::Vector]($($arg: $kind),*) $body
+        }
+    };
+    ($(#[$doc:meta])* $visibility:vis fn $name:ident / $inner:ident[$V:ident: $steps:path]($($arg:ident: $kind:ty),* $(,)?) $(-> $result:ty)? $body:block) => {
         $(#[$doc])*
-        $visibility fn $name(simd: $crate::ops::simd::Simd, $($arg: $kind),*) {
+        $visibility fn $name(simd: $crate::ops::simd::Simd, $($arg: $kind),*) $(-> $result)? {
             use $crate::ops::simd::Level;
             match simd.level() {
                 Level::Portable => $inner::<$crate::ops::simd::Portable>($($arg),*),
                 #[cfg(target_arch = "aarch64")]
                 Level::Neon => {
                     #[target_feature(enable = "neon")]
-                    fn wide($($arg: $kind),*) {
-                        $inner::<$crate::ops::simd::Neon>($($arg),*);
+                    fn wide($($arg: $kind),*) $(-> $result)? {
+                        $inner::<$crate::ops::simd::Neon>($($arg),*)
                     }
                     // SAFETY: a `Simd` of this level exists only where the CPU has NEON.
                     unsafe { wide($($arg),*) }
                 }
                 #[cfg(target_arch = "x86_64")]
                 Level::Avx2 => {
-                    #[target_feature(enable = "avx2")]
-                    fn wide($($arg: $kind),*) {
-                        $inner::<$crate::ops::simd::Avx2>($($arg),*);
+                    #[target_feature(enable = "avx2,bmi1,bmi2,popcnt")]
+                    fn wide($($arg: $kind),*) $(-> $result)? {
+                        $inner::<$crate::ops::simd::Avx2>($($arg),*)
                     }
                     // SAFETY: a `Simd` of this level exists only where the CPU has AVX2.
                     unsafe { wide($($arg),*) }
                 }
                 #[cfg(target_arch = "x86_64")]
                 Level::Avx512 => {
-                    #[target_feature(enable = "avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
-                    fn widest($($arg: $kind),*) {
-                        $inner::<$crate::ops::simd::Avx512>($($arg),*);
+                    #[target_feature(enable = "avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,avx512vnni,bmi1,bmi2,popcnt")]
+                    fn widest($($arg: $kind),*) $(-> $result)? {
+                        $inner::<$crate::ops::simd::Avx512>($($arg),*)
                     }
                     // SAFETY: a `Simd` of this level exists only where the CPU has all of these.
                     unsafe { widest($($arg),*) }
@@ -144,7 +154,7 @@ macro_rules! kernel {
         }
 
         #[inline(always)]
-        fn $inner<$V: $crate::ops::simd::Vector>($($arg: $kind),*) $body
+        fn $inner<$V: $steps>($($arg: $kind),*) $(-> $result)? $body
     };
 }
 pub(crate) use kernel;

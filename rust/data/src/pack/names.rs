@@ -8,6 +8,8 @@ use std::path::PathBuf;
 
 use crate::error::{Error, Fault, Result, printable};
 use crate::index::stem;
+use crate::limits::MAX_NAME_BYTES;
+use crate::recode::{SUFFIX, original_name};
 use crate::scan::{Candidate, ExtraFile, Plan};
 
 /// Longest component of a path on Linux (`NAME_MAX`).
@@ -23,6 +25,13 @@ pub(super) fn inner_path(name: &[u8]) -> Result<PathBuf> {
     if path.as_os_str().is_empty() { Err(refuse()) } else { Ok(path) }
 }
 
+/// The name of a recoded image's member; `None` if it would be too long for some tool.
+pub(super) fn recoded(name: &[u8]) -> Option<Vec<u8>> {
+    let name = [name, SUFFIX].concat();
+    let fits = parts(&name).all(|part| part.len() <= MAX_COMPONENT_BYTES);
+    (fits && name.len() as u64 <= MAX_NAME_BYTES).then_some(name)
+}
+
 /// A file to be.
 struct Named<'a> {
     name: Cow<'a, [u8]>,
@@ -36,7 +45,8 @@ pub(super) fn check(plan: &Plan) -> Result<()> {
     let mut files = Vec::with_capacity(plan.candidates.len());
     for Candidate { name, shard, offset, extras, .. } in &plan.candidates {
         let of = (*shard, name.as_slice(), *offset);
-        files.push(Named { name: Cow::from(name), of });
+        // The name that it gets back, should it be a recoded image.
+        files.push(Named { name: Cow::from(original_name(name)), of });
         if plan.numbered {
             files.push(Named { name: Cow::from([stem(name), b".cls"].concat()), of });
         }

@@ -23,6 +23,8 @@ pub(super) struct ShardWriter<'a> {
     num_extras: u64,
     bytes: u64,
     numbered: bool,
+    /// Most bytes of a shard of several samples.
+    most: u64,
 }
 
 /// The shard that is being written.
@@ -38,6 +40,8 @@ struct Open {
 /// A sample with all of its bytes; shards and offsets are still those of the source.
 pub(super) struct Packed<'a> {
     pub(super) candidate: &'a Candidate,
+    /// Of the image's member.
+    pub(super) name: &'a [u8],
     pub(super) sample: Sample,
     pub(super) data: &'a [u8],
     /// In the order of the candidate's extra files.
@@ -106,8 +110,9 @@ fn label_member(name: &[u8], label: u32) -> Result<Vec<u8>> {
 }
 
 impl<'a> ShardWriter<'a> {
-    /// For some samples of `plan`; `cuts` as from [`cuts`].
-    pub(super) fn new(folder: &'a Path, plan: &Plan, cuts: Vec<u64>) -> Result<Self> {
+    /// For some samples of `plan`; `cuts` as from [`cuts`]. Where samples turn out to be larger than planned,
+    /// shards end at `most` bytes, however many that makes.
+    pub(super) fn new(folder: &'a Path, plan: &Plan, cuts: Vec<u64>, most: u64) -> Result<Self> {
         let mut builder = Builder::new();
         for name in &plan.class_names {
             builder.class(name)?;
@@ -125,15 +130,19 @@ impl<'a> ShardWriter<'a> {
             num_extras: 0,
             bytes: 0,
             numbered: plan.numbered,
+            most,
         })
     }
 
     /// Appends a sample of `size` bytes ([`stored_bytes`]): image, label, extra members.
     pub(super) fn push(&mut self, packed: Packed<'_>, size: u64) -> Result<()> {
-        self.make_room(size)?;
+        let Packed { candidate, name, mut sample, data, extras } = packed;
+        // Recoded it may be larger than planned, and its name is longer.
+        let larger = (data.len() as u64).saturating_sub(candidate.length);
+        let blocks = if name == candidate.name { 0 } else { 4 * tar::BLOCK as u64 };
+        self.make_room(size, size + larger + blocks)?;
         let Some(open) = &mut self.open else { return Ok(()) };
-        let Packed { candidate, mut sample, data, extras } = packed;
-        sample.offset = open.member(&candidate.name, data)?;
+        sample.offset = open.member(name, data)?;
         if let Some(label) = sample.label.filter(|_| self.numbered) {
             let member = label_member(&candidate.name, label)?;
             open.file.write_all(&member)?;
@@ -145,29 +154,34 @@ impl<'a> ShardWriter<'a> {
         }
         open.room = open.room.saturating_sub(size);
         self.num_extras += placed.len() as u64;
-        open.samples.push((candidate.name.clone(), sample, placed));
+        open.samples.push((name.to_vec(), sample, placed));
         self.num_samples += 1;
         Ok(())
     }
 
     /// A sample whose place stays empty because it was rejected: the cuts were made with it.
     pub(super) fn skip(&mut self, size: u64) -> Result<()> {
-        self.make_room(size)?;
+        self.make_room(size, 0)?;
         if let Some(open) = &mut self.open {
             open.room = open.room.saturating_sub(size);
         }
         Ok(())
     }
 
-    /// Opens the next shard if the current one has had its share.
-    fn make_room(&mut self, size: u64) -> Result<()> {
-        if self.open.as_ref().is_some_and(|open| open.room >= size) {
-            return Ok(());
+    /// Opens the next shard if the current one has had its share, or would get more than `most` bytes with
+    /// `stored` more.
+    fn make_room(&mut self, size: u64, stored: u64) -> Result<()> {
+        let mut room = None;
+        if let Some(open) = self.open.as_ref().filter(|open| open.room >= size) {
+            if open.samples.is_empty() || open.bytes + stored + tar::END.len() as u64 <= self.most {
+                return Ok(());
+            }
+            room = Some(open.room);
         }
         self.close()?;
         let name = format!("shard-{:05}.tar", self.num_shards);
         let file = BufWriter::with_capacity(1 << 20, File::create(self.folder.join(&name))?);
-        let room = self.cuts.next().unwrap_or(u64::MAX);
+        let room = room.or_else(|| self.cuts.next()).unwrap_or(u64::MAX);
         self.open = Some(Open { file, name, bytes: 0, room, samples: Vec::new() });
         Ok(())
     }

@@ -1,4 +1,5 @@
-//! Here: shards back to files, byte for byte, checked against the index where there is one.
+//! Here: shards back to files, byte for byte, checked against the index where there is one; recoded images as what
+//! they were.
 //! Not here: overwriting, links, owners, times, and any path that a stranger's archive could choose.
 
 use std::collections::HashMap;
@@ -13,6 +14,8 @@ use super::names::inner_path;
 use super::{PARTS, TICK, check_target};
 use crate::error::{Error, Fault, Result};
 use crate::index::{Index, index_path};
+use crate::limits::MAX_MEMBER_BYTES;
+use crate::recode::{self, Recoder, original_name};
 use crate::tar::{self, Member};
 use crate::workers::Progress;
 
@@ -21,6 +24,8 @@ use crate::workers::Progress;
 pub struct Unpacked {
     /// Files written.
     pub files: u64,
+    /// Those of them that were recoded images.
+    pub restored: u64,
     /// Their size.
     pub bytes: u64,
     /// Wall time.
@@ -46,6 +51,7 @@ pub fn unpack(source: &Path, out: &Path, progress: Progress<'_>) -> Result<Unpac
         told: started,
         before: 0,
         total,
+        recoder: Recoder::new(),
         result: Unpacked::default(),
     };
     for archive in &archives {
@@ -145,6 +151,7 @@ struct Unpacking<'a> {
     told: Instant,
     before: u64,
     total: u64,
+    recoder: Recoder,
     result: Unpacked,
 }
 
@@ -173,14 +180,15 @@ impl Unpacking<'_> {
         Ok(())
     }
 
-    /// Copies a member to its file; gives its checksum.
+    /// Writes a member to its file; gives the checksum of what is in the archive.
     fn member(&mut self, file: &File, member: &Member) -> Result<u32> {
-        let path = self.folder.join(inner_path(&member.name)?);
-        if let Some(parent) = path.parent() {
-            fs::create_dir_all(parent)?;
+        let mut begin = [0; 8];
+        let begin = &mut begin[..member.length.min(8) as usize];
+        file.read_exact_at(begin, member.offset)?;
+        if recode::sniff(begin) {
+            return self.restore(file, member);
         }
-        // New: two members of one name would silently become one file.
-        let mut target = File::create_new(&path)?;
+        let mut target = self.create(&member.name)?;
         let mut buffer = vec![0; member.length.min(1 << 20) as usize];
         let (mut at, end, mut crc) = (member.offset, member.offset + member.length, 0);
         while at < end {
@@ -194,6 +202,31 @@ impl Unpacking<'_> {
         self.result.files += 1;
         self.result.bytes += member.length;
         Ok(crc)
+    }
+
+    /// The same for a recoded image, of which the original is written.
+    fn restore(&mut self, file: &File, member: &Member) -> Result<u32> {
+        let (found, limit) = (member.length, MAX_MEMBER_BYTES);
+        if found > limit {
+            return Err(Fault::Limit { what: "size of a recoded image in bytes", found, limit }.into());
+        }
+        let mut bytes = vec![0; found as usize];
+        file.read_exact_at(&mut bytes, member.offset)?;
+        let original = self.recoder.restore(&bytes)?;
+        self.create(original_name(&member.name))?.write_all(&original)?;
+        self.result.files += 1;
+        self.result.restored += 1;
+        self.result.bytes += original.len() as u64;
+        Ok(crc32c::crc32c(&bytes))
+    }
+
+    fn create(&self, name: &[u8]) -> Result<File> {
+        let path = self.folder.join(inner_path(name)?);
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent)?;
+        }
+        // New: two members of one name would silently become one file.
+        Ok(File::create_new(&path)?)
     }
 }
 

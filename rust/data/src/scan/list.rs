@@ -327,7 +327,7 @@ fn loose_images(listing: &mut Listing, files: &[Loose], alive: &mut dyn FnMut() 
 /// counts as one too, so that a damaged file is an error later and not silently left out now.
 fn is_image(name: &[u8], first_bytes: impl FnOnce() -> Result<Vec<u8>>) -> Result<bool> {
     match extension(name).as_deref() {
-        Some(b"jpg" | b"jpeg" | b"png" | b"webp") => Ok(true),
+        Some(b"jpg" | b"jpeg" | b"png" | b"webp" | b"bjc") => Ok(true),
         _ => Ok(Format::sniff(&first_bytes()?).is_some()),
     }
 }

@@ -1,0 +1,151 @@
+//! Here: JPEGs whose entropy coding is undone once, when they are packed, and done again to get them back.
+//! Not here: archives, files, which members are stored so.
+//!
+//! ```text
+//! JPEG ─take_apart─► coefficients ─layout─► bytes that expand fast ─┐
+//!            └─────► skeleton (everything else) ────────────────────┴─► member
+//! member ─layout─► coefficients ─► pixels, or with the skeleton ─build─► JPEG
+//! ```
+//!
+//! A member is written only if what [`Recoder::restore`] makes of it has been compared with the file, byte by
+//! byte. Everything that is unusual, damaged or beyond a limit is left to be stored as it is.
+
+mod bits;
+mod codes;
+pub mod coefficients;
+mod colour;
+mod compress;
+mod entropy;
+mod expand;
+mod idct;
+pub mod layout;
+mod member;
+mod order;
+mod pixels;
+mod progressive;
+mod restore;
+#[cfg(test)]
+mod samples;
+mod scans;
+mod segments;
+mod sequential;
+mod simd;
+mod skeleton;
+mod upsample;
+
+pub use coefficients::{Coefficients, Component, Transform};
+pub use layout::Layout;
+pub(crate) use member::Member;
+pub use member::VERSION;
+pub use pixels::Scratch;
+
+use crate::error::{Error, Result};
+use crate::jpeg;
+use crate::limits::{MAX_MEMBER_BYTES, MAX_PIXELS, MAX_SIDE_PX};
+use entropy::Tools;
+use layout::damaged;
+use skeleton::Skeleton;
+
+/// What is appended to the name of a member that is recoded.
+pub const SUFFIX: &[u8] = b".bjc";
+
+/// Why a file cannot be recoded, or a skeleton not be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Unusual(pub(crate) &'static str);
+
+/// Of a member whose header and coefficients do not belong together.
+pub(crate) fn other_size() -> Error {
+    damaged("its header has another size than its coefficients")
+}
+
+/// Whether bytes begin as a recoded image does.
+pub fn sniff(bytes: &[u8]) -> bool {
+    bytes.starts_with(&member::MAGIC)
+}
+
+/// The name that a recoded member's file had.
+pub fn original_name(name: &[u8]) -> &[u8] {
+    name.strip_suffix(SUFFIX).filter(|name| !name.is_empty() && !name.ends_with(b"/")).unwrap_or(name)
+}
+
+/// Recodes and restores; one per thread, reused so that its buffers are.
+pub struct Recoder {
+    tools: Tools,
+    coefficients: Coefficients,
+    skeleton: Vec<u8>,
+}
+
+impl Default for Recoder {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Recoder {
+    /// Buffers grow with the first images.
+    pub fn new() -> Self {
+        Self { tools: Tools::default(), coefficients: restore::nothing(), skeleton: Vec::new() }
+    }
+
+    /// The member for a JPEG, which [`restore`](Self::restore) has been seen to give back byte for byte; or why
+    /// it is to be stored as it is.
+    pub fn recode(&mut self, bytes: &[u8]) -> std::result::Result<Vec<u8>, &'static str> {
+        self.attempt(bytes).map_err(|Unusual(reason)| reason)
+    }
+
+    fn attempt(&mut self, bytes: &[u8]) -> std::result::Result<Vec<u8>, Unusual> {
+        let refused = |_| Unusual("a file that is damaged, unsupported or beyond a limit");
+        if !jpeg::sniff(bytes) || bytes.len() as u64 > MAX_MEMBER_BYTES {
+            return Err(Unusual("no JPEG, or a very large one"));
+        }
+        let frame = jpeg::header(bytes).map_err(refused)?;
+        let pixels = u64::from(frame.width) * u64::from(frame.height);
+        if frame.width.max(frame.height) > MAX_SIDE_PX || pixels > MAX_PIXELS {
+            return Err(Unusual("a very large image"));
+        }
+        jpeg::check(bytes, &frame).map_err(refused)?;
+        let skeleton = restore::take_apart(&mut self.tools, bytes, &mut self.coefficients)?;
+        self.skeleton.clear();
+        skeleton.write(&mut self.skeleton);
+        let layout = layout::write(&self.coefficients);
+        let member = member::write((frame.width, frame.height), bytes, &self.skeleton, &layout);
+        if member.len() as u64 > MAX_MEMBER_BYTES {
+            return Err(Unusual("a very large member"));
+        }
+        match self.restore(&member) {
+            Ok(restored) if restored == bytes => Ok(member),
+            _ => {
+                Err(Unusual("an encoder that chose otherwise than ours, or beyond libjpeg's own arithmetic"))
+            }
+        }
+    }
+
+    /// The original file, checked against its checksum.
+    ///
+    /// # Errors
+    /// `Damaged`, `Limit` or `RecodedVersion`; what is allocated before the limits are checked is less than
+    /// four times the member.
+    pub fn restore(&mut self, member: &[u8]) -> Result<Vec<u8>> {
+        let file = self.rebuild(member)?;
+        Member::parse(member)?.original.check(&file)?;
+        Ok(file)
+    }
+
+    /// The same without that last check, for tests of what a member can be: a JPEG that decodes to the pixels of
+    /// the member itself, or not at all.
+    pub fn rebuild(&mut self, member: &[u8]) -> Result<Vec<u8>> {
+        let member = Member::parse(member)?;
+        let unusual = |Unusual(reason)| damaged(reason);
+        let skeleton = Skeleton::parse(member.skeleton()?)?;
+        let layout = Layout::parse(member.layout()?)?;
+        if (layout.width, layout.height) != (member.width, member.height) {
+            return Err(other_size());
+        }
+        let mut coefficients = layout.coefficients()?;
+        if !layout::faithful(&coefficients) {
+            return Err(damaged("coefficients with which libjpeg's own arithmetic overflows"));
+        }
+        let limit = member.original.length as usize;
+        restore::build(&mut self.tools, skeleton, &mut coefficients, limit).map_err(unusual)
+    }
+}

@@ -1,0 +1,321 @@
+//! Here: the steps of `Steps` in AVX2 intrinsics.
+//! Not here: their definition (`Portable`), the question what the CPU has (`Simd`).
+//!
+//! No closures here, nor iterator adaptors that take one: they would be compiled without the instructions.
+//!
+//! Every block of intrinsics rests on one promise: `Steps` is called inside `kernel!` only, in functions
+//! compiled for, and run on, CPUs with these instructions.
+
+use std::arch::x86_64::*;
+use std::mem::transmute;
+
+use super::{ACROSS, Steps, places};
+use crate::ops::simd::Avx2;
+use crate::recode::layout::{ESCAPED, LEAST_ESCAPED, LEAST_LARGE, WIDE};
+use crate::recode::order::{Block, PAIRED_TO_ZIGZAG};
+
+/// Where in each 16 bytes of the zigzag order those of each 16 of the paired order are; 128 for none.
+const QUARTERS: [[[u8; 16]; 4]; 4] = {
+    let mut places = [[[128; 16]; 4]; 4];
+    let mut i = 0;
+    while i < 64 {
+        let from = PAIRED_TO_ZIGZAG[i];
+        places[i / 16][from as usize / 16][i % 16] = from % 16;
+        i += 1;
+    }
+    places
+};
+
+/// Of every third byte, counted from each of the first three, its index: where pixels' bytes are found in 16 bytes
+/// of one plane. 128 elsewhere.
+const THIRDS: [[[u8; 16]; 3]; 3] = {
+    let mut places = [[[128; 16]; 3]; 3];
+    let mut i = 0;
+    while i < 48 {
+        places[i % 3][i / 16][i % 16] = (i / 3) as u8;
+        i += 1;
+    }
+    places
+};
+
+/// Eight bytes in the lower half, the bits of `mask` telling where they go.
+///
+/// # Safety
+/// The CPU has SSSE3.
+#[inline(always)]
+unsafe fn spread(mask: u64, from: &[u8; 64], at: usize) -> __m128i {
+    let eight: &[u8] = &from[at..at + 8];
+    // SAFETY: the CPU has SSSE3; both loads are of 8 bytes that are there.
+    unsafe {
+        let eight = _mm_loadl_epi64(eight.as_ptr().cast());
+        _mm_shuffle_epi8(eight, _mm_loadl_epi64(places(mask as u8).as_ptr().cast()))
+    }
+}
+
+/// As many of the first bytes of `from` as bits of `mask` are set, each moved to its bit's place: 16 at a time.
+///
+/// # Safety
+/// The CPU has AVX2 and POPCNT.
+#[inline(always)]
+unsafe fn expand(mask: u64, from: &[u8; 64]) -> [__m128i; 4] {
+    const ONES: u64 = u64::MAX / 255;
+    // Set bits of each byte, then those of all bytes below each: they depend on nothing but the mask.
+    let pairs = mask - (mask >> 1 & (ONES * 0x55));
+    let fours = (pairs & (ONES * 0x33)) + (pairs >> 2 & (ONES * 0x33));
+    let bytes = (fours + (fours >> 4)) & (ONES * 0x0f);
+    let before = bytes.wrapping_mul(ONES) << 8;
+    // SAFETY: as promised; there are at most 8 bits below each further byte, so at most 56 in all.
+    unsafe {
+        let mut out = [_mm_setzero_si128(); 4];
+        for (i, out) in out.iter_mut().enumerate() {
+            let (mask, before) = (mask >> (16 * i), before >> (16 * i));
+            let low = spread(mask, from, (before & 63) as usize);
+            let high = spread(mask >> 8, from, (before >> 8 & 63) as usize);
+            *out = _mm_unpacklo_epi64(low, high);
+        }
+        out
+    }
+}
+
+/// A bit for each of 64 bytes: its highest.
+///
+/// # Safety
+/// The CPU has AVX2.
+#[inline(always)]
+unsafe fn signs(low: __m256i, high: __m256i) -> u64 {
+    // SAFETY: as promised.
+    unsafe {
+        let (low, high) = (_mm256_movemask_epi8(low), _mm256_movemask_epi8(high));
+        u64::from(low.cast_unsigned()) | u64::from(high.cast_unsigned()) << 32
+    }
+}
+
+/// All ones in each byte whose bit is set.
+///
+/// # Safety
+/// The CPU has AVX2.
+#[inline(always)]
+unsafe fn bytes_of(bits: u32) -> __m256i {
+    // SAFETY: as promised.
+    unsafe {
+        let byte = _mm256_setr_epi64x(0, ONE_EACH, 2 * ONE_EACH, 3 * ONE_EACH);
+        let spread = _mm256_shuffle_epi8(_mm256_set1_epi32(bits.cast_signed()), byte);
+        let bit = _mm256_set1_epi64x(0x8040_2010_0804_0201_u64.cast_signed());
+        _mm256_cmpeq_epi8(_mm256_and_si256(spread, bit), bit)
+    }
+}
+
+const ONE_EACH: i64 = 0x0101_0101_0101_0101;
+
+/// Two halves of 64 bytes.
+///
+/// # Safety
+/// The CPU has AVX2.
+#[inline(always)]
+unsafe fn halves([a, b, c, d]: [__m128i; 4]) -> [__m256i; 2] {
+    // SAFETY: as promised.
+    unsafe { [_mm256_set_m128i(b, a), _mm256_set_m128i(d, c)] }
+}
+
+impl Steps for Avx2 {
+    const BLOCKS: usize = 2;
+    type Words = __m256i;
+
+    #[inline(always)]
+    fn magnitudes(chunk: &mut [u8; 64], escapes: &[u8; 64]) -> usize {
+        // SAFETY: the CPU has AVX2 (see above); loads and stores are of the chunk's halves.
+        unsafe {
+            let at: *mut __m256i = chunk.as_mut_ptr().cast();
+            let four = [_mm256_loadu_si256(at), _mm256_loadu_si256(at.add(1))];
+            let escaped = _mm256_set1_epi8(ESCAPED as i8);
+            let masks = [_mm256_cmpeq_epi8(four[0], escaped), _mm256_cmpeq_epi8(four[1], escaped)];
+            let mask = signs(masks[0], masks[1]);
+            let least = _mm256_set1_epi8(LEAST_LARGE as i8);
+            if mask == 0 {
+                _mm256_storeu_si256(at, _mm256_add_epi8(four[0], least));
+                _mm256_storeu_si256(at.add(1), _mm256_add_epi8(four[1], least));
+                return 0;
+            }
+            let extra = halves(expand(mask, escapes));
+            for i in 0..2 {
+                let wide = _mm256_set1_epi8(WIDE as i8);
+                // Where there is no escape, 0 is expanded, which is not wide.
+                let is_wide = _mm256_cmpeq_epi8(_mm256_max_epu8(extra[i], wide), extra[i]);
+                let value = _mm256_add_epi8(_mm256_add_epi8(four[i], least), extra[i]);
+                _mm256_storeu_si256(at.add(i), _mm256_or_si256(value, is_wide));
+            }
+            const { assert!(LEAST_LARGE + ESCAPED == LEAST_ESCAPED) };
+            mask.count_ones() as usize
+        }
+    }
+
+    #[inline(always)]
+    fn values(negative: u64, large: u64, magnitudes: &[u8; 64], out: &mut [u8; 64]) -> u64 {
+        // SAFETY: the CPU has AVX2 (see above); stores are to the halves of `out`.
+        unsafe {
+            let found = halves(expand(large, magnitudes));
+            let at: *mut __m256i = out.as_mut_ptr().cast();
+            let mut wide = found;
+            for i in 0..2 {
+                // A large value is 2 at least: where there is none, 0 becomes 1.
+                let magnitude = _mm256_max_epu8(found[i], _mm256_set1_epi8(1));
+                wide[i] = _mm256_cmpeq_epi8(magnitude, _mm256_set1_epi8(-1));
+                let sign = bytes_of((negative >> (32 * i)) as u32);
+                // -x is the complement of x - 1.
+                _mm256_storeu_si256(at.add(i), _mm256_xor_si256(_mm256_add_epi8(magnitude, sign), sign));
+            }
+            signs(wide[0], wide[1])
+        }
+    }
+
+    #[inline(always)]
+    fn block(bitmap: u64, values: &[u8; 64], out: &mut Block) {
+        // SAFETY: the CPU has AVX2 (see above); a block has room for four stores of 16 values.
+        unsafe {
+            let zigzag = expand(bitmap, values);
+            let at: *mut __m256i = out.0.as_mut_ptr().cast();
+            for (i, [first, second]) in QUARTERS.as_chunks::<2>().0.iter().enumerate() {
+                let mut paired = _mm256_setzero_si256();
+                for (j, &part) in zigzag.iter().enumerate() {
+                    let places: __m256i = transmute([first[j], second[j]]);
+                    let part = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(part), places);
+                    paired = _mm256_or_si256(paired, part);
+                }
+                let (low, high) = (_mm256_castsi256_si128(paired), _mm256_extracti128_si256::<1>(paired));
+                _mm256_store_si256(at.add(2 * i), _mm256_cvtepi8_epi16(low));
+                _mm256_store_si256(at.add(2 * i + 1), _mm256_cvtepi8_epi16(high));
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn load(blocks: &[Block], half: usize) -> [Self::Words; 4] {
+        let (first, second) = (&blocks[0].0[32 * half..][..32], &blocks[1].0[32 * half..][..32]);
+        // SAFETY: the CPU has AVX2 (see above); each load is of 8 of the 32 aligned values of a half.
+        unsafe {
+            let mut chunks = [_mm256_setzero_si256(); 4];
+            for (i, chunk) in chunks.iter_mut().enumerate() {
+                let low = _mm_load_si128(first.as_ptr().cast::<__m128i>().add(i));
+                let high = _mm_load_si128(second.as_ptr().cast::<__m128i>().add(i));
+                *chunk = _mm256_set_m128i(high, low);
+            }
+            chunks
+        }
+    }
+
+    #[inline(always)]
+    fn repeat(words: &[i16; 8]) -> Self::Words {
+        // SAFETY: the CPU has AVX2 (see above); the words are a whole reference's.
+        unsafe { _mm256_broadcastsi128_si256(_mm_loadu_si128(words.as_ptr().cast())) }
+    }
+
+    #[inline(always)]
+    fn pair(low: i16, high: i16) -> Self::Words {
+        Self::word(i32::from(high) << 16 | i32::from(low) & 0xffff)
+    }
+
+    #[inline(always)]
+    fn word(value: i32) -> Self::Words {
+        // SAFETY: the CPU has AVX2 (see above).
+        unsafe { _mm256_set1_epi32(value) }
+    }
+
+    #[inline(always)]
+    fn multiply(one: Self::Words, other: Self::Words) -> Self::Words {
+        // SAFETY: the CPU has AVX2 (see above).
+        unsafe { _mm256_mullo_epi16(one, other) }
+    }
+
+    #[inline(always)]
+    fn dot(sum: Self::Words, one: Self::Words, other: Self::Words) -> Self::Words {
+        // SAFETY: the CPU has AVX2 (see above).
+        unsafe { _mm256_add_epi32(sum, _mm256_madd_epi16(one, other)) }
+    }
+
+    #[inline(always)]
+    fn add(one: Self::Words, other: Self::Words) -> Self::Words {
+        // SAFETY: the CPU has AVX2 (see above).
+        unsafe { _mm256_add_epi32(one, other) }
+    }
+
+    #[inline(always)]
+    fn subtract(one: Self::Words, other: Self::Words) -> Self::Words {
+        // SAFETY: the CPU has AVX2 (see above).
+        unsafe { _mm256_sub_epi32(one, other) }
+    }
+
+    #[inline(always)]
+    fn shift<const BITS: u32>(words: Self::Words) -> Self::Words {
+        // SAFETY: the CPU has AVX2 (see above).
+        unsafe { _mm256_sra_epi32(words, _mm_cvtsi32_si128(BITS as i32)) }
+    }
+
+    #[inline(always)]
+    fn join<const BITS: u32>(low: Self::Words, high: Self::Words) -> Self::Words {
+        // SAFETY: the CPU has AVX2 (see above).
+        unsafe {
+            let low = _mm256_srl_epi32(low, _mm_cvtsi32_si128(BITS as i32));
+            let high = _mm256_sll_epi32(high, _mm_cvtsi32_si128(16 - BITS as i32));
+            _mm256_blend_epi16::<0b1010_1010>(low, high)
+        }
+    }
+
+    #[inline(always)]
+    fn transpose([a, b, c, d]: [Self::Words; 4]) -> [Self::Words; 4] {
+        // SAFETY: the CPU has AVX2 (see above).
+        unsafe {
+            let (ab, cd) = (_mm256_unpacklo_epi32(a, b), _mm256_unpacklo_epi32(c, d));
+            let (ef, gh) = (_mm256_unpackhi_epi32(a, b), _mm256_unpackhi_epi32(c, d));
+            [
+                _mm256_unpacklo_epi64(ab, cd),
+                _mm256_unpackhi_epi64(ab, cd),
+                _mm256_unpacklo_epi64(ef, gh),
+                _mm256_unpackhi_epi64(ef, gh),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    fn store([a, b, c, d, e, f, g, h]: [Self::Words; 8], out: &mut [u8], pitch: usize) {
+        // SAFETY: the CPU has AVX2 (see above); each store is to 16 bytes of a slice of so many.
+        unsafe {
+            let left = _mm256_packs_epi16(_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, d));
+            let right = _mm256_packs_epi16(_mm256_packs_epi32(e, f), _mm256_packs_epi32(g, h));
+            let across: __m256i = transmute([ACROSS, ACROSS]);
+            let (left, right) = (_mm256_shuffle_epi8(left, across), _mm256_shuffle_epi8(right, across));
+            let middle = _mm256_set1_epi8(-128);
+            let upper = _mm256_xor_si256(_mm256_unpacklo_epi32(left, right), middle);
+            let lower = _mm256_xor_si256(_mm256_unpackhi_epi32(left, right), middle);
+            // Each 128-bit part has two rows of a block: now each has a row of two.
+            let pairs = [
+                _mm256_permute4x64_epi64::<0b11_01_10_00>(upper),
+                _mm256_permute4x64_epi64::<0b11_01_10_00>(lower),
+            ];
+            for (i, pair) in pairs.into_iter().enumerate() {
+                let row = &mut out[2 * i * pitch..][..16];
+                _mm_storeu_si128(row.as_mut_ptr().cast(), _mm256_castsi256_si128(pair));
+                let row = &mut out[(2 * i + 1) * pitch..][..16];
+                _mm_storeu_si128(row.as_mut_ptr().cast(), _mm256_extracti128_si256::<1>(pair));
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn interleave(planes: [&[u8; 64]; 3], out: &mut [u8; 192]) {
+        // SAFETY: the CPU has AVX2 (see above); 16 bytes are loaded from each quarter of a plane, and stored to
+        // each twelfth of `out`.
+        unsafe {
+            for i in 0..4 {
+                for third in 0..3 {
+                    let mut pixels = _mm_setzero_si128();
+                    for (plane, places) in planes.iter().zip(&THIRDS) {
+                        let samples = _mm_loadu_si128(plane.as_ptr().cast::<__m128i>().add(i));
+                        let places = _mm_loadu_si128(places[third].as_ptr().cast());
+                        pixels = _mm_or_si128(pixels, _mm_shuffle_epi8(samples, places));
+                    }
+                    _mm_storeu_si128(out.as_mut_ptr().cast::<__m128i>().add(3 * i + third), pixels);
+                }
+            }
+        }
+    }
+}

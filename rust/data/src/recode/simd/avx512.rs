@@ -1,0 +1,273 @@
+//! Here: the steps of `Steps` in AVX-512 intrinsics.
+//! Not here: their definition (`Portable`), the question what the CPU has (`Simd`).
+//!
+//! No closures here, nor iterator adaptors that take one: they would be compiled without the instructions.
+//!
+//! Every block of intrinsics rests on one promise: `Steps` is called inside `kernel!` only, in functions
+//! compiled for, and run on, CPUs with these instructions.
+
+use std::arch::x86_64::*;
+
+use super::{ACROSS, Steps};
+use crate::ops::simd::Avx512;
+use crate::recode::layout::{ESCAPED, LEAST_LARGE, WIDE};
+use crate::recode::order::{Block, PAIRED_TO_ZIGZAG, ZIGZAG};
+
+/// Where 192 bytes of pixels come from: the plane's index in the first 64, the plane apart.
+const PIXELS: [[u8; 64]; 3] = {
+    let mut places = [[0; 64]; 3];
+    let mut i = 0;
+    while i < 192 {
+        // Red and green are looked up together, green as 64 to 127.
+        places[i / 64][i % 64] = (i / 3 + if i % 3 == 1 { 64 } else { 0 }) as u8;
+        i += 1;
+    }
+    places
+};
+
+/// Which of 64 bytes of pixels are blue, for each third of the 192.
+const BLUE: [u64; 3] = {
+    let mut masks = [0; 3];
+    let mut i = 0;
+    while i < 64 {
+        masks[(3 * i + 2) / 64] |= 1 << ((3 * i + 2) % 64);
+        i += 1;
+    }
+    masks
+};
+
+/// Sixty-four bytes.
+///
+/// # Safety
+/// The CPU has AVX-512 with BW.
+#[inline(always)]
+unsafe fn load(bytes: &[u8; 64]) -> __m512i {
+    // SAFETY: the bytes are a whole reference's.
+    unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
+}
+
+impl Steps for Avx512 {
+    const BLOCKS: usize = 4;
+    type Words = __m512i;
+
+    #[inline(always)]
+    fn magnitudes(chunk: &mut [u8; 64], escapes: &[u8; 64]) -> usize {
+        // SAFETY: the CPU has AVX-512 with VBMI2 (see above); the store is to all of the chunk.
+        unsafe {
+            let four = load(chunk);
+            let escaped = _mm512_cmpeq_epi8_mask(four, _mm512_set1_epi8(ESCAPED as i8));
+            let extra = _mm512_maskz_expand_epi8(escaped, load(escapes));
+            let wide = _mm512_cmpge_epu8_mask(extra, _mm512_set1_epi8(WIDE as i8));
+            let value = _mm512_add_epi8(_mm512_add_epi8(four, _mm512_set1_epi8(LEAST_LARGE as i8)), extra);
+            let value = _mm512_mask_mov_epi8(value, wide, _mm512_set1_epi8(-1));
+            _mm512_storeu_si512(chunk.as_mut_ptr().cast(), value);
+            escaped.count_ones() as usize
+        }
+    }
+
+    #[inline(always)]
+    fn values(signs: u64, large: u64, magnitudes: &[u8; 64], out: &mut [u8; 64]) -> u64 {
+        // SAFETY: the CPU has AVX-512 with VBMI2 (see above); the store is to all of `out`.
+        unsafe {
+            let found = _mm512_mask_expand_epi8(_mm512_set1_epi8(1), large, load(magnitudes));
+            let value = _mm512_mask_sub_epi8(found, signs, _mm512_setzero_si512(), found);
+            _mm512_storeu_si512(out.as_mut_ptr().cast(), value);
+            _mm512_cmpeq_epi8_mask(found, _mm512_set1_epi8(-1))
+        }
+    }
+
+    #[inline(always)]
+    fn block(bitmap: u64, values: &[u8; 64], out: &mut Block) {
+        // SAFETY: the CPU has AVX-512 with VBMI2 (see above); a block has room for two stores of 32 values.
+        unsafe {
+            let zigzag = _mm512_maskz_expand_epi8(bitmap, load(values));
+            let paired = _mm512_permutexvar_epi8(load(&PAIRED_TO_ZIGZAG), zigzag);
+            let at: *mut __m512i = out.0.as_mut_ptr().cast();
+            _mm512_store_si512(at, _mm512_cvtepi8_epi16(_mm512_castsi512_si256(paired)));
+            _mm512_store_si512(at.add(1), _mm512_cvtepi8_epi16(_mm512_extracti64x4_epi64::<1>(paired)));
+        }
+    }
+
+    #[inline(always)]
+    fn scan(block: &[i16; 64], values: &mut [i16; 64]) -> u64 {
+        // SAFETY: the CPU has AVX-512 with VBMI2 (see above); each half is loaded and stored whole, and no more
+        // than the 32 values of the first half stand before those of the second.
+        unsafe {
+            let at: *const __m512i = block.as_ptr().cast();
+            let (upper, lower) = (_mm512_loadu_si512(at), _mm512_loadu_si512(at.add(1)));
+            let order: *const __m256i = ZIGZAG.as_ptr().cast();
+            let first = _mm512_cvtepu8_epi16(_mm256_loadu_si256(order));
+            let second = _mm512_cvtepu8_epi16(_mm256_loadu_si256(order.add(1)));
+            let first = _mm512_permutex2var_epi16(upper, first, lower);
+            let second = _mm512_permutex2var_epi16(upper, second, lower);
+            let masks = [_mm512_test_epi16_mask(first, first) & !1, _mm512_test_epi16_mask(second, second)];
+            let out: *mut i16 = values.as_mut_ptr();
+            _mm512_storeu_si512(out.cast(), _mm512_maskz_compress_epi16(masks[0], first));
+            let behind = out.add(masks[0].count_ones() as usize);
+            _mm512_storeu_si512(behind.cast(), _mm512_maskz_compress_epi16(masks[1], second));
+            u64::from(masks[0]) | u64::from(masks[1]) << 32
+        }
+    }
+
+    #[inline(always)]
+    fn split(values: &[i16; 64], magnitudes: &mut [u8; 64]) -> [u64; 2] {
+        // SAFETY: the CPU has AVX-512 with VBMI2 (see above); the store is to all of `magnitudes`.
+        unsafe {
+            let at: *const __m512i = values.as_ptr().cast();
+            let (first, second) = (_mm512_loadu_si512(at), _mm512_loadu_si512(at.add(1)));
+            let negative = [_mm512_movepi16_mask(first), _mm512_movepi16_mask(second)];
+            // -2^15 is its own magnitude, without a sign.
+            let low = _mm512_cvtusepi16_epi8(_mm512_abs_epi16(first));
+            let high = _mm512_cvtusepi16_epi8(_mm512_abs_epi16(second));
+            let found = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high);
+            let least = _mm512_set1_epi8(LEAST_LARGE as i8);
+            let large = _mm512_cmpge_epu8_mask(found, least);
+            let packed = _mm512_maskz_compress_epi8(large, _mm512_sub_epi8(found, least));
+            _mm512_storeu_si512(magnitudes.as_mut_ptr().cast(), packed);
+            [u64::from(negative[0]) | u64::from(negative[1]) << 32, large]
+        }
+    }
+
+    #[inline(always)]
+    fn escape(magnitudes: &mut [u8; 64], escapes: &mut [u8; 64]) -> usize {
+        // SAFETY: the CPU has AVX-512 with VBMI2 (see above); both stores are to all of an array.
+        unsafe {
+            let found = load(magnitudes);
+            let escaped = _mm512_set1_epi8(ESCAPED as i8);
+            let which = _mm512_cmpge_epu8_mask(found, escaped);
+            let extra = _mm512_min_epu8(_mm512_sub_epi8(found, escaped), _mm512_set1_epi8(WIDE as i8));
+            _mm512_storeu_si512(escapes.as_mut_ptr().cast(), _mm512_maskz_compress_epi8(which, extra));
+            _mm512_storeu_si512(magnitudes.as_mut_ptr().cast(), _mm512_min_epu8(found, escaped));
+            which.count_ones() as usize
+        }
+    }
+
+    #[inline(always)]
+    fn load(blocks: &[Block], half: usize) -> [Self::Words; 4] {
+        let blocks = &blocks[..4];
+        // SAFETY: the CPU has AVX-512 (see above); each load is of the 32 aligned values of a block's half.
+        unsafe {
+            let mut halves = [_mm512_setzero_si512(); 4];
+            for (words, block) in halves.iter_mut().zip(blocks) {
+                *words = _mm512_load_si512(block.0[32 * half..][..32].as_ptr().cast());
+            }
+            let [a, b, c, d] = halves;
+            let (low, high) = (_mm512_shuffle_i32x4::<0x44>(a, b), _mm512_shuffle_i32x4::<0x44>(c, d));
+            let (third, fourth) = (_mm512_shuffle_i32x4::<0xee>(a, b), _mm512_shuffle_i32x4::<0xee>(c, d));
+            [
+                _mm512_shuffle_i32x4::<0x88>(low, high),
+                _mm512_shuffle_i32x4::<0xdd>(low, high),
+                _mm512_shuffle_i32x4::<0x88>(third, fourth),
+                _mm512_shuffle_i32x4::<0xdd>(third, fourth),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    fn repeat(words: &[i16; 8]) -> Self::Words {
+        // SAFETY: the CPU has AVX-512 (see above); the words are a whole reference's.
+        unsafe { _mm512_broadcast_i32x4(_mm_loadu_si128(words.as_ptr().cast())) }
+    }
+
+    #[inline(always)]
+    fn pair(low: i16, high: i16) -> Self::Words {
+        Self::word(i32::from(high) << 16 | i32::from(low) & 0xffff)
+    }
+
+    #[inline(always)]
+    fn word(value: i32) -> Self::Words {
+        // SAFETY: the CPU has AVX-512 (see above).
+        unsafe { _mm512_set1_epi32(value) }
+    }
+
+    #[inline(always)]
+    fn multiply(one: Self::Words, other: Self::Words) -> Self::Words {
+        // SAFETY: the CPU has AVX-512 with BW (see above).
+        unsafe { _mm512_mullo_epi16(one, other) }
+    }
+
+    #[inline(always)]
+    fn dot(sum: Self::Words, one: Self::Words, other: Self::Words) -> Self::Words {
+        // SAFETY: the CPU has AVX-512 with VNNI (see above).
+        unsafe { _mm512_dpwssd_epi32(sum, one, other) }
+    }
+
+    #[inline(always)]
+    fn add(one: Self::Words, other: Self::Words) -> Self::Words {
+        // SAFETY: the CPU has AVX-512 (see above).
+        unsafe { _mm512_add_epi32(one, other) }
+    }
+
+    #[inline(always)]
+    fn subtract(one: Self::Words, other: Self::Words) -> Self::Words {
+        // SAFETY: the CPU has AVX-512 (see above).
+        unsafe { _mm512_sub_epi32(one, other) }
+    }
+
+    #[inline(always)]
+    fn shift<const BITS: u32>(words: Self::Words) -> Self::Words {
+        // SAFETY: the CPU has AVX-512 (see above).
+        unsafe { _mm512_srai_epi32::<BITS>(words) }
+    }
+
+    #[inline(always)]
+    fn join<const BITS: u32>(low: Self::Words, high: Self::Words) -> Self::Words {
+        // SAFETY: the CPU has AVX-512 with BW (see above).
+        unsafe {
+            let low = _mm512_srli_epi32::<BITS>(low);
+            let high = _mm512_sll_epi32(high, _mm_cvtsi32_si128(16 - BITS as i32));
+            _mm512_mask_blend_epi16(0xaaaa_aaaa, low, high)
+        }
+    }
+
+    #[inline(always)]
+    fn transpose([a, b, c, d]: [Self::Words; 4]) -> [Self::Words; 4] {
+        // SAFETY: the CPU has AVX-512 (see above).
+        unsafe {
+            let (ab, cd) = (_mm512_unpacklo_epi32(a, b), _mm512_unpacklo_epi32(c, d));
+            let (ef, gh) = (_mm512_unpackhi_epi32(a, b), _mm512_unpackhi_epi32(c, d));
+            [
+                _mm512_unpacklo_epi64(ab, cd),
+                _mm512_unpackhi_epi64(ab, cd),
+                _mm512_unpacklo_epi64(ef, gh),
+                _mm512_unpackhi_epi64(ef, gh),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    fn store([a, b, c, d, e, f, g, h]: [Self::Words; 8], out: &mut [u8], pitch: usize) {
+        // SAFETY: the CPU has AVX-512 with BW (see above); each store is to 32 bytes of a slice of so many.
+        unsafe {
+            let left = _mm512_packs_epi16(_mm512_packs_epi32(a, b), _mm512_packs_epi32(c, d));
+            let right = _mm512_packs_epi16(_mm512_packs_epi32(e, f), _mm512_packs_epi32(g, h));
+            let across = _mm512_broadcast_i32x4(_mm_loadu_si128(ACROSS.as_ptr().cast()));
+            let (left, right) = (_mm512_shuffle_epi8(left, across), _mm512_shuffle_epi8(right, across));
+            let middle = _mm512_set1_epi8(-128);
+            // Each 128-bit part has two rows of a block: now each half has a row of four.
+            let order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
+            let pairs = [_mm512_unpacklo_epi32(left, right), _mm512_unpackhi_epi32(left, right)];
+            for (i, pair) in pairs.into_iter().enumerate() {
+                let pair = _mm512_permutexvar_epi64(order, _mm512_xor_si512(pair, middle));
+                let row = &mut out[2 * i * pitch..][..32];
+                _mm256_storeu_si256(row.as_mut_ptr().cast(), _mm512_castsi512_si256(pair));
+                let row = &mut out[(2 * i + 1) * pitch..][..32];
+                _mm256_storeu_si256(row.as_mut_ptr().cast(), _mm512_extracti64x4_epi64::<1>(pair));
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn interleave([red, green, blue]: [&[u8; 64]; 3], out: &mut [u8; 192]) {
+        // SAFETY: the CPU has AVX-512 with VBMI (see above); each store is to a third of `out`.
+        unsafe {
+            let (red, green, blue) = (load(red), load(green), load(blue));
+            for (i, places) in PIXELS.iter().enumerate() {
+                let places = load(places);
+                let pixels = _mm512_permutex2var_epi8(red, places, green);
+                let pixels = _mm512_mask_permutexvar_epi8(pixels, BLUE[i], places, blue);
+                _mm512_storeu_si512(out.as_mut_ptr().cast::<__m512i>().add(i).cast(), pixels);
+            }
+        }
+    }
+}
