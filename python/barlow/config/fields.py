@@ -218,7 +218,7 @@ class EvaluateConfig:
     """Standardise each feature by the training set first: rates then suit features of any scale."""
     batch_size: int = 256
     """Images of one forward pass when features are computed."""
-    online_every_epochs: float = 10
+    online_every_epochs: float = 10.0
     """Epochs between two kNN classifications while a run trains, beside one at its end; only where images
     have labels. 0 is never."""
     online_images: int = 4096
