@@ -308,8 +308,8 @@ def test_progress_is_a_bar_on_a_terminal() -> None:
     code = (
         "from barlow.train.progress import Display\n"
         "with Display(0, 12, 6) as display:\n"
-        "    display.show({'step': 3, 'loss': 1234.5, 'loss_floor': 1122.25, 'images_per_s': 31234.0,"
-        " 'wait_share': 0.415})\n"
+        "    display.show({'step': 3, 'epoch': 0.5, 'loss': 1234.5, 'loss_floor': 1122.25,"
+        " 'images_per_s': 31234.0, 'wait_share': 0.415})\n"
         "    display.advance(7)\n"
     )
     script = (
@@ -319,9 +319,12 @@ def test_progress_is_a_bar_on_a_terminal() -> None:
     )
     result = finish(start(launcher=("-c", script)))
     assert result.code == 0, result.out
-    assert "loss 1234.5 (floor 1122.2)  31234 images/s  waiting for data 42 %" in result.out
-    assert "step 7/12" in result.out
-    assert "epoch 1.2/2" in result.out
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", result.out)
+    assert re.search(r"loss +1234 \(floor 1122\) +images/s +31234 ", shown)
+    assert "42 % for data" in shown
+    assert "step 7/12" in shown
+    assert "epoch 1.2/2" in shown
+    assert max(map(len, shown.splitlines())) <= 80
 
 
 def test_progress_off_a_terminal_is_plain_lines(images: Path, tmp_path: Path, capfd: Capture) -> None:

@@ -86,9 +86,10 @@ def test_stopped_by_steps_and_continued_is_bit_equal(
     assert (run / "config.json").read_text() == (unbroken / "config.json").read_text()
     shown = events(run)
     lines = [json.loads(text) for text in (run / "metrics.jsonl").read_text().splitlines()]
-    assert all(shown.keys() == line.keys() - {"step", "time_s"} for line in lines)
+    assert shown.keys() == {name for line in lines for name in line} - {"step", "time_s"}
+    assert "knn_top1" in shown
     for tag, points in shown.items():
-        assert points == [(line["step"], pytest.approx(line[tag])) for line in lines], tag
+        assert points == [(line["step"], pytest.approx(line[tag])) for line in lines if tag in line], tag
 
 
 def test_killed_after_a_checkpoint_and_continued_is_bit_equal(
@@ -251,20 +252,6 @@ def test_metrics_mean_what_they_say(unbroken: Path) -> None:
     assert lines[-1]["lr_biases"] == pytest.approx(lines[-1]["lr_weights"] / 10)
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_before_it_is_saved(
-    images: Path, tmp_path: Path, capfd: Capture
-) -> None:
-    flags = (*TINY, "--optim.lr_weights", "1e38", "--optim.variant", "lars", "--train.log_every", "1")
-    result = barlow_here(capfd, "train", images, "--run", tmp_path / "run", *flags)
-    assert result.code == 1
-    lines = result.err.strip().splitlines()
-    assert "the loss is nan at step" in lines[-1] or "a weight is not finite after step" in lines[-1]
-    assert "Traceback" not in result.err
-    for folder in (tmp_path / "run").glob("checkpoints/step-*"):
-        assert all(t.isfinite().all() for t in load_file(folder / "model.safetensors").values())
-    assert all(math.isfinite(line["loss"]) for line in metrics(tmp_path / "run"))
-
-
 def test_a_failing_rank_shows_its_own_error_once(images: Path, tmp_path: Path) -> None:
     data = shutil.copytree(images, tmp_path / "data")
     spoiled = data / "a" / "004.jpg"
@@ -306,11 +293,14 @@ def test_the_papers_preset_starts(tmp_path: Path, capfd: Capture) -> None:
 
 def test_a_plan_counts_from_one() -> None:
     plan = Plan.of(Config(), steps_per_epoch=625)
-    assert plan == Plan(625, 625_000, 625_000, 20, 625)
+    assert plan == Plan(625, 625_000, 625_000, 20, 625, 6250)
     assert [step for step in range(1, 2000) if plan.saves(step)] == [625, 1250, 1875]
     assert [step for step in range(1, 50) if plan.logs(step)] == [1, 20, 40]
     assert plan.saves(625_000)
     assert plan.logs(625_000)
+    assert [step for step in (1, 6249, 6250, 12_500, 625_000) if plan.judges(step)] == [6250, 12_500, 625_000]
+    assert replace(plan, log_every=6000).logs(6250)
+    assert not replace(plan, judge_every=0).judges(625_000)
 
 
 def test_a_clock_goes_on_and_laps_start_anew() -> None:

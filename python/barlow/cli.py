@@ -20,7 +20,7 @@ import tyro
 
 from barlow import __version__
 from barlow.ablations import ABLATIONS, METHODS
-from barlow.commands import bench, images, listing, rehearsal, runs, submit
+from barlow.commands import bench, images, listing, rehearsal, replays, runs, submit
 from barlow.commands.arguments import MAX_EPOCHS, MAX_THREADS, Data, check
 from barlow.config import PRESETS, Config, load
 from barlow.terminal import notes, one_line, show_warning, unboxed, worded_here
@@ -86,9 +86,15 @@ def _train(default: Config) -> Callable[..., None]:
 
         recipe = " + ".join(filter(None, (preset, method, ablation)))
         begin = Beginning(resume, extend_to, init_from, allow_changes)
-        launch(data, config, run, nproc=nproc, preset=recipe or None, begin=begin)
+        launch(data, config, run, nproc=nproc, preset=recipe or None, begin=begin, judge=_judge)
 
     return train
+
+
+def _judge(*arguments: Any) -> Any:
+    from barlow.evaluate.online import online_knn
+
+    return online_knn(*arguments)
 
 
 def doctor(*, ranks: int = 0, json: bool = False) -> None:
@@ -160,6 +166,7 @@ def _parse(arguments: list[str]) -> Callable[[], None]:
         "report": runs.report,
         "runs": listing.list_runs,
         "import": runs.import_run,
+        "replay": replays.replay,
         "bench": _bench,  # whose own subcommands are below
         "doctor": doctor,
         "demo": demo,

@@ -58,6 +58,8 @@ RANGES = {
     "evaluate.linear_batch_size": "[1, inf)",
     "evaluate.linear_weight_decay": "[0, inf)",
     "evaluate.batch_size": "[1, inf)",
+    "evaluate.online_every_epochs": "[0, inf)",
+    "evaluate.online_images": "[1, inf)",
 }
 """Where every number of a config must lie, as intervals; of a tuple, each of its numbers."""
 MAY_BE_EMPTY = ("objective.predictor",)

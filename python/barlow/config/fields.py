@@ -183,6 +183,8 @@ class TrainConfig:
     """Steps between two lines of metrics."""
     lost_after: float = 30.0
     """Seconds without a sign of life of a process after which the others end; 0: they wait for it."""
+    wandb: str = ""
+    """Project of Weights & Biases that the metrics are also sent to; needs barlow[wandb]. Empty is none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,6 +227,11 @@ class EvaluateConfig:
     """Standardise each feature by the training set first: rates then suit features of any scale."""
     batch_size: int = 256
     """Images of one forward pass when features are computed."""
+    online_every_epochs: float = 10.0
+    """Epochs between two kNN classifications while a run trains, beside one at its end; only where images
+    have labels. 0 is never."""
+    online_images: int = 4096
+    """Most labelled images that vote in it; a quarter as many held-out images are classified."""
 
 
 @dataclass(frozen=True, kw_only=True)

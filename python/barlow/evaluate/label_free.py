@@ -1,6 +1,6 @@
 """Here: what can be said about features without any label.
 
-Not here: kNN and the probe, computing features.
+Not here: kNN and the probe, computing features, the spectrum itself (objectives/spectrum.py).
 """
 
 from __future__ import annotations
@@ -9,29 +9,16 @@ import torch
 from torch import Tensor
 
 from barlow.evaluate import knn
+from barlow.objectives import spectrum
 
 _MAX_ROWS = 8192
 """Images that the spectrum is taken of: its cost grows with the square of the feature size only."""
 
 
 def effective_rank(features_NF: Tensor) -> float:
-    """exp of the entropy of the normalised singular values; between 1 and min(N, F).
-
-    Source: RankMe (Garrido et al., ICML 2023), equation 1, on centred features, so that a common offset
-    is not counted as a direction. Evenly spaced rows where there are more than 8192.
-    """
+    """RankMe of the features, from 1 to min(N, F); of evenly spaced rows where there are more than 8192."""
     stride = -(-len(features_NF) // _MAX_ROWS)
-    centred_NF = features_NF[::stride].double()
-    centred_NF = centred_NF - centred_NF.mean(0)
-    # Singular values through the [F, F] or [N, N] Gram matrix, whichever is smaller.
-    wide = centred_NF.shape[1] > centred_NF.shape[0]
-    gram = centred_NF @ centred_NF.T if wide else centred_NF.T @ centred_NF
-    singular = torch.linalg.eigvalsh(gram).clamp_min(0).sqrt()
-    total = singular.sum()
-    if total == 0:
-        return 1.0
-    shares = singular / total
-    return torch.special.entr(shares).sum().exp().item()
+    return spectrum.effective_rank(spectrum.spectrum(features_NF[::stride]))
 
 
 def dead_features(features_NF: Tensor) -> int:

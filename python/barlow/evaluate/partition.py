@@ -58,20 +58,24 @@ def load(data: Path, held_out: Path | None = None) -> Partition | Index:
     part without labels, classes too small to split.
     """
     train_path, test_path = find(data, held_out)
-    train = open_index(train_path)
+    return of(open_index(train_path), None if test_path is None else open_index(test_path))
+
+
+def of(train: Index, test: Index | None) -> Partition | Index:
+    """`load` for indices that are open already; without `test` a fixed fifth of each class tests."""
     if not (np.asarray(train.labels) >= 0).any():
         # What needs no labels is still measured: on the images held out, if there are any.
-        test = train if test_path is None else open_index(test_path)
+        test = train if test is None else test
         if (np.asarray(test.labels) >= 0).any():
-            raise ValueError(f"{train_path} has no labels, so there is nothing to learn for {test_path}")
+            raise ValueError(f"{train.source} has no labels, so there is nothing to learn for {test.source}")
         return test
     train, note = _labelled(train)
-    if test_path is None:
+    if test is None:
         return _split(train, note)
-    test, test_note = _labelled(open_index(test_path))
+    test, test_note = _labelled(test)
     names = list(train.class_names)
-    labels_M = _renumber(test, names, str(train_path), str(test_path))
-    how = f"the probes train on {train_path} and are tested on {test_path}{note}{test_note}"
+    labels_M = _renumber(test, names, str(train.source), str(test.source))
+    how = f"the probes train on {train.source} and are tested on {test.source}{note}{test_note}"
     return _checked(Partition(train, test, _labels(train), labels_M, names, how))
 
 

@@ -70,6 +70,9 @@ class LARS(torch.optim.Optimizer):
             "weight_decay": weight_decay,
             "trust_coefficient": trust_coefficient,
         }
+        self.found_inf: Tensor | None = None
+        """float32 [] that a caller sets where a step may have to change nothing: it does so if this is not 0.
+        torch's GradScaler has this name for it."""
         super().__init__(param_groups, defaults)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -90,7 +93,7 @@ class LARS(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            for params in _by_device_and_dtype(p for p in group["params"] if p.grad is not None):
+            for params in by_device_and_dtype(p for p in group["params"] if p.grad is not None):
                 self._update(params, group)
         return loss
 
@@ -124,14 +127,13 @@ class LARS(torch.optim.Optimizer):
                     )
         super().load_state_dict({**state_dict, "param_groups": groups})
 
+    def settings(self, group: dict[str, Any]) -> Settings:
+        """What one of `param_groups` has beside its learning rate."""
+        names = ("adapt", "momentum", "weight_decay", "trust_coefficient")
+        return Settings(self._variant, *(group[name] for name in names))
+
     def _update(self, params: list[Tensor], group: dict[str, Any]) -> None:
-        settings = Settings(
-            self._variant,
-            group["adapt"],
-            group["momentum"],
-            group["weight_decay"],
-            group["trust_coefficient"],
-        )
+        settings = self.settings(group)
         grads = [p.grad for p in params if p.grad is not None]
         momenta = [self._momentum(p) for p in params]
         lr, keep = group["lr"], self._unscale(grads)
@@ -146,7 +148,7 @@ class LARS(torch.optim.Optimizer):
     def _unscale(self, grads: list[Tensor]) -> Tensor | None:
         """Divides by the scale that a GradScaler has set; 1 if it found all gradients finite, else 0, and
         then they become 0. None without a scaler."""
-        found_inf: Tensor | None = getattr(self, "found_inf", None)
+        found_inf = getattr(self, "found_inf", None)  # a GradScaler takes it away after the step
         if found_inf is None:
             return None
         scale: Tensor | None = getattr(self, "grad_scale", None)
@@ -169,7 +171,7 @@ class LARS(torch.optim.Optimizer):
         return state["mu"]
 
 
-def _by_device_and_dtype(params: Iterable[Tensor]) -> Iterable[list[Tensor]]:
+def by_device_and_dtype(params: Iterable[Tensor]) -> Iterable[list[Tensor]]:
     """Multi-tensor kernels take lists of one kind; mixed lists fall back to a loop."""
     lists: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
     for param in params:

@@ -53,9 +53,7 @@ def update(
     if settings.adapt or settings.weight_decay:
         updates = list(torch._foreach_add(grads, params, alpha=settings.weight_decay))
     if settings.adapt:
-        trust = _lars_trust if settings.variant == "lars" else _larc_trust
-        factors = trust(_norms(params), grads, updates, lr, settings)
-        torch._foreach_mul_(updates, list(factors.unbind()))
+        torch._foreach_mul_(updates, list(trust_ratios(params, grads, updates, lr, settings).unbind()))
     if keep is not None:
         updates = list(torch._foreach_mul(updates, keep))
         momentum, lr = torch.where(keep > 0, momentum, 1.0), lr * keep
@@ -77,11 +75,18 @@ def compiled_update() -> Callable[[Tensors, Tensors, Tensors, Tensor, Settings, 
     return torch.compile(update, dynamic=False)
 
 
+def trust_ratios(
+    params: Tensors, grads: Tensors, updates: Tensors, lr: float | Tensor, settings: Settings
+) -> Tensor:
+    """The factor of each tensor's update, gradient plus decay, [len(params)]; it never leaves the device."""
+    trust = _lars_trust if settings.variant == "lars" else _larc_trust
+    return trust(norms(params), grads, updates, lr, settings)
+
+
 def _lars_trust(
     p_norms: Tensor, grads: Tensors, updates: Tensors, lr: float | Tensor, settings: Settings
 ) -> Tensor:
-    """The factor of each tensor's update, [len(params)]; it never leaves the device."""
-    d_norms = _norms(updates)
+    d_norms = norms(updates)
     ratios = settings.trust_coefficient * p_norms / d_norms
     return torch.where((p_norms > 0) & (d_norms > 0), ratios, 1.0)
 
@@ -89,7 +94,7 @@ def _lars_trust(
 def _larc_trust(
     p_norms: Tensor, grads: Tensors, updates: Tensors, lr: float | Tensor, settings: Settings
 ) -> Tensor:
-    g_norms = _norms(grads)
+    g_norms = norms(grads)
     ratios = settings.trust_coefficient * p_norms / (g_norms + settings.weight_decay * p_norms + 1e-8)
     # At learning rate 0 the quotient is infinite and the clip makes it 1. A weight without gradient does
     # not move: its update is nothing but decay, which apex leaves out.
@@ -97,5 +102,6 @@ def _larc_trust(
     return torch.where(p_norms > 0, (ratios / lr).clamp(max=1.0) * moves, moves)
 
 
-def _norms(tensors: Tensors) -> Tensor:
+def norms(tensors: Tensors) -> Tensor:
+    """The Euclidean norm of each tensor, [len(tensors)]."""
     return torch.stack(torch._foreach_norm(tensors))

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import time
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 from tensorboardX.event_file_writer import EventsWriter
@@ -37,7 +38,7 @@ class Events:
         except OSError as error:
             self._give_up(error)
 
-    def add(self, numbers: dict[str, float], step: int, wall_time_s: float) -> None:
+    def add(self, numbers: Mapping[str, float], step: int, wall_time_s: float) -> None:
         """Adds the numbers of a step; seen by a reader within a minute."""
         if self._writer is None:
             return

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from barlow import durable
 from barlow.config import Config, load, to_json
+from barlow.train import tracker
 from barlow.train.beginning import Beginning
 from barlow.train.lock import FILE_NAME as LOCK_FILE
 from barlow.train.lock import alone, refuse_if_running
@@ -40,6 +41,7 @@ if TYPE_CHECKING:  # the command line imports this file, and torch takes seconds
     from barlow.data import Index
     from barlow.distributed import World
     from barlow.train.identity import Change
+    from barlow.train.observer import MakeJudge
 
 CONFIG_FILE = "config.json"
 RUN_FILE = "run.json"
@@ -48,7 +50,7 @@ IMPORTED = "imported"
 # Fields that may change when a run goes on: they decide when and how it executes, not what it computes. (What
 # becomes of damaged images is among them: up to the one that ended a run it makes no difference.)
 FREE_FIELDS = (
-    "train.steps", "train.log_every", "train.lost_after", "data.threads", "data.prefetch",
+    "train.steps", "train.log_every", "train.lost_after", "train.wandb", "data.threads", "data.prefetch",
     "data.device_stage", "data.on_error", "data.max_replaced", "objective.form", "checkpoint.", "evaluate.",
     "train.compile", "train.fused_lars", "train.channels_last", "train.gradient_compression",
     "train.micro_batch",  # within the bounds of `_check_micro_batches`
@@ -63,6 +65,7 @@ def launch(
     nproc: int = 0,
     preset: str | None = None,
     begin: Beginning = Beginning(),  # noqa: B008 (frozen)
+    judge: MakeJudge | None = None,
 ) -> None:
     """Trains on `data` in the folder `run`, or goes on from its newest checkpoint; returns when it is done.
 
@@ -70,7 +73,7 @@ def launch(
     `begin` says what else its user wishes of the beginning.
     `ValueError`, `DataError` or `OSError` for whatever cannot work, before anything is written or started;
     `SystemExit` with the exit code of the rank that failed first, which has shown its own error, or with
-    128 + the number of the SIGTERM or SIGUSR1 that stopped the run.
+    128 + the number of the SIGTERM or SIGUSR1 that stopped the run. `judge` is as in `observer.MakeJudge`.
     """
     data, run, config = Path(data).absolute(), Path(run).absolute(), begin.applied(config)
     if not in_rank():
@@ -87,7 +90,7 @@ def launch(
             changes = check(config, index, nproc, run, begin)  # again: now nobody else changes the folder
             prepare(run, config, data, index, nproc, preset, device=None, begin=begin, changes=changes)
             start_ranks(nproc, ["-m", "barlow", "--", "train", str(data), "--run", str(run)])
-    elif stopped_by := _as_rank(data, config, run, preset, begin):
+    elif stopped_by := _as_rank(data, config, run, preset, begin, judge):
         raise SystemExit(exit_code(stopped_by))
 
 
@@ -120,6 +123,7 @@ def check(
     check_stage(config.data.device_stage)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     training_dtype(config.train.precision, device, config.model, config.data.image_size)
+    tracker.check(config.train.wandb)
     if run.exists() and not run.is_dir():
         raise ValueError(f"--run {run} is a file")
     if not (run / CONFIG_FILE).exists() and run.is_dir() and _is_somebodys(run):
@@ -250,7 +254,9 @@ def prepare(
         durable.write_file(file, text)
 
 
-def _as_rank(data: Path, config: Config, run: Path, preset: str | None, begin: Beginning) -> int:
+def _as_rank(
+    data: Path, config: Config, run: Path, preset: str | None, begin: Beginning, judge: MakeJudge | None
+) -> int:
     """Trains as one rank; the number of the signal that stopped the run, or 0."""
     from barlow.data import open_index
     from barlow.distributed import agree, barrier, gather_values, process_group
@@ -291,7 +297,7 @@ def _as_rank(data: Path, config: Config, run: Path, preset: str | None, begin: B
         neighbours = gather_values(socket.gethostname()).count(socket.gethostname())
         threads = max(1, len(os.sched_getaffinity(0)) // neighbours)
         with told(run if world.rank == 0 else None) as outcome:
-            stopped_by = outcome.stopped_by = train(index, config, run, world, threads)
+            stopped_by = outcome.stopped_by = train(index, config, run, world, threads, judge)
         barrier()
     return stopped_by
 

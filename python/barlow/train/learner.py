@@ -24,6 +24,7 @@ from barlow.objectives import Form, choose_form
 from barlow.optim import LARS, learning_rate, parameter_groups, true_gradient_rates
 from barlow.train.accumulate import backward, split
 from barlow.train.beginning import Initial
+from barlow.train.guard import PATIENCE, Guard
 from barlow.train.objective import Objective
 from barlow.validation import num_micro_batches
 
@@ -40,6 +41,8 @@ class Plan:
     save_every: int
     keep_every: int = 0
     """Checkpoints at multiples of this are kept for good; 0: at none."""
+    judge_every: int = 0
+    """Steps between two kNN classifications; 0: none."""
 
     @classmethod
     def of(cls, config: Config, steps_per_epoch: int) -> Plan:
@@ -53,11 +56,16 @@ class Plan:
             save_every=config.checkpoint.every_steps
             or max(1, round(config.checkpoint.every_epochs * steps_per_epoch)),
             keep_every=config.checkpoint.keep_every_epochs * steps_per_epoch,
+            judge_every=math.ceil(config.evaluate.online_every_epochs * steps_per_epoch),
         )
 
     def logs(self, step: int) -> bool:
         """Whether this step gives a line of metrics; the first is a sign of life, the last the result."""
-        return step % self.log_every == 0 or step in (1, self.last_step)
+        return step % self.log_every == 0 or step in (1, self.last_step) or self.judges(step)
+
+    def judges(self, step: int) -> bool:
+        """Whether kNN follows this step, if there are labels; its result is in this step's line."""
+        return self.judge_every > 0 and (step % self.judge_every == 0 or step == self.last_step)
 
     def saves(self, step: int) -> bool:
         """Whether a checkpoint follows this step."""
@@ -112,33 +120,40 @@ class Learner:
             fused=config.train.fused_lars or config.train.compile,
         )
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=self.autocast_dtype == torch.float16)
+        self._guard = Guard(world.device, PATIENCE if self.scaler.is_enabled() else 1)
 
     def step(self, step: int, views_u8: list[Tensor], *, check: bool) -> tuple[Tensor, list[Tensor]]:
         """Step `step` on this rank's views: the loss of the global batch and their embeddings on this rank.
 
-        With `check` a loss that is not finite is a `FloatingPointError`, before any weight has changed.
+        A loss or gradient that is not finite is a `NotFinite`, and no weight changes: with `check`, and on a
+        CPU always, at this step, otherwise perhaps at the next one (guard.py).
         """
-        batches = [partial(self._floats, part) for part in split(views_u8, self.num_micro_batches)]
-        to_embed, objective_of = self.objective.begin(step, batches)
-
-        def loss_of(embeddings: list[Tensor]) -> Tensor:
-            loss = objective_of(embeddings)
-            if check and not math.isfinite(loss.item()):
-                raise FloatingPointError(
-                    f"the loss is {loss.item()} at step {step}; "
-                    "no checkpoint has been written since the last one"
-                )
-            return loss
-
-        self.optimizer.zero_grad(set_to_none=True)
-        loss, embeddings = backward(self._model, to_embed, loss_of, self.scaler, self._autocast)
-        self.objective.average_gradients()
+        loss, embeddings = self.differentiate(step, views_u8)
+        self.scaler.unscale_(self.optimizer)
+        skip = self._guard.examine(step, loss, self.gradients().values(), views_u8)
         weights, biases = self.optimizer.param_groups
         weights["lr"], biases["lr"] = self.rates(step)
-        self.scaler.step(self.optimizer)
+        # The name by which torch's own optimizers hear of it: then they change nothing (optim/lars.py).
+        self.optimizer.found_inf = None if skip is None else skip.float()
+        self.optimizer.step()
         self.scaler.update()
+        if check:
+            self._guard.settle()
         self.objective.end(step, self.twins)
+        return loss, embeddings
+
+    def differentiate(self, step: int, views_u8: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """The step without its update: the parameters are left with gradients, times the scaler's factor."""
+        batches = [partial(self._floats, part) for part in split(views_u8, self.num_micro_batches)]
+        to_embed, objective_of = self.objective.begin(step, batches)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss, embeddings = backward(self._model, to_embed, objective_of, self.scaler, self._autocast)
+        self.objective.average_gradients()
         return loss.detach(), [z_ND.detach() for z_ND in embeddings[: len(views_u8)]]
+
+    def gradients(self) -> dict[str, Tensor]:
+        """The gradients of the latest step by parameter, in the order of the network; unscaled."""
+        return {name: p.grad for name, p in self.network.named_parameters() if p.grad is not None}
 
     def _floats(self, views_u8: list[Tensor]) -> list[Tensor]:
         if views_u8[0].is_floating_point():  # a device stage has done it

@@ -6,6 +6,7 @@ Not here: starting ranks and checking what the user asked for (`launch.py`), wha
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import signal
 import time
 from pathlib import Path
@@ -18,25 +19,31 @@ from barlow.data.staged import endless
 from barlow.distributed import LateMax, World
 from barlow.train import snapshots
 from barlow.train.beginning import initial_weights
+from barlow.train.blackbox import record
 from barlow.train.feed import Feed
-from barlow.train.health import line
+from barlow.train.guard import NotFinite
+from barlow.train.health import line, possible_rank
 from barlow.train.learner import Learner, Plan
 from barlow.train.loading import open_loader
 from barlow.train.metrics import Metrics
+from barlow.train.observer import MakeJudge, Observer
 from barlow.train.preempt import Stop
 from barlow.train.progress import Display
 from barlow.train.saving import FAILED, Saver, resume
 from barlow.train.throughput import Throughput
 
 
-def train(index: Index, config: Config, run: Path, world: World, threads: int) -> int:
+def train(
+    index: Index, config: Config, run: Path, world: World, threads: int, make_judge: MakeJudge | None = None
+) -> int:
     """Trains until `config` says stop, from the run's newest checkpoint if there is one; returns 0.
 
     SIGTERM or SIGUSR1 to any rank stops all of them after the same step, with a checkpoint: then it returns
     the signal's number, on every rank. A rank that waits for a batch gets it and takes that step first. A
     second signal ends the process (`preempt.py`).
     `threads` is this rank's share of the machine's cores: loader threads unless the config says otherwise
-    and, on a CPU, torch's. `FloatingPointError` when the loss or a weight stops being finite.
+    and, on a CPU, torch's. `FloatingPointError` when the loss, a gradient or a weight stops being finite: of
+    the step that was not made there is a black box then (`blackbox.py`). `make_judge`: see `observer.py`.
     """
     if world.device.type == "cpu":
         torch.set_num_threads(threads)
@@ -48,7 +55,15 @@ def train(index: Index, config: Config, run: Path, world: World, threads: int) -
         learner = Learner(config, plan, world, initial)
         resumed_step, past_s, note = resume(run, learner, loader, world)
         step = resumed_step
-        display = Display(step, plan.last_step, plan.steps_per_epoch, quiet=world.rank != 0)
+        display = Display(
+            step,
+            plan.last_step,
+            plan.steps_per_epoch,
+            quiet=world.rank != 0,
+            title=str(run),
+            possible_rank=possible_rank(config),
+        )
+        display.saved(resumed_step or -1)
         if step >= plan.last_step:
             display.say(f"{run} is finished: {_all_done(step, plan)}")
             return 0
@@ -58,15 +73,19 @@ def train(index: Index, config: Config, run: Path, world: World, threads: int) -
         display.say(f"loss: {form if config.objective.name == 'barlow_twins' else config.objective.name}")
         if stage:
             display.say(stage)
-        metrics = None
+        metrics = observer = None
         if world.rank == 0:
             metrics = Metrics(
                 run,
                 keep=lambda kept: kept["step"] <= resumed_step and plan.logs(kept["step"]),
                 survivable=config.checkpoint.on_error == "warn",
+                wandb=config.train.wandb,
+                config=dataclasses.asdict(config),
             )
             stack.enter_context(metrics)
             snapshots.forget_after(run, resumed_step)
+            judge = make_judge(index, config, world.device) if make_judge else None
+            observer = Observer(metrics, display, config, judge)
         stack.enter_context(display)
         stop = stack.enter_context(Stop())
         saver = stack.enter_context(Saver(run, learner, metrics, world))
@@ -84,17 +103,23 @@ def train(index: Index, config: Config, run: Path, world: World, threads: int) -
                 with meter.stage("copy"):
                     views_u8 = feed(batch.views)
                 with meter.stage("compute"):
-                    loss, embeddings = learner.step(step, views_u8, check=plan.logs(step) or saves)
+                    try:
+                        loss, embeddings = learner.step(step, views_u8, check=plan.logs(step) or saves)
+                    except NotFinite as found:
+                        lines = metrics.lines if metrics else ()
+                        raise record(found, run, learner, index, world, lines) from None
             if plan.logs(step):
                 metered = line(step, learner, loss, embeddings, clock.lap(step, loader.stats().waited_s))
                 metered |= meter.lap(step)
-                if metrics:
-                    metrics.write(metered)
-                display.show(metered)
+                if observer:
+                    observer.tell(metered, learner.twins.backbone if plan.judges(step) else None)
+                    # What came since the line is no part of the next one's time.
+                    clock.lap(step, loader.stats().waited_s)
             if limits := meter.every_minute(step):
-                display.say(limits)
+                display.limits(limits)
             if snapshots.due(step, plan):
                 snapshots.take(run if metrics else None, step, embeddings, config.objective.eps)
+            display.saved(saver.newest)
             display.advance(step)
             stopped_by = stops.answer()
             if stopped_by == FAILED:
