@@ -135,22 +135,19 @@ def _join(place: _Place, device: Device, timeout_s: float) -> World:
         raise RuntimeError(
             f"rank {place.rank} of {place.size} did not meet the others at {_address(place)}: {error}"
         ) from error
-    use_cuda = _use_cuda(gpus, device)
-    if use_cuda:
-        assert mine is not None
-        world = World(place.rank, place.size, place.local_rank, torch.device("cuda", mine[0]))
-        torch.cuda.set_device(world.device)
-        dist.init_process_group(
-            "nccl",
-            store=store,
-            rank=world.rank,
-            world_size=world.size,
-            timeout=timeout,
-            device_id=world.device,
-        )
-    else:
-        world = World(place.rank, place.size, place.local_rank, torch.device("cpu"))
-        dist.init_process_group("gloo", store=store, rank=world.rank, world_size=world.size, timeout=timeout)
+    on_gpu = _use_cuda(gpus, device)
+    own = torch.device("cuda", mine[0]) if on_gpu and mine else torch.device("cpu")
+    world = World(place.rank, place.size, place.local_rank, own)
+    if on_gpu:
+        torch.cuda.set_device(own)
+    dist.init_process_group(
+        "nccl" if on_gpu else "gloo",
+        store=store,
+        rank=world.rank,
+        world_size=world.size,
+        timeout=timeout,
+        device_id=own if on_gpu else None,
+    )
     return world
 
 
