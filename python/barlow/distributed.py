@@ -141,13 +141,9 @@ def _join(place: _Place, device: Device, timeout_s: float) -> World:
     if on_gpu:
         torch.cuda.set_device(own)
     dist.init_process_group(
-        "nccl" if on_gpu else "gloo",
-        store=store,
-        rank=world.rank,
-        world_size=world.size,
-        timeout=timeout,
+        "nccl" if on_gpu else "gloo", store=store, rank=world.rank, world_size=world.size, timeout=timeout,
         device_id=own if on_gpu else None,
-    )
+    )  # fmt: skip
     return world
 
 
