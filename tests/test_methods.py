@@ -68,7 +68,7 @@ def gradients(
         if p.ndim == 1 and p.requires_grad:  # zero-initialised scales would hide half of the network
             p.data.copy_(torch.rand(p.shape, generator=generator, dtype=torch.float64) + 0.5)
     twins.backbone.train(not frozen)
-    objective = Objectives(config, twins, total_steps=4).double()
+    objective = Objectives(config, twins, total_steps=4, counts=[len(own) for own in rows]).double()
     views = [
         torch.randn(NUM_SAMPLES, 3, 8, 8, generator=generator, dtype=torch.float64)[rows[world.rank]]
         for _ in range(2)

@@ -254,9 +254,8 @@ def test_several_runs_in_one_report(reported_run: Path, tmp_path: Path) -> None:
     assert "<code>optim.momentum</code></th><td>0.9</td><td>0.875</td>" in html
     assert html.count("<code>optim.") == 1
     curves = html[html.index('<section id="curves">') : html.index('<section id="time">')]
-    assert (
-        curves.count('<polyline class="line line-r0"') == curves.count('<polyline class="line line-r1"') == 6
-    )
+    num_curves = curves.count('<polyline class="line line-r0"')
+    assert num_curves == curves.count('<polyline class="line line-r1"') >= 10
     assert html.count("What the network is shown</h2>") == 0
     assert html.count("What the network is shown: a/run</h2>") == 1  # the same images under the same views
 

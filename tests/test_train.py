@@ -293,7 +293,7 @@ def test_the_papers_preset_starts(tmp_path: Path, capfd: Capture) -> None:
 
 def test_a_plan_counts_from_one() -> None:
     plan = Plan.of(Config(), steps_per_epoch=625)
-    assert plan == Plan(625, 625_000, 625_000, 20, 625, 6250)
+    assert plan == Plan(625, 625_000, 625_000, 20, 625, keep_every=0, judge_every=6250)
     assert [step for step in range(1, 2000) if plan.saves(step)] == [625, 1250, 1875]
     assert [step for step in range(1, 50) if plan.logs(step)] == [1, 20, 40]
     assert plan.saves(625_000)

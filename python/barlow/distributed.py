@@ -382,7 +382,8 @@ def agree(facts: Mapping[str, Any]) -> None:
     by_rank = gather_values(dict(facts))
     first, told = by_rank[0], []
     for name in sorted({name for each in by_rank for name in each}):
-        others = [rank for rank, each in enumerate(by_rank) if each.get(name) != first.get(name)]
+        # As text: NaN is no value of its own, and which numbers can work is judged elsewhere.
+        others = [rank for rank, each in enumerate(by_rank) if repr(each.get(name)) != repr(first.get(name))]
         if others:
             shown = ", ".join(f"{by_rank[rank].get(name)} on rank {rank}" for rank in others[:4])
             more = f" (and on {len(others) - 4} more)" if len(others) > 4 else ""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -61,6 +62,7 @@ class Passes:
         num_epochs: int = 1,
         num_cached: int = 0,
         progress: Progress | None = None,
+        on_error: Literal["raise", "replace"] = "raise",
     ) -> None:
         self._loader = Loader(
             index,
@@ -72,6 +74,8 @@ class Passes:
             drop_last=False,
             epochs=min(num_epochs, num_cached) or num_epochs,
             pin_memory=device.type == "cuda",
+            on_error=on_error,
+            max_replaced=data.max_replaced,
         )
         self._forward, self._data, self._device = forward, data, device
         self._num_images, self._num_cached, self._progress = len(index), num_cached, progress

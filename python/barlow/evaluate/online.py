@@ -62,8 +62,10 @@ class OnlineKnn:
         (view,) = views.evaluation(size=data.image_size, resize=data.eval_resize)
         batch_size = self._config.evaluate.batch_size
         with features.Passes(
-            index, view, forward, data=data, batch_size=batch_size, device=self._device
-        ) as passes:
+            index, view, forward, data=data, batch_size=batch_size, device=self._device,
+            # Where training goes on without a damaged image, so does this: one vote under a wrong label.
+            on_error=data.on_error,
+        ) as passes:  # fmt: skip
             return passes(0)
 
 

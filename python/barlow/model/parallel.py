@@ -14,6 +14,10 @@ from torch.nn.parallel import DistributedDataParallel
 from barlow.distributed import world_size
 
 Compression = Literal["none", "bf16"]
+# A layer of the usual projector has 268 MB of gradients and is a bucket of its own, whatever the size. So
+# this is about the backbone's 94 MB, whose last bucket nothing hides: 25 MB are a tenth of a millisecond
+# on NVLink and two on a 100 Gb/s network, and far above what a collective costs at the least.
+BUCKET_MB: float = 25
 _Module = TypeVar("_Module", bound=nn.Module)
 
 
@@ -34,14 +38,11 @@ def data_parallel(
     names = inspect.signature(DistributedDataParallel).parameters
     # torch 2.15 renamed the option and warns about its old name.
     option = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
-    # A layer of the usual projector has 268 MB of gradients and is a bucket of its own, whatever the size. So
-    # this is about the backbone's 94 MB, whose last bucket nothing hides: 25 MB are a tenth of a millisecond
-    # on NVLink and two on a 100 Gb/s network, and far above what a collective costs at the least.
     options: dict[str, Any] = {
         option: False,
         "gradient_as_bucket_view": True,
         "static_graph": static,
-        "bucket_cap_mb": 25,
+        "bucket_cap_mb": BUCKET_MB,
     }
     parallel = DistributedDataParallel(module, **options)
     if compression == "bf16":

@@ -274,13 +274,15 @@ def _as_rank(
         # First of all: whatever else they do together hangs or fails if they disagree on this.
         agree({**identity.of_code(), **identity.of_libraries(), **identity.of_config(config)})
         index = open_index(data)
+        _by_the_first(world, lambda: check(config, index, world.size, run, begin))
         agree(identity.of_data(config, index))
 
         def claim() -> None:
-            changes = check(config, index, world.size, run, begin)
             if not launcher_holds_run():
                 stack.enter_context(alone(run))
-                changes = check(config, index, world.size, run, begin)
+            changes = check(
+                config, index, world.size, run, begin
+            )  # again: now nobody else changes the folder
             prepare(
                 run,
                 config,
@@ -302,7 +304,7 @@ def _as_rank(
     return stopped_by
 
 
-def _by_the_first(world: World, act: Callable[[], None]) -> None:
+def _by_the_first(world: World, act: Callable[[], object]) -> None:
     """Acts on the first rank. Its refusal is one on every rank, so that each machine's log has it."""
     from barlow.distributed import broadcast_value
 

@@ -87,14 +87,15 @@ class Objective(nn.Module):
         total_steps: int,
         form: Form | None = None,
         autocast: Callable[[], contextlib.AbstractContextManager[object]] = contextlib.nullcontext,
+        counts: Sequence[int] | None = None,
     ) -> None:
+        """`counts`: rows of each rank; None: as many on each, which `validate` has seen to in a run."""
         super().__init__()
         self._autocast = autocast  # of the target network; the twins and losses run under the caller's
         # A form that has been chosen already spares the loss a look at the other ranks' samples.
         self._config = replace(config.objective, form=form or config.objective.form)
         self._seed, self._total_steps = config.train.seed, total_steps
-        # `validate` has seen to it that they are as many on each.
-        self._counts = [config.optim.batch_size // world_size()] * world_size()
+        self._counts = list(counts or [config.optim.batch_size // world_size()] * world_size())
         self.predictor = _predictor(config)
         # Its own statistics of the batch, never gradients; as the twins are now, memory layout included.
         is_byol = config.objective.name == "byol"
