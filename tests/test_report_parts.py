@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from dataclasses import replace
+from html import unescape
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from barlow.ablations import ABLATIONS
 from barlow.config import cifar10, imagenet
 from barlow.report import layout, maps, matrices, paper, pictures, record, spectra, timeline, write
 from barlow.report.record import Record
+from barlow.train.alarms import TABLE
 
 # Layouts
 
@@ -192,6 +195,16 @@ def test_alarms_say_when() -> None:
     assert "still" not in html
     assert "still" in timeline.alarms([Record(Path("x"), metrics=lines[:7])])
     assert timeline.alarms([Record(Path("x"), metrics=lines[:2])]) == ""
+
+
+def test_alarms_say_why_and_what_to_do() -> None:
+    for illness in TABLE:
+        html = timeline.alarms([Record(Path("x"), metrics=[{"step": 1, "alarms": [illness.name]}])])
+        words = unescape(re.sub("</?code>", "`", html))
+        assert f"{illness.cause} {illness.advice}" in words
+        assert ("note: " if illness.is_note else ">") + illness.title in words
+    unknown = timeline.alarms([Record(Path("x"), metrics=[{"step": 1, "alarms": ["<b>_new"]}])])
+    assert "<strong>&lt;b&gt; new</strong></td>" in unknown
 
 
 # Beside the paper

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from html import escape
 
 import numpy as np
@@ -14,10 +15,12 @@ import numpy as np
 from barlow.report import page, pictures
 from barlow.report.charts import number
 from barlow.report.record import Record
+from barlow.train.alarms import TABLE, Illness
 
 _MOST_SHOWN = 8
 _SHARES = {"wait_share": "waiting for data"}
 """What lines of metrics give as shares of the time since the line before, in words; others by their key."""
+_ILLNESSES: dict[str, Illness] = {illness.name: illness for illness in TABLE}
 
 
 def matrices(records: list[Record]) -> str:
@@ -126,7 +129,7 @@ def _spoken(parts: list[tuple[str, float]]) -> str:
 
 
 def alarms(records: list[Record]) -> str:
-    """Which alarms stood when; nothing for runs that had none."""
+    """Which alarms stood when, with cause and advice; nothing for runs that had none."""
     rows = []
     for rec in records:
         steps: dict[str, list[int]] = {}
@@ -137,9 +140,10 @@ def alarms(records: list[Record]) -> str:
         for name, at in steps.items():
             head = f"<td>{escape(rec.name)}</td>" if len(records) > 1 else ""
             still = " (still at the end)" if at[-1] == rec.done_steps else ""
+            title, why = _of_illness(name)
             rows.append(
-                f"<tr>{head}<td>{escape(name.replace('_', ' '))}</td><td>{at[0]:,} to {at[-1]:,}{still}</td>"
-                f"<td>{len(at):,}</td></tr>"
+                f"<tr>{head}<td><strong>{title}</strong>{why}</td>"
+                f"<td>{at[0]:,} to {at[-1]:,}{still}</td><td>{len(at):,}</td></tr>"
             )
     if not rows:
         return ""
@@ -150,3 +154,13 @@ def alarms(records: list[Record]) -> str:
         f"<th scope=col>lines</th></tr></thead><tbody>{''.join(rows)}</tbody></table></div>",
         anchor="alarms",
     )
+
+
+def _of_illness(name: str) -> tuple[str, str]:
+    """Title, and cause and advice, as HTML; of a name that is not in the table (any more) itself alone."""
+    illness = _ILLNESSES.get(name)
+    if illness is None:
+        return escape(name.replace("_", " ")), ""
+    kind = "note: " if illness.is_note else ""
+    words = re.sub("`([^`]*)`", r"<code>\1</code>", escape(f"{illness.cause} {illness.advice}"))
+    return escape(kind + illness.title), f'<br><span class="soft">{words}</span>'
