@@ -18,8 +18,15 @@ from barlow.report.record import Record
 from barlow.train.alarms import TABLE, Illness
 
 _MOST_SHOWN = 8
-_SHARES = {"wait_share": "waiting for data"}
-"""What lines of metrics give as shares of the time since the line before, in words; others by their key."""
+_WAIT = "wait_share"
+_STAGES = {
+    "loader_share": "waiting for data",
+    "copy_share": "copying images to the device",
+    "compute_share": "steps",
+    "communication_share": "communication",
+    "other_share": "anything else",
+}
+"""What lines of metrics give as shares of the time since the line before, in words; they add up to 1."""
 _ILLNESSES: dict[str, Illness] = {illness.name: illness for illness in TABLE}
 
 
@@ -102,10 +109,11 @@ def times(records: list[Record]) -> str:
 
 
 def time_shares(rec: Record) -> list[tuple[str, float]]:
-    """(what, share of the time) of a run, largest remainder last: the steps themselves. Empty if unknown."""
+    """(what, share of the time) of a run: stage by stage where its lines say so, else the wait for data and
+    the rest, which is the steps. Empty if unknown."""
     timed = {step for step, _ in rec.series("time_s")}
     lines = [line for line in rec.metrics if line["step"] in timed]
-    keys = sorted({key for line in lines for key in line if key.endswith("_share")})
+    keys = [key for key in _STAGES if any(key in line for line in lines)] or [_WAIT]
     total, sums = 0.0, dict.fromkeys(keys, 0.0)
     for before, line in itertools.pairwise(lines):
         elapsed_s = line["time_s"] - before["time_s"]
@@ -118,10 +126,10 @@ def time_shares(rec: Record) -> list[tuple[str, float]]:
                 sums[key] += elapsed_s * min(1.0, max(0.0, share))
     if not total:
         return []
-    named = [
-        (_SHARES.get(key, key.removesuffix("_share").replace("_", " ")), sums[key] / total) for key in keys
-    ]
-    return [*named, ("steps", max(0.0, 1 - sum(share for _, share in named)))]
+    if keys == [_WAIT]:
+        waited = sums[_WAIT] / total
+        return [("waiting for data", waited), ("steps", 1 - waited)]
+    return [(_STAGES[key], sums[key] / total) for key in keys if sums[key] > 0]
 
 
 def _spoken(parts: list[tuple[str, float]]) -> str:
