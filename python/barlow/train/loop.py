@@ -130,6 +130,7 @@ def train(
                 saver.save(step, loader, clock.now_s())
             if step == plan.last_step:
                 saver.finish(needed=True)
+                display.saved(saver.newest)
                 break
             if stopped_by:
                 # Before all is saved no late copy of the signal may find a rank without handlers.
