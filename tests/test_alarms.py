@@ -18,6 +18,7 @@ from barlow.data import open_index
 from barlow.distributed import World
 from barlow.train import loop
 from barlow.train.alarms import TABLE, Facts, examine
+from barlow.train.guard import PATIENCE, Guard
 from barlow.train.learner import Learner
 from tiny_run import tiny_config, write_pictures
 
@@ -61,6 +62,7 @@ def test_a_healthy_run_has_none(pictures: Path, tmp_path: Path, capsys: pytest.C
     config = config_of(36)
     lines = train(pictures, tmp_path / "run", config)
     assert len(lines) == 36
+    assert "loss_scale" not in lines[0]  # float32 has no scaler
     assert names(lines) == set()
     facts = replace(Facts.of(config), starved_after_s=STARVED_AFTER_S)
     assert all(not examine(lines[:count], facts) for count in range(1, 37))
@@ -131,6 +133,31 @@ def test_dimensions_that_are_dead(pictures: Path, tmp_path: Path, monkeypatch: p
     assert [line.get("alarms") for line in lines] == [None, ["dead_dimensions"], ["dead_dimensions"]]
     (alarm,) = examine(lines, Facts.of(config))
     assert "3 of 24 dimensions are the same number for every image" in str(alarm)
+
+
+def test_gradients_that_half_precision_can_not_hold(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The scaler of fp16 in a run on a CPU: of one weight the gradient, a million times too large, passes
+    through half precision."""
+
+    class Halved(Learner):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            self.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+            self._guard = Guard(self.device, PATIENCE)
+            projector: Any = self.twins.projector
+            projector[-1].weight.register_hook(lambda gradient: (1e6 * gradient).half().float() / 1e6)
+
+    monkeypatch.setattr(loop, "Learner", Halved)
+    lines = train(pictures, tmp_path / "run", config_of(6))
+    scales = [line["loss_scale"] for line in lines]
+    assert scales[:3] == [2.0, 1.0, 0.5]  # overflows, one after the other
+    assert [line["grad_norm"] for line in lines[:2]] == [None, None]  # no step, no norms, and no alarm
+    assert [line.get("alarms") for line in lines] == [
+        ["half_precision_fails"] if scale < 1 else None for scale in scales
+    ]
+    assert "alarm: fp16 overflows: the loss is scaled by 0.5 only" in capsys.readouterr().out
 
 
 def test_a_loader_that_does_not_keep_up(tmp_path: Path) -> None:

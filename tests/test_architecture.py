@@ -67,7 +67,7 @@ FORBIDDEN_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "mars
 TORCH_LOAD_ALLOWED = {
     PACKAGE + "official/checkpoint.py": "files of the official code, with weights_only=True"
 }
-ENVIRONMENT_ALLOWED = {PACKAGE + "distributed.py", PACKAGE + "train/ranks.py"}
+ENVIRONMENT_ALLOWED = {PACKAGE + f for f in ("distributed.py", "train/ranks.py", "train/algorithms.py")}
 
 
 @dataclass(frozen=True)

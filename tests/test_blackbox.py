@@ -16,6 +16,7 @@ from barlow.config import from_json
 from barlow.data import Order, open_index
 from barlow.distributed import World
 from barlow.train import blackbox
+from barlow.train.checkpoint import find_checkpoint
 from barlow.train.learner import Learner, Plan
 from barlow.train.replay import replay
 from barlow.train.trace import trace
@@ -23,7 +24,8 @@ from commands import TINY, barlow, barlow_here, make_images, metrics
 from tiny_run import tiny_config
 
 Capture = pytest.CaptureFixture[str]
-ILL = (*TINY, "--optim.lr_weights", "1e38", "--optim.variant", "lars", "--train.log_every", "1")
+ILL = (*TINY, "--optim.lr_weights", "1e38", "--optim.variant", "lars", "--train.log_every", "1",
+       "--checkpoint.every_steps", "1")  # fmt: skip
 """The first two steps are finite: the warm-up begins at 0. The second moves the weights to 1e36 and more."""
 
 
@@ -56,7 +58,13 @@ def test_the_run_says_why_it_ends_and_where_the_box_is(run: Path, box: Path, ima
     assert f"`barlow replay {box} {images}`" in last
     assert box.name == "step-00000003"
     assert [line["step"] for line in metrics(run)] == [1, 2]
-    assert not list((run / "checkpoints").glob("step-*")) if (run / "checkpoints").exists() else True
+    good = run / "checkpoints" / "step-00000002"
+    assert find_checkpoint(run / "checkpoints") == good
+    for name in ("model.safetensors", "optim.safetensors"):  # which is what the box has
+        theirs, ours = load_file(good / name), load_file(box / name)
+        parameters = [part for part in theirs if "running" not in part and "num_batches" not in part]
+        assert parameters
+        assert all(torch.equal(theirs[part], ours[part]) for part in parameters)
 
 
 def test_what_is_in_the_box(run: Path, box: Path, images: Path) -> None:

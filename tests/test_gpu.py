@@ -68,6 +68,20 @@ def test_the_scale_of_fp16_is_kept_across_a_resumption(images: Path, tmp_path: P
     assert all(torch.isfinite(torch.tensor(losses)))
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_deterministic_run_that_was_stopped_is_the_unbroken_one_bit_for_bit(
+    images: Path, tmp_path: Path, precision: str
+) -> None:
+    flags = ("--train.deterministic", "--train.precision", precision, "--model.stem", "imagenet")
+    unbroken = _train(images, tmp_path / "unbroken", *flags, "--train.steps", 6)
+    for steps in (3, 6):
+        broken = _train(images, tmp_path / "broken", *flags, "--train.steps", steps)
+    assert broken == unbroken
+    newest = [max((tmp_path / name / "checkpoints").glob("step-*")) for name in ("unbroken", "broken")]
+    for file in ("model.safetensors", "optim.safetensors"):
+        assert (newest[0] / file).read_bytes() == (newest[1] / file).read_bytes()
+
+
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_the_loss_of_half_precision_embeddings_is_close_to_float32(dtype: torch.dtype, form: Form) -> None:

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import io
 import re
+from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 
+from barlow.data import open_index
+from barlow.distributed import World
+from barlow.train import loop
 from barlow.train.alarms import TABLE, Alarm
 from barlow.train.progress import Display, duration
+from tiny_run import tiny_config, write_pictures
 
 LINE = {
     "step": 1200, "epoch": 1.92, "loss": 182.4, "loss_floor": 123.5, "lr_weights": 0.31, "wait_share": 0.031,
@@ -110,3 +117,20 @@ def test_before_the_first_line_the_panel_waits() -> None:
 @pytest.mark.parametrize(("seconds", "text"), [(59.6, "0:01:00"), (3723, "1:02:03"), (90061, "1 d 1:01:01")])
 def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_the_last_panel_of_a_run_knows_of_its_last_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[int | None] = []
+
+    class Watched(Display):
+        def __exit__(self, *exception: Any) -> None:
+            told.append(self._saved)
+            super().__exit__(*exception)
+
+    monkeypatch.setattr(loop, "Display", Watched)
+    index = open_index(write_pictures(tmp_path / "pictures", per_class=8))
+    world = World(0, 1, 0, torch.device("cpu"))
+    assert loop.train(index, tiny_config(epochs=2), tmp_path / "run", world, 1) == 0
+    assert told == [4]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from dataclasses import replace
+from html import unescape
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from barlow.ablations import ABLATIONS
 from barlow.config import cifar10, imagenet
 from barlow.report import layout, maps, matrices, paper, pictures, record, spectra, timeline, write
 from barlow.report.record import Record
+from barlow.train.alarms import TABLE
 
 # Layouts
 
@@ -174,13 +177,30 @@ def test_few_of_many_snapshots_are_shown() -> None:
 def test_where_the_time_went_is_weighted_by_time() -> None:
     lines = [
         {"step": 1, "time_s": 0.0, "wait_share": 0.9},
-        {"step": 2, "time_s": 10.0, "wait_share": 0.5, "exchange_share": 0.1},
-        {"step": 3, "time_s": 40.0, "wait_share": 0.1, "exchange_share": None},
+        {"step": 2, "time_s": 10.0, "wait_share": 0.5},
+        {"step": 3, "time_s": 40.0, "wait_share": 0.1},
     ]
     shares = dict(timeline.time_shares(Record(Path("x"), metrics=lines)))
-    assert shares == pytest.approx({"waiting for data": 8 / 40, "exchange": 1 / 40, "steps": 31 / 40})
+    assert shares == pytest.approx({"waiting for data": 8 / 40, "steps": 32 / 40})
     assert timeline.time_shares(Record(Path("x"), metrics=lines[:1])) == []
     assert timeline.times([Record(Path("x"))]) == ""
+
+
+def test_where_the_time_went_is_the_stages_of_a_real_run(reported_run: Path) -> None:
+    """Which also say how long was waited, in a number of their own: nothing counts twice."""
+    shares = dict(timeline.time_shares(record.read(reported_run)))
+    assert shares["steps"] > 0.2
+    assert {"waiting for data", "anything else"} <= shares.keys()
+    assert "communication" not in shares  # of one process
+    assert sum(shares.values()) == pytest.approx(1, abs=1e-6)
+    stages = {"loader": 0.1, "copy": 0.2, "compute": 0.4, "communication": 0.25, "other": 0.05}
+    line = {"wait_share": 0.9, **{f"{name}_share": share for name, share in stages.items()}}
+    lines = [{"step": 1, "time_s": 0.0, **line}, {"step": 2, "time_s": 10.0, **line, "copy_share": None}]
+    html = timeline.times([Record(Path("x"), metrics=lines)])
+    spoken = (
+        "waiting for data 10 percent, steps 40 percent, communication 25 percent, anything else 5 percent"
+    )
+    assert f'aria-label="{spoken}"' in html
 
 
 def test_alarms_say_when() -> None:
@@ -192,6 +212,16 @@ def test_alarms_say_when() -> None:
     assert "still" not in html
     assert "still" in timeline.alarms([Record(Path("x"), metrics=lines[:7])])
     assert timeline.alarms([Record(Path("x"), metrics=lines[:2])]) == ""
+
+
+def test_alarms_say_why_and_what_to_do() -> None:
+    for illness in TABLE:
+        html = timeline.alarms([Record(Path("x"), metrics=[{"step": 1, "alarms": [illness.name]}])])
+        words = unescape(re.sub("</?code>", "`", html))
+        assert f"{illness.cause} {illness.advice}" in words
+        assert ("note: " if illness.is_note else ">") + illness.title in words
+    unknown = timeline.alarms([Record(Path("x"), metrics=[{"step": 1, "alarms": ["<b>_new"]}])])
+    assert "<strong>&lt;b&gt; new</strong></td>" in unknown
 
 
 # Beside the paper

@@ -179,6 +179,9 @@ class TrainConfig:
     matrix units read; off only to measure what it is worth."""
     gradient_compression: Literal["none", "bf16"] = "none"
     """bf16 halves the bytes of gradients between processes, and rounds them; for slow networks."""
+    deterministic: bool = False
+    """Only algorithms that give the same bits each time, so that a run on a GPU that is stopped and goes on
+    is the unbroken one bit for bit, as on a CPU; slower (docs/speed.md)."""
     log_every: int = 20
     """Steps between two lines of metrics."""
     lost_after: float = 30.0

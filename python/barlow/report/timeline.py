@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from html import escape
 
 import numpy as np
@@ -14,10 +15,19 @@ import numpy as np
 from barlow.report import page, pictures
 from barlow.report.charts import number
 from barlow.report.record import Record
+from barlow.train.alarms import TABLE, Illness
 
 _MOST_SHOWN = 8
-_SHARES = {"wait_share": "waiting for data"}
-"""What lines of metrics give as shares of the time since the line before, in words; others by their key."""
+_WAIT = "wait_share"
+_STAGES = {
+    "loader_share": "waiting for data",
+    "copy_share": "copying images to the device",
+    "compute_share": "steps",
+    "communication_share": "communication",
+    "other_share": "anything else",
+}
+"""What lines of metrics give as shares of the time since the line before, in words; they add up to 1."""
+_ILLNESSES: dict[str, Illness] = {illness.name: illness for illness in TABLE}
 
 
 def matrices(records: list[Record]) -> str:
@@ -99,10 +109,11 @@ def times(records: list[Record]) -> str:
 
 
 def time_shares(rec: Record) -> list[tuple[str, float]]:
-    """(what, share of the time) of a run, largest remainder last: the steps themselves. Empty if unknown."""
+    """(what, share of the time) of a run: stage by stage where its lines say so, else the wait for data and
+    the rest, which is the steps. Empty if unknown."""
     timed = {step for step, _ in rec.series("time_s")}
     lines = [line for line in rec.metrics if line["step"] in timed]
-    keys = sorted({key for line in lines for key in line if key.endswith("_share")})
+    keys = [key for key in _STAGES if any(key in line for line in lines)] or [_WAIT]
     total, sums = 0.0, dict.fromkeys(keys, 0.0)
     for before, line in itertools.pairwise(lines):
         elapsed_s = line["time_s"] - before["time_s"]
@@ -115,10 +126,10 @@ def time_shares(rec: Record) -> list[tuple[str, float]]:
                 sums[key] += elapsed_s * min(1.0, max(0.0, share))
     if not total:
         return []
-    named = [
-        (_SHARES.get(key, key.removesuffix("_share").replace("_", " ")), sums[key] / total) for key in keys
-    ]
-    return [*named, ("steps", max(0.0, 1 - sum(share for _, share in named)))]
+    if keys == [_WAIT]:
+        waited = sums[_WAIT] / total
+        return [("waiting for data", waited), ("steps", 1 - waited)]
+    return [(_STAGES[key], sums[key] / total) for key in keys if sums[key] > 0]
 
 
 def _spoken(parts: list[tuple[str, float]]) -> str:
@@ -126,7 +137,7 @@ def _spoken(parts: list[tuple[str, float]]) -> str:
 
 
 def alarms(records: list[Record]) -> str:
-    """Which alarms stood when; nothing for runs that had none."""
+    """Which alarms stood when, with cause and advice; nothing for runs that had none."""
     rows = []
     for rec in records:
         steps: dict[str, list[int]] = {}
@@ -137,9 +148,10 @@ def alarms(records: list[Record]) -> str:
         for name, at in steps.items():
             head = f"<td>{escape(rec.name)}</td>" if len(records) > 1 else ""
             still = " (still at the end)" if at[-1] == rec.done_steps else ""
+            title, why = _of_illness(name)
             rows.append(
-                f"<tr>{head}<td>{escape(name.replace('_', ' '))}</td><td>{at[0]:,} to {at[-1]:,}{still}</td>"
-                f"<td>{len(at):,}</td></tr>"
+                f"<tr>{head}<td><strong>{title}</strong>{why}</td>"
+                f"<td>{at[0]:,} to {at[-1]:,}{still}</td><td>{len(at):,}</td></tr>"
             )
     if not rows:
         return ""
@@ -150,3 +162,13 @@ def alarms(records: list[Record]) -> str:
         f"<th scope=col>lines</th></tr></thead><tbody>{''.join(rows)}</tbody></table></div>",
         anchor="alarms",
     )
+
+
+def _of_illness(name: str) -> tuple[str, str]:
+    """Title, and cause and advice, as HTML; of a name that is not in the table (any more) itself alone."""
+    illness = _ILLNESSES.get(name)
+    if illness is None:
+        return escape(name.replace("_", " ")), ""
+    kind = "note: " if illness.is_note else ""
+    words = re.sub("`([^`]*)`", r"<code>\1</code>", escape(f"{illness.cause} {illness.advice}"))
+    return escape(kind + illness.title), f'<br><span class="soft">{words}</span>'

@@ -19,7 +19,7 @@ from barlow.config import Config
 from barlow.distributed import all_gather, world_size
 from barlow.objectives import correlation_summary, loss_floor
 from barlow.objectives.spectrum import effective_rank, power_law_exponent, spectrum
-from barlow.optim import step_norms
+from barlow.optim import LARS, StepNorms, step_norms
 from barlow.train.learner import Learner
 
 MAX_ROWS = 512
@@ -44,6 +44,7 @@ def line(
     if objective.name == "barlow_twins":  # of no other loss is one known
         least = loss_floor(config.optim.batch_size, num_dims, objective.lambd)
         floor = {"loss_floor": least, "loss_over_floor": loss_value - least}
+    scale = {"loss_scale": learner.scaler.get_scale()} if learner.scaler.is_enabled() else {}
     return finite(
         {
             "step": step,
@@ -58,10 +59,17 @@ def line(
             "off_diagonal_rms": summary.off_diagonal_rms,
             "off_diagonal_expected": expected_correlation(config.optim.batch_size),
             **of_embeddings(sample(embeddings[0])),
-            **step_norms(learner.optimizer)._asdict(),
+            **_of_update(learner.optimizer),
+            **scale,
             "time_s": lap["time_s"],
         }
     )
+
+
+def _of_update(optimizer: LARS) -> dict[str, float]:
+    """`step_norms` by name; NaN for a step that the scaler has left out, which has none."""
+    skipped = optimizer.found_inf is not None and optimizer.found_inf.item() > 0
+    return dict.fromkeys(StepNorms._fields, math.nan) if skipped else step_norms(optimizer)._asdict()
 
 
 def expected_correlation(num_samples: int) -> float:

@@ -53,6 +53,7 @@ FREE_FIELDS = (
     "train.steps", "train.log_every", "train.lost_after", "train.wandb", "data.threads", "data.prefetch",
     "data.device_stage", "data.on_error", "data.max_replaced", "objective.form", "checkpoint.", "evaluate.",
     "train.compile", "train.fused_lars", "train.channels_last", "train.gradient_compression",
+    "train.deterministic",
     "train.micro_batch",  # within the bounds of `_check_micro_batches`
 )  # fmt: skip
 
@@ -111,6 +112,7 @@ def check(
     from barlow.data import views
     from barlow.data.staged import check_stage
     from barlow.model.precision import training_dtype
+    from barlow.train.algorithms import check_workspace
     from barlow.train.checkpoint import CHECKPOINTS, newest_step
     from barlow.train.identity import check_names
 
@@ -123,6 +125,7 @@ def check(
     check_stage(config.data.device_stage)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     training_dtype(config.train.precision, device, config.model, config.data.image_size)
+    check_workspace(deterministic=config.train.deterministic)
     tracker.check(config.train.wandb)
     if run.exists() and not run.is_dir():
         raise ValueError(f"--run {run} is a file")

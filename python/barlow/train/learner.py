@@ -85,9 +85,6 @@ class Learner:
     def __init__(self, config: Config, plan: Plan, world: World, initial: Initial | None = None) -> None:
         """`initial`: weights to begin with instead of those drawn from the seed."""
         self.config, self.plan, self.device = config, plan, world.device
-        if world.device.type == "cuda":
-            # Sizes never change, so trying cuDNN's algorithms once pays for itself within a minute.
-            torch.backends.cudnn.benchmark = True
         self.twins = build_model(config.model, config.train.seed).to(world.device)
         if initial is not None:  # before the objective, whose target network is a copy of the twins
             initial.load(self.twins)

@@ -13,7 +13,7 @@ from barlow.data.choice import fastest
 from barlow.data.loader import HandOver
 from barlow.data.staged import HAND_OVER
 from barlow.distributed import World
-from barlow.model.precision import autocast_dtype
+from barlow.model.precision import training_dtype
 
 
 def open_loader(index: Index, config: Config, world: World, threads: int) -> tuple[AnyLoader, str]:
@@ -73,4 +73,4 @@ def _precision(config: Config, world: World) -> torch.dtype:
     before. But for mixed images, which are computed from the views."""
     if world.device.type == "cpu" or config.objective.name == "mixed_barlow_twins":
         return torch.float32
-    return autocast_dtype(config.train.precision, world.device)
+    return training_dtype(config.train.precision, world.device, config.model, config.data.image_size)

@@ -18,6 +18,7 @@ from barlow.data import Index
 from barlow.data.staged import endless
 from barlow.distributed import LateMax, World
 from barlow.train import snapshots
+from barlow.train.algorithms import algorithms
 from barlow.train.beginning import initial_weights
 from barlow.train.blackbox import record
 from barlow.train.feed import Feed
@@ -48,6 +49,7 @@ def train(
     if world.device.type == "cpu":
         torch.set_num_threads(threads)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(algorithms(world.device, deterministic=config.train.deterministic))
         loader, stage = open_loader(index, config, world, threads)
         stack.enter_context(loader)
         plan = Plan.of(config, steps_per_epoch=len(loader))
@@ -128,6 +130,7 @@ def train(
                 saver.save(step, loader, clock.now_s())
             if step == plan.last_step:
                 saver.finish(needed=True)
+                display.saved(saver.newest)
                 break
             if stopped_by:
                 # Before all is saved no late copy of the signal may find a rank without handlers.

@@ -119,13 +119,17 @@ def _steps(data: Path, config: Config, world: World, threads: int, resumes_at: i
 
     from barlow.data import open_index
     from barlow.data.staged import endless
+    from barlow.train.algorithms import algorithms
     from barlow.train.learner import Learner, Plan
     from barlow.train.loading import open_loader
 
     on_gpu = world.device.type == "cuda"
     if not on_gpu:
         torch.set_num_threads(threads)
-    with open_loader(open_index(data), config, world, threads)[0] as loader:
+    with (
+        algorithms(world.device, deterministic=config.train.deterministic),
+        open_loader(open_index(data), config, world, threads)[0] as loader,
+    ):
         plan = Plan.of(config, steps_per_epoch=len(loader))
         learner = Learner(config, plan, world)
         batches = endless(loader)

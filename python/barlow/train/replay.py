@@ -20,6 +20,7 @@ from barlow.config import Config
 from barlow.data import Index, open_index
 from barlow.distributed import World, gather_values, process_group
 from barlow.train import blackbox
+from barlow.train.algorithms import algorithms
 from barlow.train.checkpoint import load_checkpoint
 from barlow.train.learner import Learner, Plan
 from barlow.train.loading import open_loader
@@ -48,7 +49,11 @@ def replay(box: Path, data: Path, say: Say = print, *, batch: int = 0) -> Verdic
     torchrun every process is a rank, as in the run. `ValueError` for a box or images that do not fit.
     """
     state = blackbox.read(box)
-    with process_group("auto" if state["device"] == "cuda" else "cpu") as world:
+    config = _config(state)
+    with (
+        process_group("auto" if state["device"] == "cuda" else "cpu") as world,
+        algorithms(world.device, deterministic=config.train.deterministic),
+    ):
         if world.rank > 0:
             say = _silently
         if world.device.type == "cpu":
@@ -56,7 +61,6 @@ def replay(box: Path, data: Path, say: Say = print, *, batch: int = 0) -> Verdic
         index = open_index(data)
         if index.digest() != state["index_digest"]:
             raise ValueError(f"{index.source} is not the data of the run, which was {state['data']}")
-        config = _config(state)
         step = batch or state["step"]
         views_u8, steps_per_epoch = _views(index, config, world, step, state)
         learner = _learner(config, steps_per_epoch, world, box, state)
