@@ -189,15 +189,17 @@ def compile_parts(twins: Twins, backend: str = "inductor") -> None:
 def _rehearsed(
     model: Twins | DistributedDataParallel, twins: Twins, device: torch.device
 ) -> Twins | DistributedDataParallel:
-    """The data-parallel twins after a first pass that leaves no trace in them."""
+    """The data-parallel twins after two passes that leave no trace in them."""
     if model is twins:
         return model
     # DDP lays its buckets out anew after the first backward pass, and a ring's sums round by the place in
     # the bucket: with more than two ranks the first step of a resumed run would differ from the same step
     # of one that never stopped. A rehearsal puts that behind us; it leaves only the statistics to restore.
+    # Two passes: with a static graph the first one only learns what there is to be laid out.
     before = [buffer.clone() for buffer in twins.buffers()]
     blank = torch.zeros(2, 3, 32, 32, device=device)
-    torch.stack(model([blank, blank])).sum().backward()
+    for _ in range(2):
+        torch.stack(model([blank, blank])).sum().backward()
     for buffer, value in zip(twins.buffers(), before, strict=True):
         buffer.copy_(value)
     twins.zero_grad(set_to_none=True)
