@@ -36,8 +36,10 @@ echo "sbatch $*" >> "$CLUSTER/calls"
 cp "$1" "$CLUSTER/batch"
 echo "Submitted batch job 4242"
 """
+# A job that goes back into the queue leaves its nodes: SLURM ends what still runs there.
 SCONTROL = """#!/bin/sh
 echo "scontrol $*" >> "$CLUSTER/calls"
+kill -TERM $(cat "$CLUSTER/tasks")
 """
 SRUN = r"""#!/bin/bash
 echo "srun $*" >> "$CLUSTER/calls"
@@ -52,6 +54,7 @@ for node in 0 1; do
     SLURM_PROCID=$node SLURM_NODEID=$node "$@" >> "${task//%t/$node}" 2>> "${wrong//%t/$node}" &
     tasks[node]=$!
 done
+echo "${tasks[@]}" > "$CLUSTER/tasks"
 code=0
 for task in "${tasks[@]}"; do wait "$task" || code=$?; done
 exit $code
