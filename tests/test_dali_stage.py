@@ -376,6 +376,8 @@ def test_auto_measures_all_stages_and_says_the_numbers(
         assert min(numbers.values()) > 0
         best = max(numbers, key=lambda stage: numbers[stage])
         assert name == (best if numbers[best] > 1.06 * numbers["none"] else "none")
-        assert (name != "none") == (of_the_cpu is much)
+        # Hundreds of times the work; which of two cheap stages is faster is the machine's affair.
+        if of_the_cpu is much:
+            assert name != "none"
         assert f"device stage: {name}: {reason}" in caplog.text
         assert num_threads() == 0
