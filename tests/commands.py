@@ -28,7 +28,7 @@ TINY = (
 """48 images: 6 steps an epoch, 12 in all, a checkpoint every 3."""
 TIMES = ("images_per_s", "wait_share", "time_s", "loader_share", "loader_share_max", "copy_share",
          "compute_share", "communication_share", "other_share", "mfu", "ends_at_s",
-         "knn_top1", "knn_s")  # fmt: skip
+         "knn_top1")  # fmt: skip
 
 
 @dataclass

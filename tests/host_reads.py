@@ -26,16 +26,14 @@ METHODS = ("tolist", "numpy", "cpu")
 class HostReads(TorchDispatchMode):
     """Counts them inside, indexing by masks, and tensors that are made from numbers of the host."""
 
-    def __init__(self, *methods: str) -> None:
-        """`methods`: those of METHODS that count, by default all."""
+    def __init__(self) -> None:
         super().__init__()
-        self._methods = methods or METHODS
         self.found: Counter[str] = Counter()
         self.operators = 0
         self._patch = pytest.MonkeyPatch()
 
     def __enter__(self) -> Self:
-        for name in self._methods:
+        for name in METHODS:
             self._patch.setattr(torch.Tensor, name, self._counted(name, getattr(torch.Tensor, name)))
         return super().__enter__()
 

@@ -283,9 +283,8 @@ def _as_rank(
         def claim() -> None:
             if not launcher_holds_run():
                 stack.enter_context(alone(run))
-            changes = check(
-                config, index, world.size, run, begin
-            )  # again: now nobody else changes the folder
+            # Again: now nobody else changes the folder.
+            changes = check(config, index, world.size, run, begin)
             prepare(
                 run,
                 config,
