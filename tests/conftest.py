@@ -12,6 +12,10 @@ import pytest
 
 # A shell starts background jobs deaf to Ctrl-C, and children inherit that: the tests send it to them.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# Operations of tiny networks are shorter than the time for which OpenMP's threads spin after each: where other
+# processes want the cores too, a step costs up to ten times its work. Sleeping threads give the same bits.
+# Before the first import of torch, which the processes that tests start inherit it for.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 @contextlib.contextmanager
