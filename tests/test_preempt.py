@@ -194,7 +194,7 @@ cli.main()
 
 @pytest.mark.parametrize("nproc", [1, 2])
 def test_a_second_signal_ends_at_once_and_saves_nothing(images: Path, tmp_path: Path, nproc: int) -> None:
-    """While the first one's checkpoint hangs on its way to the disk, or another rank in the middle of a step."""
+    """While the first one's checkpoint hangs on its way to the disk, or another rank in mid-step."""
     run = tmp_path / "run"
     launcher = ("-c", HANGING_DISK) if nproc == 1 else ("-m", "barlow")
     with running(images, run, "--nproc", nproc, "--train.lost_after", 0, launcher=launcher) as process:
