@@ -7,6 +7,7 @@ import importlib
 import multiprocessing
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -85,6 +86,24 @@ def test_a_rank_that_ends_without_a_word_is_named(tmp_path: Path, capfd: pytest.
         start_ranks(2, [str(tmp_path / "rank.py")])
     assert stop.value.code == 3
     assert capfd.readouterr().err == "barlow: error: rank 1 ended with exit code 3\n"
+
+
+@pytest.mark.skipif(
+    shutil.which("unshare") is None or subprocess.run(["unshare", "-n", "true"], check=False).returncode != 0,
+    reason="needs unshare and the right to use it",
+)
+def test_without_a_loopback_network_there_is_a_line_and_no_wait() -> None:
+    words = "from barlow.train.ranks import start_ranks; start_ranks(2, ['-m', 'barlow', 'doctor'])"
+    here = os.pathsep.join([str(Path(__file__).parents[1] / "python"), *sys.path])
+    done = subprocess.run(
+        ["unshare", "-n", sys.executable, "-c", words],
+        env={**os.environ, "PYTHONPATH": here}, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        "ValueError: the processes of this machine meet over its loopback network, which does not work "
+        "(Network is unreachable); `ip link set lo up` starts it"
+    )
 
 
 def test_a_rank_ends_with_the_torchrun_that_started_it(tmp_path: Path) -> None:
