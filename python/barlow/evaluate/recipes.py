@@ -11,7 +11,7 @@ configs/config/benchmark/linear_image_classification (eval_resnet_8gpu_transfer_
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 BatchNorm = Literal["synchronised", "local", "frozen"]
@@ -56,6 +56,21 @@ class Recipe:
             )
         if self.lr_head <= 0 or self.lr_backbone < 0 or self.weight_decay < 0:
             raise ValueError("lr_head must be positive, lr_backbone and weight_decay at least 0")
+
+    def adapted(
+        self, *, epochs: int = 0, batch_size: int = 0, rate_factor: float = 1.0, batch_norm: BatchNorm
+    ) -> Recipe:
+        """With other epochs and batches (0: its own) and rates; drops stay where they were in proportion."""
+        epochs = epochs or self.epochs
+        return replace(
+            self,
+            epochs=epochs,
+            batch_size=batch_size or self.batch_size,
+            lr_head=self.lr_head * rate_factor,
+            lr_backbone=self.lr_backbone * rate_factor,
+            drops=tuple(round(drop * epochs / self.epochs) for drop in self.drops),
+            batch_norm=batch_norm,
+        )
 
     def rate_factor(self, epoch: int) -> float:
         """What both learning rates are multiplied by in the whole of epoch `epoch`, counted from 0."""
@@ -127,11 +142,7 @@ LABELLED_SHARE = {"semi-1": 0.01, "semi-10": 0.1}
 """Share of the training images whose labels a protocol may use; all where it is not named."""
 
 
-def recipe_of(protocol: str, source: Source | None = None) -> Recipe:
-    """The recipe of a protocol; `ValueError` if that source has none for it."""
+def recipe_of(protocol: str, source: Source | Literal["default"] = "default") -> Recipe:
+    """The recipe of a protocol; its default where that source has none for it."""
     choices = RECIPES[protocol]
-    if source is None:
-        return next(iter(choices.values()))
-    if source not in choices:
-        raise ValueError(f"{protocol} has a recipe of {' and of '.join(choices)}, not of {source}")
-    return choices[source]
+    return next(iter(choices.values())) if source == "default" or source not in choices else choices[source]
