@@ -184,7 +184,7 @@ def test_settings_and_deviations_are_told(result: dict) -> None:
     protocol = result["protocol"]
     assert protocol["finetune"]["recipe"]["lr_backbone"] == 0.001
     assert protocol["finetune"]["recipe"]["drops"] == [1, 2]
-    assert protocol["places205"]["recipe"]["source"].startswith("the paper, appendix B.3")
+    assert protocol["places205"]["recipe"]["source"].startswith("the paper's appendix on transfer")
     assert protocol["semi-10"]["labels"] == "stratified: 10% of each class by the seed"
     told = "\n".join(protocol["deviations"])
     assert "semi-10: labelled images drawn from each class, not those of SimCLR's list" in told

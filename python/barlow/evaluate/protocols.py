@@ -43,7 +43,7 @@ class Protocol:
 
 
 _SEMI = "the paper, section 3.2 and appendix B.2; facebookresearch/barlowtwins, evaluate.py"
-_TRANSFER = "the paper, section 4.1 and appendix B.3, after PIRL"
+_TRANSFER = "the paper, table 3 and its appendix (PIRL's settings)"
 
 
 def _trained(name: str, title: str, source: str) -> Protocol:

@@ -2,10 +2,10 @@
 
 Not here: the training itself (classifier.py), which images have labels (labelled.py).
 
-Sources: the paper (Zbontar et al., ICML 2021), appendix B.2 (semi-supervised) and B.3 (Places-205 and
-iNaturalist-18, "exact settings from PIRL"); facebookresearch/barlowtwins, evaluate.py and README.md, which
-later took another schedule and rate for the better weights of June 2021; facebookresearch/vissl,
-configs/config/benchmark/linear_image_classification (eval_resnet_8gpu_transfer_*_linear.yaml).
+Sources: the paper (Zbontar et al., ICML 2021), its appendices B.2 (semi-supervised) and on transfer
+(Places-205 and iNaturalist-18: "exact settings from PIRL"); facebookresearch/barlowtwins, evaluate.py and
+README.md, which later took another schedule and rate for the better weights of June 2021;
+facebookresearch/vissl, configs/config/benchmark/linear_image_classification (eval_resnet_8gpu_transfer_*_linear.yaml).
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def _transfer(epochs: int) -> Recipe:
     # The rate is 30 times less than the official probe's: it belongs to the normalised features of PIRL's
     # code, whose head is batch norm and a linear layer (VISSL, eval_mlp). The paper does not mention it.
     return Recipe(
-        source="the paper, appendix B.3 (PIRL's settings)",
+        source="the paper's appendix on transfer (PIRL's settings)",
         epochs=epochs,
         lr_head=0.01,
         weight_decay=5e-4,
