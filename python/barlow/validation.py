@@ -67,6 +67,9 @@ RANGES = {
     "evaluate.few_shot_episodes": "[2, inf)",
     "evaluate.retrieval_at": "[1, inf)",
     "evaluate.batch_size": "[1, inf)",
+    "evaluate.recipe_epochs": "[0, inf)",
+    "evaluate.recipe_batch_size": "[0, inf)",
+    "evaluate.recipe_lr_factor": "(0, inf)",
     "evaluate.online_every_epochs": "[0, inf)",
     "evaluate.online_images": "[1, inf)",
 }
