@@ -1,6 +1,6 @@
 """Here: kNN while a run trains: few images, the backbone as it is, nothing changed in it.
 
-Not here: the classifier (knn.py), the full evaluation (protocol.py), when it is done (train/loop.py).
+Not here: the classifier (knn.py), the full evaluation (evaluation.py), when it is done (train/loop.py).
 """
 
 from __future__ import annotations
