@@ -67,7 +67,8 @@ def _row(row: Row, unknown: str, by_seed: dict[int, Json | None]) -> Json:
     told: Json = {"name": row.name, "label": row.label, "x": row.x, "series": row.series, "paper": row.paper}
     told["unknown"] = row.unknown or unknown
     done = {seed: result for seed, result in by_seed.items() if result is not None}
-    told["failed"] = {str(seed): r["failed"] for seed, r in done.items() if "failed" in r}
+    # What failed and when; the rest of the words, such as where its black box lies, is in the cell's result.
+    told["failed"] = {str(seed): r["failed"].partition(";")[0] for seed, r in done.items() if "failed" in r}
     scored = {seed: r for seed, r in done.items() if "failed" not in r}
     for probe in PROBES:
         told[probe] = _summary({seed: r[probe] for seed, r in scored.items()})
@@ -98,6 +99,12 @@ def _summary(by_seed: dict[int, float]) -> Json:
     }
 
 
+def _without(rows: Sequence[str], told: Sequence[Json]) -> str:
+    """Says which runs of a claim's rows have no accuracy, because they failed."""
+    failed = [(row["name"], len(row["failed"])) for row in told if row["name"] in rows and row["failed"]]
+    return "".join(f"; without {count} failed run{'s' * (count > 1)} of {name}" for name, count in failed)
+
+
 def _verdicts(experiment: Experiment, rows: Sequence[Row], told: Sequence[Json], chance: float) -> list[Json]:
     verdicts = []
     for claim in findings.claims(experiment, rows):
@@ -105,6 +112,6 @@ def _verdicts(experiment: Experiment, rows: Sequence[Row], told: Sequence[Json],
         for probe in PROBES:
             values = {row["name"]: list(row[probe]["seeds"].values()) for row in told}
             verdict = claims.judge(claim, claims.Scores(values, rows[0].name, chance))
-            of_probe[probe] = {"state": verdict.state, "why": verdict.why}
+            of_probe[probe] = {"state": verdict.state, "why": verdict.why + _without(claim.rows, told)}
         verdicts.append({"claim": claim.text, "source": claim.source, "rows": list(claim.rows), **of_probe})
     return verdicts
