@@ -252,8 +252,9 @@ def test_a_plot_draws_the_numbers_of_the_json(experiment: str) -> None:
         )
 
 
-def test_a_plot_of_nothing_yet_is_still_one() -> None:
-    outcome: dict[str, Any] = {**made_up("table-5"), "untrained": None}
+@pytest.mark.parametrize("experiment", ["table-5", "figure-4"])
+def test_a_plot_of_nothing_yet_is_still_one(experiment: str) -> None:
+    outcome: dict[str, Any] = {**made_up(experiment), "untrained": None}
     for row in outcome["rows"]:
         row |= {probe: {"seeds": {}, "mean": None, "std": None} for probe in ("linear", "knn")}
     ElementTree.fromstring(plots.svg(outcome))

@@ -223,3 +223,10 @@ def test_a_task_is_read_as_it_was_written(tmp_path: Path) -> None:
     )
     task.write(tmp_path)
     assert cell.Task.read(tmp_path) == task
+
+
+def test_cells_at_a_time_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 2, 4, 6, 8})
+    assert grid._Lanes(1)._cores == [[]]  # wherever this process may run
+    assert grid._Lanes(2)._cores == [[0, 4, 8], [2, 6]]
+    assert grid._Lanes(7)._cores == [[0], [2], [4], [6], [8], [0], [2]]

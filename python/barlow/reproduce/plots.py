@@ -60,7 +60,7 @@ def _list(outcome: Json) -> tuple[list[str], int]:
         x = axis.position(tick)
         parts.append(_path(f"M{x:.1f} {_HEAD}V{bottom}", _GRID))
         parts.append(_text(x, bottom + 16, number(tick), 11, _SOFT, "middle"))
-    label = "top-1 on held-out images, percent; bars: standard deviation over the seeds"
+    label = "top-1 on held-out images, percent; bars: standard deviation, small dots: seeds"
     parts.append(_text((axis.start + axis.end) / 2, bottom + 36, label, 12, _SOFT, "middle"))
     for name, value in _lines(outcome):
         x = axis.position(value)
@@ -84,6 +84,8 @@ def _across(row: Json, probe: _Probe, axis: Axis, y: float) -> Iterator[str]:
         return
     low, high = (axis.position(value) for value in _reach(summary))
     yield _path(f"M{low:.2f} {y:.1f}H{high:.2f}", probe.colour, width=2.0)
+    for value in summary["seeds"].values():
+        yield _dot(axis.position(value), y, probe)
     yield _mark(axis.position(summary["mean"]), y, probe, _words(row, probe))
 
 
@@ -131,6 +133,9 @@ def _panel(
     x_axis: Axis, y_axis: Axis, sides: tuple[float, float], xs: Sequence[float], label: str
 ) -> Iterator[str]:
     (left, right), bottom = sides, y_axis.start
+    yield _text(
+        left, y_axis.end - 12, "top-1 on held-out images, percent; bars: standard deviation", 11, _SOFT
+    )
     for tick in y_axis.ticks:
         y = y_axis.position(tick)
         yield _path(f"M{left:.1f} {y:.1f}H{right:.1f}", _GRID)
@@ -150,6 +155,8 @@ def _curve(rows: Sequence[Json], probe: _Probe, x_axis: Axis, y_axis: Axis) -> I
     for row, (x, y) in zip(scored, places, strict=True):
         low, high = (y_axis.position(value) for value in _reach(row[probe.key]))
         yield _path(f"M{x:.2f} {low:.2f}V{high:.2f}", probe.colour, width=2.0)
+        for value in row[probe.key]["seeds"].values():
+            yield _dot(x, y_axis.position(value), probe)
         yield _mark(x, y, probe, _words(row, probe))
 
 
@@ -159,14 +166,17 @@ def _percents(outcome: Json, start: float, end: float) -> Axis:
     for row in outcome["rows"]:
         shown += [] if row["paper"] is None else [row["paper"]]
         for probe in _PROBES:
-            shown += [] if row[probe.key]["mean"] is None else _reach(row[probe.key])
+            if row[probe.key]["mean"] is not None:
+                shown += [*_reach(row[probe.key]), *row[probe.key]["seeds"].values()]
+    shown = shown or [0.0, 100.0]
     return Axis(min(shown), max(shown), start, end, log=False, pad=True)
 
 
 def _lines(outcome: Json) -> list[tuple[str, float]]:
     untrained = outcome["untrained"]
-    found = [("chance", outcome["chance"])]
-    return found + ([("untrained, linear", untrained["linear"]["mean"])] if untrained else [])
+    found = [("untrained, linear", untrained["linear"]["mean"])] if untrained else []
+    # Curves lie far above chance, and would be flat beside it.
+    return found if outcome["axis"] else [("chance", outcome["chance"]), *found]
 
 
 def _reach(summary: Json) -> tuple[float, float]:
@@ -202,6 +212,12 @@ def _mark(x: float, y: float, probe: _Probe, words: str) -> str:
         f'<path d="M{x:.2f} {y - 6:.2f}l6 6l-6 6l-6 -6z" fill="{_PAPER}" stroke="{probe.colour}" '
         f'stroke-width="1.5">{title}</path>'
     )
+
+
+def _dot(x: float, y: float, probe: _Probe) -> str:
+    """Of a single seed."""
+    edge = f'stroke="{_PAPER}" stroke-width="0.5"'
+    return f'<circle cx="{x:.2f}" cy="{y:.2f}" r="2" fill="{probe.colour}" {edge}/>'
 
 
 def _path(line: str, colour: str, dashes: str = "", *, width: float = 1.0, title: str = "") -> str:
