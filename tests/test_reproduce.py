@@ -269,9 +269,10 @@ def test_the_command_says_what_there_is(capfd: pytest.CaptureFixture[str]) -> No
     assert "2 rows x 3 seeds, 6 runs of 100 epochs over all images" in dry.out
     assert "stop-gradient" not in dry.out
     for words, error in (
-        (("table-9", "--dry-run"), "there is no experiment 'table-9', only table-5"),
+        (("table-9", "--dry-run", "--scale", "paper"), "there is no experiment 'table-9', only table-5"),
         (("table-5", "--dry-run", "--scale", "tiny"), "there is no scale 'tiny', only paper"),
         (("table-5",), "EXPERIMENT and DATA are needed"),
+        (("table-5", "x"), "--scale is needed, one of paper, cifar10"),
         (("table-5", "x", "--jobs", "0"), "--jobs must lie between 1 and"),
         (("table-5", "x", "--minutes", "nan"), "--minutes must be 0 or more"),
     ):

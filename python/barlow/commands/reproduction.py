@@ -21,7 +21,7 @@ def reproduce(
     data: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="DATA")] = None,
     *,
     out: Path = Path("reproduction"),
-    scale: str = "cifar10-minute",
+    scale: str = "",
     seeds: int = 0,
     held_out: Path | None = None,
     only: Annotated[tuple[str, ...], tyro.conf.arg(metavar="ROW ...")] = (),
@@ -42,7 +42,7 @@ def reproduce(
         experiment: table-5, table-6, figure-2, figure-3, figure-4, figure-5 or methods.
         data: Images with labels; DATA/train and DATA/held-out, if there are such.
         out: Folder of the grid: new, or one to go on with. Experiments with equal cells share them there.
-        scale: paper (ImageNet), cifar10 (one GPU), cifar10-cpu or cifar10-minute (CPU cores); see --list.
+        scale: Needed: paper (ImageNet), cifar10 (one GPU), cifar10-cpu or cifar10-minute (CPU cores).
         seeds: Runs of each row, each with a seed of its own; 0: as many as the scale says.
         held_out: Images to test on; by default as in `barlow eval`.
         only: Rows to run, beside the first one, with which they are compared.
@@ -53,7 +53,7 @@ def reproduce(
         list: Print all experiments and scales.
         dry_run: Print the rows, what each changes and how many runs it makes; write nothing.
     """
-    from barlow.reproduce import Request, Stopped, describe, listing
+    from barlow.reproduce import SCALES, Request, Stopped, describe, listing
     from barlow.reproduce import reproduce as run
 
     check("--seeds", seeds, 0, _MAX_SEEDS)
@@ -66,6 +66,8 @@ def reproduce(
         return
     if not experiment or (data is None and not dry_run):
         raise ValueError("EXPERIMENT and DATA are needed; `barlow reproduce --list` shows the experiments")
+    if not scale:
+        raise ValueError(f"--scale is needed, one of {', '.join(SCALES)}")
     request = Request(
         experiment=experiment,
         data=data or Path(),
