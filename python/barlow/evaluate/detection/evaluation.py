@@ -53,7 +53,7 @@ def detect(
     test_sets: tuple[Set, ...] = TEST,
     quiet: bool = False,
 ) -> Json:
-    """Faster R-CNN C4, trained on VOC07+12 trainval and tested on VOC07 test; returns what it writes to `out`.
+    """Faster R-CNN C4, trained on VOC07+12 trainval and tested on VOC07 test; gives what it writes to `out`.
 
     `target` is a run or a weights file, `devkit` the folder VOCdevkit. `seeds` detectors are trained, by the
     seeds 0, 1, ...; AP, AP50 and AP75 are percent. `out` is detection.json in the run, or beside the weights.
