@@ -70,7 +70,7 @@ def _train(default: Config) -> Callable[..., None]:
             init_from: Begin with the backbone of another run or file of weights, and with its projector if
                 that fits; optimizer and schedule begin anew.
             allow_changes: What may be another than when the run was started: fields of the config, such as
-                optim.momentum, or barlow, views, data, order. The run's record keeps what was changed.
+                optim.momentum, or barlow, code, views, data, order. The run's record keeps what was changed.
             dry_run: Write nothing: take 20 steps, throw them away, and say what the run is going to be: its
                 config, parameters, memory, steps and time.
             config: The recipe.

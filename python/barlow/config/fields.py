@@ -195,11 +195,13 @@ class CheckpointConfig:
     """Checkpoints: folders that are valid only if their manifest verifies."""
 
     every_epochs: float = 1.0
-    """Epochs between checkpoints; the end of the run always writes one."""
+    """Epochs between checkpoints; the end of the run always writes one. It is also the most that a death at
+    any moment costs: halfway to the next there is one that is removed when that is written."""
     every_steps: int = 0
-    """Steps between checkpoints, instead of `every_epochs`; 0 leaves it at those."""
+    """Steps between checkpoints and the most that a death costs, instead of `every_epochs`; 0 leaves it at
+    those. 1 has every step wait for the disk."""
     keep: int = 2
-    """Newest checkpoints kept."""
+    """Newest checkpoints kept, beside one of halfway to the next."""
     keep_every_epochs: int = 0
     """Of every so many epochs a checkpoint is written and kept for good, besides; 0 is none."""
     on_error: Literal["raise", "warn"] = "raise"
