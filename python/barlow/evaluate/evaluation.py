@@ -65,7 +65,7 @@ def evaluate(
     target, data = Path(target), Path(data)
     _check(protocols, seeds)
     backbone, model_config, own_config = load_backbone(target)
-    config = config or own_config or Config()
+    config = dataclasses.replace(config or own_config or Config(), model=model_config)
     validate_ranges(config)
     parts = partition.load(data, None if held_out is None else Path(held_out))
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from barlow.config import Config
 from barlow.evaluate import knn, linear
 from barlow.evaluate.job import Job, Json, Row
+from barlow.evaluate.tuning import Tuning
 
 DEFAULT = ("knn", "linear")
 """What `barlow eval` does if it is not told."""
@@ -41,6 +42,17 @@ class Protocol:
     """The rows that it is run for."""
 
 
+_SEMI = "the paper, section 3.2 and appendix B.2; facebookresearch/barlowtwins, evaluate.py"
+_TRANSFER = "the paper, table 3 and its appendix (PIRL's settings)"
+
+
+def _trained(name: str, title: str, source: str) -> Protocol:
+    protocol = Tuning(name)
+    return Protocol(
+        title, source, protocol.run, protocol.settings, protocol.deviations, rows=("trained", "untrained")
+    )
+
+
 PROTOCOLS: dict[str, Protocol] = {
     "knn": Protocol(
         title="kNN",
@@ -57,5 +69,10 @@ PROTOCOLS: dict[str, Protocol] = {
         settings=linear.settings,
         deviations=linear.deviations,
     ),
+    "semi-1": _trained("semi-1", "1 % of labels", _SEMI),
+    "semi-10": _trained("semi-10", "10 % of labels", _SEMI),
+    "finetune": _trained("finetune", "fine-tuned", "facebookresearch/barlowtwins, evaluate.py"),
+    "places205": _trained("places205", "Places-205", _TRANSFER),
+    "inat18": _trained("inat18", "iNaturalist-18", _TRANSFER),
 }
 """By the name in eval.json and on the command line."""
