@@ -20,7 +20,7 @@ import tyro
 
 from barlow import __version__
 from barlow.ablations import ABLATIONS, METHODS
-from barlow.commands import bench, images, listing, rehearsal, replays, runs, submit
+from barlow.commands import bench, images, listing, rehearsal, replays, runs, submit, weights
 from barlow.commands.arguments import MAX_EPOCHS, MAX_THREADS, Data, check
 from barlow.config import PRESETS, Config, load
 from barlow.terminal import notes, one_line, show_warning, unboxed, worded_here
@@ -162,7 +162,7 @@ def _parse(arguments: list[str]) -> Callable[[], None]:
         "train": _train(_defaults(arguments) if arguments[:1] == ["train"] else Config()),
         "submit": submit.submitting(_defaults(arguments) if arguments[:1] == ["submit"] else Config()),
         "eval": runs.evaluate,
-        "export": runs.export,
+        "export": weights.export,
         "report": runs.report,
         "runs": listing.list_runs,
         "import": runs.import_run,

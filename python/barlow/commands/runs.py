@@ -1,4 +1,4 @@
-"""Here: the subcommands about runs that exist: eval, export, report, import.
+"""Here: the subcommands about runs that exist: eval, report, import.
 
 Not here: the work, training.
 """
@@ -8,11 +8,11 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
-from barlow.commands.arguments import MAX_PROCESSES, Data, Out, Run, Runs, Target, check
+from barlow.commands.arguments import MAX_PROCESSES, Data, Run, Runs, Target, check
 
 
 def evaluate(
@@ -26,7 +26,7 @@ def evaluate(
     """Measures a backbone by kNN and a linear probe on held-out images, in percent.
 
     Args:
-        target: Run folder, or exported weights (safetensors).
+        target: Run folder, or weights: exported, torchvision's or timm's (docs/export.md).
         data: Images with labels to train the probes on; without any label, only what needs none is measured.
         held_out: Images to test on; by default those that were packed as held-out, else a fifth of DATA.
         out: File for the result; by default RUN/eval.json.
@@ -35,22 +35,6 @@ def evaluate(
     from barlow.evaluate import evaluate
 
     evaluate(target, data, held_out=held_out, out=out, baselines=baselines)
-
-
-def export(
-    target: Target, out: Out, *, format: Literal["torchvision", "safetensors"] = "torchvision"
-) -> None:
-    """Writes the backbone's weights for other libraries, with a model card, and checks that they work.
-
-    Args:
-        target: Run folder: its newest checkpoint that is whole.
-        out: Folder, or a file that ends in .safetensors; the card, a .md file, goes beside it.
-        format: Both are safetensors files with torchvision's names. torchvision: loads strictly into
-            torchvision.models.resnet*, so the width must be 64; safetensors: any backbone, for barlow.model.
-    """
-    from barlow.export import export
-
-    export(target, out, format)
 
 
 def report(runs: Runs, *, out: Path | None = None) -> None:

@@ -23,6 +23,7 @@ from barlow.data import Index, views
 from barlow.evaluate import accuracy, console, deviations, features, knn, label_free, linear, partition
 from barlow.evaluate.partition import Partition
 from barlow.model import build_model
+from barlow.model.foreign import described
 from barlow.model.precision import autocast_dtype
 from barlow.model.weights import load_backbone
 from barlow.validation import validate_ranges
@@ -63,7 +64,7 @@ def evaluate(
     began = time.monotonic()
     target, data = Path(target), Path(data)
     backbone, model_config, own_config = load_backbone(target)
-    config = config or own_config or Config()
+    config = config or described(model_config, own_config)
     validate_ranges(config)
     parts = partition.load(data, None if held_out is None else Path(held_out))
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
