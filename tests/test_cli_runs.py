@@ -6,6 +6,7 @@ import os
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -87,7 +88,8 @@ def test_two_runs_never_share_a_folder(images: Path, tmp_path: Path, nproc: int)
         second = barlow(*flags, "--optim.epochs", "7")
         assert second.code == 2
         assert cpu_s() - before_s < 1  # on a machine with nothing else to do it takes no longer than that
-        assert the_error(second.err) == f"{run} is in use: another process is training in it"
+        holder = f"process {first.pid} on {socket.gethostname()}"
+        assert the_error(second.err) == f"{run} is in use: {holder} is training in it"
         assert (run / "config.json").read_bytes() == before
         assert first.poll() is None
     finally:

@@ -20,7 +20,7 @@ import tyro
 
 from barlow import __version__
 from barlow.ablations import ABLATIONS, METHODS
-from barlow.commands import bench, images, listing, rehearsal, replays, runs, submit, weights
+from barlow.commands import bench, detection, images, listing, rehearsal, replays, runs, submit, weights
 from barlow.commands.arguments import MAX_EPOCHS, MAX_THREADS, Data, check
 from barlow.config import PRESETS, Config, load
 from barlow.terminal import notes, one_line, show_warning, unboxed, worded_here
@@ -70,7 +70,7 @@ def _train(default: Config) -> Callable[..., None]:
             init_from: Begin with the backbone of another run or file of weights, and with its projector if
                 that fits; optimizer and schedule begin anew.
             allow_changes: What may be another than when the run was started: fields of the config, such as
-                optim.momentum, or barlow, views, data, order. The run's record keeps what was changed.
+                optim.momentum, or barlow, code, views, data, order. The run's record keeps what was changed.
             dry_run: Write nothing: take 20 steps, throw them away, and say what the run is going to be: its
                 config, parameters, memory, steps and time.
             config: The recipe.
@@ -162,6 +162,7 @@ def _parse(arguments: list[str]) -> Callable[[], None]:
         "train": _train(_defaults(arguments) if arguments[:1] == ["train"] else Config()),
         "submit": submit.submitting(_defaults(arguments) if arguments[:1] == ["submit"] else Config()),
         "eval": runs.evaluate,
+        "detect": detection.detect,
         "export": weights.export,
         "report": runs.report,
         "runs": listing.list_runs,

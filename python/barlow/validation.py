@@ -63,6 +63,9 @@ RANGES = {
     "evaluate.linear_batch_size": "[1, inf)",
     "evaluate.linear_weight_decay": "[0, inf)",
     "evaluate.batch_size": "[1, inf)",
+    "evaluate.recipe_epochs": "[0, inf)",
+    "evaluate.recipe_batch_size": "[0, inf)",
+    "evaluate.recipe_lr_factor": "(0, inf)",
     "evaluate.online_every_epochs": "[0, inf)",
     "evaluate.online_images": "[1, inf)",
 }

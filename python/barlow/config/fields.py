@@ -216,11 +216,13 @@ class CheckpointConfig:
     """Checkpoints: folders that are valid only if their manifest verifies."""
 
     every_epochs: float = 1.0
-    """Epochs between checkpoints; the end of the run always writes one."""
+    """Epochs between checkpoints; the end of the run always writes one. It is also the most that a death at
+    any moment costs: halfway to the next there is one that is removed when that is written."""
     every_steps: int = 0
-    """Steps between checkpoints, instead of `every_epochs`; 0 leaves it at those."""
+    """Steps between checkpoints and the most that a death costs, instead of `every_epochs`; 0 leaves it at
+    those. 1 has every step wait for the disk."""
     keep: int = 2
-    """Newest checkpoints kept."""
+    """Newest checkpoints kept, beside one of halfway to the next."""
     keep_every_epochs: int = 0
     """Of every so many epochs a checkpoint is written and kept for good, besides; 0 is none."""
     on_error: Literal["raise", "warn"] = "raise"
@@ -251,6 +253,23 @@ class EvaluateConfig:
     """Standardise each feature by the training set first: rates then suit features of any scale."""
     batch_size: int = 256
     """Images of one forward pass when features are computed."""
+    recipe: Literal["default", "official", "paper", "vissl"] = "default"
+    """Whose numbers semi-1, semi-10 and finetune (official or paper), places205 and inat18 (paper or vissl)
+    train by; default is the first one named, also where a protocol has none of the one asked for."""
+    recipe_epochs: int = 0
+    """Epochs of these protocols instead of the recipe's own; 0 is those. Drops of the rate move along."""
+    recipe_batch_size: int = 0
+    """Images of one of their steps, of all processes; 0 is the recipe's own, 256."""
+    recipe_lr_factor: float = 1.0
+    """Factor of their learning rates, as for other batches than 256."""
+    recipe_batch_norm: Literal["synchronised", "local", "frozen"] = "synchronised"
+    """What batch norm of a backbone in training averages over: the whole batch, each process's own images
+    (official code), or nothing: the weights' own statistics stay."""
+    semi_1_list: str = ""
+    """File with the names of semi-1's labelled images, one a line (SimCLR's imagenet_subsets/1percent.txt);
+    without it 1 % of each class is drawn."""
+    semi_10_list: str = ""
+    """The same for semi-10."""
     online_every_epochs: float = 10.0
     """Epochs between two kNN classifications while a run trains, beside one at its end; only where images
     have labels. 0 is never."""

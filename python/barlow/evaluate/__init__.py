@@ -4,6 +4,6 @@ Here: what comes after training and needs labels (or says what can be said witho
 the backbone, pictures of the result.
 """
 
-from barlow.evaluate.protocol import evaluate
+from barlow.evaluate.evaluation import evaluate
 
 __all__ = ["evaluate"]

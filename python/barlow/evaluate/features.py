@@ -6,14 +6,14 @@ Not here: what the features are used for; which images they are of.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from barlow.config import DataConfig
-from barlow.data import Index, Loader
+from barlow.data import Batch, Index, Loader
 from barlow.data.device import normalise
 from barlow.data.views import View
 from barlow.model.precision import autocast
@@ -22,6 +22,9 @@ Forward = Callable[[Tensor], Tensor]
 """Normalised images float32 [B, 3, H, W] on the device -> features [B, F]."""
 Progress = Callable[[int, int], None]
 """(images or epochs done, of how many)."""
+
+_PATIENCE_S = 0.25
+"""So long a batch is waited for before `gives_up` is asked again."""
 
 
 def pixels(images_B3HW: Tensor) -> Tensor:
@@ -38,6 +41,10 @@ def network(backbone: nn.Module, dtype: torch.dtype) -> Forward:
             return backbone(images_B3HW).float()
 
     return forward
+
+
+class GivenUp(Exception):
+    """Whoever wanted the features does so no more."""
 
 
 class Passes:
@@ -63,6 +70,7 @@ class Passes:
         num_cached: int = 0,
         progress: Progress | None = None,
         on_error: Literal["raise", "replace"] = "raise",
+        gives_up: Callable[[], bool] = lambda: False,
     ) -> None:
         self._loader = Loader(
             index,
@@ -77,7 +85,7 @@ class Passes:
             on_error=on_error,
             max_replaced=data.max_replaced,
         )
-        self._forward, self._data, self._device = forward, data, device
+        self._forward, self._data, self._device, self._gives_up = forward, data, device, gives_up
         self._num_images, self._num_cached, self._progress = len(index), num_cached, progress
         self._cache: list[Tensor] = []
         self._next = 0
@@ -93,11 +101,16 @@ class Passes:
             self._cache.append(features_NF)
         return features_NF
 
+    @property
+    def replaced(self) -> list[int]:
+        """The rows of images that can't be decoded, where another one stands in (`on_error="replace"`)."""
+        return [position for position, _ in self._loader.damaged]
+
     @torch.no_grad()
     def _compute(self) -> Tensor:
         features_NF = torch.empty(0)
         done = 0
-        for batch in self._loader:
+        for batch in self._batches():
             images_B3HW = normalise(batch.views[0], self._data.mean, self._data.std, device=self._device)
             part_BF = self._forward(images_B3HW)
             if done == 0:
@@ -109,6 +122,16 @@ class Passes:
         if done != self._num_images:
             raise RuntimeError(f"the loader gave {done} of {self._num_images} images")
         return features_NF
+
+    def _batches(self) -> Iterator[Batch]:
+        batches = iter(self._loader)
+        while True:
+            while not self._loader.ready(_PATIENCE_S):
+                if self._gives_up():
+                    raise GivenUp
+            if (batch := next(batches, None)) is None:
+                return
+            yield batch
 
     def __enter__(self) -> Passes:
         return self

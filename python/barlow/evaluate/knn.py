@@ -1,6 +1,6 @@
 """Here: the weighted k-nearest-neighbour classifier on feature matrices, and plain neighbour search.
 
-Not here: computing features, splitting data.
+Not here: computing features (job.py), splitting data.
 
 Source of the protocol: Wu et al., CVPR 2018 (non-parametric instance discrimination), section 3.4, as
 used for self-supervised features since: cosine similarity s, the k nearest training images vote for
@@ -12,6 +12,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from barlow.config import Config
+from barlow.evaluate import accuracy
+from barlow.evaluate.job import Job, Json, Row
 
 _BLOCK_BYTES = 256 << 20
 """Bound on one block of similarities; a block needs about twice this with its search."""
@@ -87,3 +91,33 @@ def votes(
     scores_MC.scatter_add_(1, classes_Mk, weight_Mk)
     voted_MC = torch.zeros_like(scores_MC, dtype=torch.bool).scatter_(1, classes_Mk, True)
     return scores_MC.masked_fill(~voted_MC, -torch.inf)
+
+
+def run(job: Job, row: Row, seed: int) -> Json:
+    """`top1` and, of more than five classes, `top5` of the test images in percent. Nothing is random."""
+    bank_NF, test_MF = job.features(row, "train"), job.features(row, "test")
+    settings = job.config.evaluate
+    scores_MC = votes(
+        bank_NF.to(job.device),
+        job.labelled.train_labels_N.to(job.device),
+        test_MF.to(job.device),
+        num_classes=job.num_classes,
+        k=min(settings.knn_k, len(bank_NF)),
+        temperature=settings.knn_temperature,
+    )
+    return accuracy.top1_and_top5(scores_MC, job.labelled.test_labels_M.to(job.device))
+
+
+def settings(config: Config) -> Json:
+    """For eval.json."""
+    return {
+        "k": config.evaluate.knn_k,
+        "temperature": config.evaluate.knn_temperature,
+        "similarity": "cosine",
+        "weight": "exp(similarity / temperature)",
+    }
+
+
+def deviations(config: Config) -> list[str]:
+    """None: neither k nor the temperature was ever settled; both are in the settings."""
+    return []

@@ -1,6 +1,6 @@
 """Here: the linear probe on frozen features: a softmax regression trained by SGD.
 
-Not here: computing the features (features.py); what an epoch's augmented views are.
+Not here: computing the features (job.py); what an epoch's augmented views are.
 
 Source of the protocol: the paper, appendix B.1, and the official evaluate.py: weights drawn from
 N(0, 0.01), biases 0, SGD with momentum 0.9 (no Nesterov), cosine learning rate stepped once per epoch,
@@ -18,11 +18,85 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from barlow.config import EvaluateConfig
-from barlow.evaluate import accuracy
+from barlow.config import Config, EvaluateConfig
+from barlow.evaluate import accuracy, published
+from barlow.evaluate.job import Job, Json, Row
 
 MOMENTUM = 0.9
 INIT_STD = 0.01
+
+
+def run(job: Job, row: Row, seed: int) -> Json:
+    """`top1`, `top5` and `best_top1` of the test images in percent, `best_epoch`, `train_loss`, the rate."""
+    settings = job.config.evaluate
+    with (
+        job.talk.stage(f"{row.name}: linear probe, epochs") as progress,
+        job.augmented(
+            row, seed, num_epochs=settings.linear_epochs, num_cached=settings.linear_crops
+        ) as passes,
+    ):
+        results = probe(
+            passes,
+            job.labelled.train_labels_N,
+            job.features(row, "test"),
+            job.labelled.test_labels_M,
+            num_classes=job.num_classes,
+            config=settings,
+            seed=seed,
+            device=job.device,
+            factors=row.factors,
+            progress=progress,
+        )
+    best = max(range(len(results)), key=lambda i: results[i].top1)
+    result = results[best]
+    return {
+        "top1": accuracy.rounded(result.top1),
+        "top5": accuracy.rounded(result.top5),
+        "best_top1": accuracy.rounded(result.best_top1),
+        "best_epoch": result.best_epoch,
+        "train_loss": round(result.train_loss, 4) if math.isfinite(result.train_loss) else None,
+        "learning_rate": settings.linear_lr * row.factors[best],
+    }
+
+
+def settings(config: Config) -> Json:
+    """For eval.json."""
+    settings = config.evaluate
+    return {
+        "epochs": settings.linear_epochs,
+        "learning_rate": settings.linear_lr,
+        "schedule": "cosine per epoch",
+        "momentum": MOMENTUM,
+        "weight_decay": settings.linear_weight_decay,
+        "batch_size": settings.linear_batch_size,
+        "init_std": INIT_STD,
+        "cached_crops": settings.linear_crops,
+        "standardized": settings.linear_standardize,
+        "training_view": f"random resized crop to {config.data.image_size} px (bilinear), flip",
+    }
+
+
+def deviations(config: Config) -> list[str]:
+    """From the official evaluate.py."""
+    settings = config.evaluate
+    told = published.differences(
+        config,
+        "linear probe",
+        (
+            ("linear_epochs", "epochs"),
+            ("linear_lr", "learning rate"),
+            ("linear_batch_size", "images per step"),
+            ("linear_weight_decay", "weight decay"),
+        ),
+    )
+    if settings.linear_crops and settings.linear_crops < settings.linear_epochs:
+        told.append(
+            f"linear probe: {settings.linear_crops} augmented views of each training image, cached and "
+            "cycled over, instead of new ones every epoch"
+        )
+    if settings.linear_standardize:
+        told.append("linear probe: every feature is standardised by the training images")
+    return told
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Here: reading eval.json back: what is in it is what readers may rely on, or an error names the file.
 
-Not here: making it (protocol.py), showing it.
+Not here: making it (evaluation.py), showing it.
 """
 
 from __future__ import annotations

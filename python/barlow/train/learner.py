@@ -39,6 +39,7 @@ class Plan:
     """`total_steps`, or where `--train.steps` stops short of them."""
     log_every: int
     save_every: int
+    """The most steps that a kill may cost."""
     keep_every: int = 0
     """Checkpoints at multiples of this are kept for good; 0: at none."""
     judge_every: int = 0
@@ -70,6 +71,13 @@ class Plan:
     def saves(self, step: int) -> bool:
         """Whether a checkpoint follows this step."""
         return step % self.save_every == 0 or step == self.last_step or self.keeps(step)
+
+    def bridges(self, step: int) -> bool:
+        """Whether a checkpoint follows this step that only has to last until the next one is there.
+
+        So each one has the time of half an interval to be written in, and a whole interval is never at stake.
+        """
+        return step % self.save_every == math.ceil(self.save_every / 2) and not self.saves(step)
 
     def keeps(self, step: int) -> bool:
         """Whether the checkpoint of this step stays when newer ones have come."""
