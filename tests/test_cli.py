@@ -21,6 +21,7 @@ COMMANDS = (
     "unpack",
     "train",
     "eval",
+    "detect",
     "export",
     "report",
     "runs",

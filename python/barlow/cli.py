@@ -20,7 +20,19 @@ import tyro
 
 from barlow import __version__
 from barlow.ablations import ABLATIONS, METHODS
-from barlow.commands import bench, evaluation, images, listing, rehearsal, replays, runs, submit
+from barlow.commands import (
+    bench,
+    detection,
+    evaluation,
+    images,
+    listing,
+    rehearsal,
+    replays,
+    reproduction,
+    runs,
+    submit,
+    weights,
+)
 from barlow.commands.arguments import MAX_EPOCHS, MAX_THREADS, Data, check
 from barlow.config import PRESETS, Config, load
 from barlow.terminal import notes, one_line, show_warning, unboxed, worded_here
@@ -162,11 +174,13 @@ def _parse(arguments: list[str]) -> Callable[[], None]:
         "train": _train(_defaults(arguments) if arguments[:1] == ["train"] else Config()),
         "submit": submit.submitting(_defaults(arguments) if arguments[:1] == ["submit"] else Config()),
         "eval": evaluation.evaluating(_evaluated(arguments)),
-        "export": runs.export,
+        "detect": detection.detect,
+        "export": weights.export,
         "report": runs.report,
         "runs": listing.list_runs,
         "import": runs.import_run,
         "replay": replays.replay,
+        "reproduce": reproduction.reproduce,
         "bench": _bench,  # whose own subcommands are below
         "doctor": doctor,
         "demo": demo,

@@ -5,7 +5,7 @@ Not here: the training itself (classifier.py), which images have labels (labelle
 Sources: the paper (Zbontar et al., ICML 2021), its appendices B.2 (semi-supervised) and on transfer
 (Places-205 and iNaturalist-18: "exact settings from PIRL"); facebookresearch/barlowtwins, evaluate.py and
 README.md, which later took another schedule and rate for the better weights of June 2021;
-facebookresearch/vissl, configs/config/benchmark/linear_image_classification (eval_resnet_8gpu_transfer_*_linear.yaml).
+facebookresearch/vissl, eval_resnet_8gpu_transfer_*_linear.yaml of its linear image classification.
 """
 
 from __future__ import annotations

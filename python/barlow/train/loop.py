@@ -74,8 +74,11 @@ def train(
             display.say(said)
         form = f"{learner.form} form, {learner.form_reason}"
         display.say(f"loss: {form if config.objective.name == 'barlow_twins' else config.objective.name}")
+        if learner.config.optim.optimizer != "lars":
+            display.say(f"optimizer: {learner.config.optim.optimizer}, since {learner.optimizer_reason}")
         if stage:
             display.say(stage)
+        stop = stack.enter_context(Stop())
         metrics = observer = None
         if world.rank == 0:
             metrics = Metrics(
@@ -88,9 +91,8 @@ def train(
             stack.enter_context(metrics)
             snapshots.forget_after(run, resumed_step)
             judge = make_judge(index, config, world.device) if make_judge else None
-            observer = Observer(metrics, display, config, judge)
+            observer = Observer(metrics, display, config, judge, lambda: stop.number > 0)
         stack.enter_context(display)
-        stop = stack.enter_context(Stop())
         saver = stack.enter_context(Saver(run, learner, metrics, world, resumed_step))
         turns = stack.enter_context(Turns(loader, lambda: saver.poll() or stop.number))
         clock = Clock(past_s, step)

@@ -37,6 +37,10 @@ class DetectionRecipe:
     max_size: int = 1333
     """The longer side is never above."""
 
+    def __post_init__(self) -> None:
+        if not self.sizes:
+            raise ValueError("sizes must hold at least one size")
+
     def rate(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""
         rate = self.lr * 0.1 ** bisect_right(self.drops, step)

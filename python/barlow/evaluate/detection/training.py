@@ -52,7 +52,7 @@ def train_detector(
     one half; masks are flipped along. On a CPU a seed gives the same numbers again for the same number of
     ranks, whatever torch's global random state, which is left as it was. `workers`: processes that read
     images on each rank, 0 for none. `ValueError`: too few images for a batch, a batch that the ranks can't
-    share evenly; `RuntimeError`: a loss that is not finite, which no later step would mend.
+    share evenly; `FloatingPointError`: a loss that is not finite, which no later step would mend.
     """
     if recipe.batch_size % world_size():
         raise ValueError(f"batches of {recipe.batch_size} images can't be shared by {world_size()} processes")
@@ -83,7 +83,7 @@ def train_detector(
 def _mean_over_ranks(loss: Tensor, step: int) -> float:
     value = (all_reduce_(loss.detach().clone()) / world_size()).item()
     if not np.isfinite(value):
-        raise RuntimeError(f"the loss of step {step} is {value}: the detector diverged")
+        raise FloatingPointError(f"the loss of step {step} is {value}: the detector diverged")
     return value
 
 
