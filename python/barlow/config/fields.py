@@ -230,10 +230,29 @@ class EvaluateConfig:
     """Weight decay of the probe."""
     linear_standardize: bool = False
     """Standardise each feature by the training set first: rates then suit features of any scale."""
+    sweep_lrs: tuple[float, ...] = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
+    """Learning rates of the linear sweep, all in one pass over cached features; its other settings are those
+    of the linear probe."""
+    sweep_held_out: float = 0.1
+    """Share of each class of the training images by which the rate of the sweep is chosen."""
+    svm_costs: tuple[float, ...] = (0.01, 0.1, 1.0, 2.0, 5.0, 10.0, 15.0, 20.0, 50.0, 100.0, 1000.0)
+    """C of the SVMs, chosen for each class by cross-validation (VISSL's list)."""
+    svm_folds: int = 3
+    """Folds of that cross-validation."""
+    few_shot_ways: int = 5
+    """Classes of an episode."""
+    few_shot_shots: tuple[int, ...] = (1, 5)
+    """Labelled images of each class of an episode; each number has a result of its own."""
+    few_shot_queries: int = 15
+    """Images of each class that an episode classifies."""
+    few_shot_episodes: int = 600
+    """Episodes that are averaged over."""
+    retrieval_at: tuple[int, ...] = (1, 5, 10)
+    """Neighbours among which one of the same class must be, for the recall of retrieval."""
     batch_size: int = 256
-    """Images of one forward pass when features are computed."""
+    """Images of one forward pass of each process when features are computed."""
     recipe: Literal["default", "official", "paper", "vissl"] = "default"
-    """Whose numbers semi-1, semi-10 and finetune (official or paper), places205 and inat18 (paper or vissl)
+    """Whose numbers semi_1, semi_10 and finetune (official or paper), places205 and inat18 (paper or vissl)
     train by; default is the first one named, also where a protocol has none of the one asked for."""
     recipe_epochs: int = 0
     """Epochs of these protocols instead of the recipe's own; 0 is those. Drops of the rate move along."""
@@ -245,10 +264,10 @@ class EvaluateConfig:
     """What batch norm of a backbone in training averages over: the whole batch, each process's own images
     (official code), or nothing: the weights' own statistics stay."""
     semi_1_list: str = ""
-    """File with the names of semi-1's labelled images, one a line (SimCLR's imagenet_subsets/1percent.txt);
+    """File with the names of semi_1's labelled images, one a line (SimCLR's imagenet_subsets/1percent.txt);
     without it 1 % of each class is drawn."""
     semi_10_list: str = ""
-    """The same for semi-10."""
+    """The same for semi_10."""
     online_every_epochs: float = 10.0
     """Epochs between two kNN classifications while a run trains, beside one at its end; only where images
     have labels. 0 is never."""
