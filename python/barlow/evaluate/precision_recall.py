@@ -20,7 +20,7 @@ def average_precisions(scores_M: NDArray[np.floating], positive_M: NDArray[np.bo
     if num_positive == 0:
         return float("nan"), float("nan")
     order_M = np.argsort(-scores_M, kind="stable")
-    scores_M, hits_M = scores_M[order_M], positive_M[order_M].astype(np.int64).cumsum()
+    scores_M, hits_M = scores_M[order_M], np.cumsum(positive_M[order_M], dtype=np.int64)
     last_S = np.flatnonzero(np.append(scores_M[1:] != scores_M[:-1], True))  # of each group of equal scores
     hits_S = hits_M[last_S]
     return of_curve(hits_S, last_S + 1, num_positive)
