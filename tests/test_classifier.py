@@ -268,7 +268,7 @@ def test_the_recipes_are_the_published_ones(protocol: str) -> None:
     numbers = {
         s: (r.epochs, r.lr_backbone, r.lr_head, r.weight_decay) for s, r in recipes.RECIPES[protocol].items()
     }
-    if protocol in ("semi_1", "semi_10", "finetune"):
+    if protocol in ("semi-1", "semi-10", "finetune"):
         assert numbers == {"official": (20, 0.005, 0.5, 0.0), "paper": (20, 0.002, 0.5, 0.0)}
     else:
         epochs = {"places205": 14, "inat18": 84}[protocol]
@@ -277,8 +277,8 @@ def test_the_recipes_are_the_published_ones(protocol: str) -> None:
 
 def test_a_recipe_is_found_by_its_source() -> None:
     assert recipes.recipe_of("inat18") is recipes.RECIPES["inat18"]["paper"]
-    assert recipes.recipe_of("semi_1") is recipes.RECIPES["semi_1"]["official"]
-    assert recipes.recipe_of("semi_1", "vissl") is recipes.RECIPES["semi_1"]["official"]
+    assert recipes.recipe_of("semi-1") is recipes.RECIPES["semi-1"]["official"]
+    assert recipes.recipe_of("semi-1", "vissl") is recipes.RECIPES["semi-1"]["official"]
     assert recipes.recipe_of("inat18", "vissl") is recipes.RECIPES["inat18"]["vissl"]
     with pytest.raises(ValueError, match="lr_head must be positive"):
         dataclasses.replace(TUNING, lr_head=0.0)

@@ -152,7 +152,7 @@ def result(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
     config = quick()
     backbone = build_model(config.model, 0).backbone
     (folder / "w.safetensors").write_bytes(weights.encode(backbone.state_dict(), config.model))
-    names = ["knn", "linear", "semi_10", "finetune", "places205", "inat18"]
+    names = ["knn", "linear", "semi-10", "finetune", "places205", "inat18"]
     return evaluate(
         folder / "w.safetensors", pictures, config=config, quiet=True, protocols=names, seeds=2, device="cpu"
     )
@@ -170,14 +170,14 @@ def quick() -> Config:
 
 def test_protocols_that_train_are_measured_for_both_networks(result: dict) -> None:
     for row in (result, result["untrained"]):
-        for name in ("semi_10", "finetune", "places205", "inat18"):
+        for name in ("semi-10", "finetune", "places205", "inat18"):
             seeds = row[name]["seeds"]
             assert len(seeds) == 2
             assert row[name]["top1"] == pytest.approx(sum(s["top1"] for s in seeds) / 2, abs=0.01)
             assert all(0 <= s["top1"] <= s["best_top1"] <= 100 for s in seeds)
             assert seeds[0]["train_loss"] != seeds[1]["train_loss"]
-            assert seeds[0]["labelled_images"] == (5 if name == "semi_10" else 55)
-    assert "semi_10" not in (result["raw_pixels"] or {})
+            assert seeds[0]["labelled_images"] == (5 if name == "semi-10" else 55)
+    assert "semi-10" not in (result["raw_pixels"] or {})
 
 
 def test_settings_and_deviations_are_told(result: dict) -> None:
@@ -185,9 +185,9 @@ def test_settings_and_deviations_are_told(result: dict) -> None:
     assert protocol["finetune"]["recipe"]["lr_backbone"] == 0.001
     assert protocol["finetune"]["recipe"]["drops"] == [1, 2]
     assert protocol["places205"]["recipe"]["source"].startswith("the paper's appendix on transfer")
-    assert protocol["semi_10"]["labels"] == "stratified: 10% of each class by the seed"
+    assert protocol["semi-10"]["labels"] == "stratified: 10% of each class by the seed"
     told = "\n".join(protocol["deviations"])
-    assert "semi_10: labelled images drawn from each class, not those of SimCLR's list" in told
+    assert "semi-10: labelled images drawn from each class, not those of SimCLR's list" in told
     assert "finetune: epochs 2 instead of 20" in told
     assert "finetune: images per step 16 instead of 256" in told
     assert "finetune: learning rate of the backbone 0.001 instead of 0.002" in told
@@ -197,7 +197,7 @@ def test_settings_and_deviations_are_told(result: dict) -> None:
 def test_a_list_and_a_source_are_settings() -> None:
     listed = dataclasses.replace(Config().evaluate, semi_1_list="1percent.txt", recipe="vissl")
     config = dataclasses.replace(Config(), evaluate=listed)
-    assert PROTOCOLS["semi_1"].deviations(config) == []
-    assert PROTOCOLS["semi_1"].settings(config)["labels"] == "1percent.txt"
-    assert PROTOCOLS["semi_1"].settings(config)["recipe"]["lr_backbone"] == 0.005
+    assert PROTOCOLS["semi-1"].deviations(config) == []
+    assert PROTOCOLS["semi-1"].settings(config)["labels"] == "1percent.txt"
+    assert PROTOCOLS["semi-1"].settings(config)["recipe"]["lr_backbone"] == 0.005
     assert PROTOCOLS["places205"].settings(config)["recipe"]["nesterov"] is True

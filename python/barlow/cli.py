@@ -20,7 +20,18 @@ import tyro
 
 from barlow import __version__
 from barlow.ablations import ABLATIONS, METHODS
-from barlow.commands import bench, detection, evaluation, images, listing, rehearsal, replays, runs, submit
+from barlow.commands import (
+    bench,
+    detection,
+    evaluation,
+    images,
+    listing,
+    rehearsal,
+    replays,
+    reproduction,
+    runs,
+    submit,
+)  # fmt: skip
 from barlow.commands.arguments import MAX_EPOCHS, MAX_THREADS, Data, check
 from barlow.config import PRESETS, Config, load
 from barlow.terminal import notes, one_line, show_warning, unboxed, worded_here
@@ -168,6 +179,7 @@ def _parse(arguments: list[str]) -> Callable[[], None]:
         "runs": listing.list_runs,
         "import": runs.import_run,
         "replay": replays.replay,
+        "reproduce": reproduction.reproduce,
         "bench": _bench,  # whose own subcommands are below
         "doctor": doctor,
         "demo": demo,

@@ -66,7 +66,7 @@ def evaluating(default: Config) -> Callable[..., None]:
                 any label, only what needs none is measured.
             held_out: Images to test on; by default those that were packed as held-out, else a fifth of DATA.
             out: File for the result; by default RUN/eval.json.
-            protocols: Of knn, linear, linear_sweep, voc07_svm, few_shot, retrieval, semi_1, semi_10,
+            protocols: Of knn, linear, linear-sweep, voc07-svm, few-shot, retrieval, semi-1, semi-10,
                 finetune, places205, inat18; by default knn linear.
             seeds: Repeat what is random so often, for mean and standard deviation.
             baselines: Also measure the untrained network and the raw pixels.

@@ -252,7 +252,7 @@ class EvaluateConfig:
     batch_size: int = 256
     """Images of one forward pass of each process when features are computed."""
     recipe: Literal["default", "official", "paper", "vissl"] = "default"
-    """Whose numbers semi_1, semi_10 and finetune (official or paper), places205 and inat18 (paper or vissl)
+    """Whose numbers semi-1, semi-10 and finetune (official or paper), places205 and inat18 (paper or vissl)
     train by; default is the first one named, also where a protocol has none of the one asked for."""
     recipe_epochs: int = 0
     """Epochs of these protocols instead of the recipe's own; 0 is those. Drops of the rate move along."""
@@ -264,10 +264,10 @@ class EvaluateConfig:
     """What batch norm of a backbone in training averages over: the whole batch, each process's own images
     (official code), or nothing: the weights' own statistics stay."""
     semi_1_list: str = ""
-    """File with the names of semi_1's labelled images, one a line (SimCLR's imagenet_subsets/1percent.txt);
+    """File with the names of semi-1's labelled images, one a line (SimCLR's imagenet_subsets/1percent.txt);
     without it 1 % of each class is drawn."""
     semi_10_list: str = ""
-    """The same for semi_10."""
+    """The same for semi-10."""
     online_every_epochs: float = 10.0
     """Epochs between two kNN classifications while a run trains, beside one at its end; only where images
     have labels. 0 is never."""

@@ -78,51 +78,48 @@ def evaluate(
     test = parts if isinstance(parts, Index) else parts.test
     agree({"weights": digest, "test images": test.digest(), "config": repr(config), "protocols": names})
     folder = Path(cache) if cache is not None else _beside(target, "features")
-    job = Job(
-        parts,
-        config,
-        where,
-        _precision(config.train.precision, where),
-        console.Console(quiet=quiet or rank_in() > 0),
-        FeatureCache(folder, int(cache_gib * 2**30)),
-        config.data.threads or sharing.own_cores(),
-    )
-    job.talk.say(NO_LABELS if isinstance(parts, Index) else parts.how)
+    kept = FeatureCache(folder, int(cache_gib * 2**30))
+    talk = console.Console(quiet=quiet or rank_in() > 0)
+    threads = config.data.threads or sharing.own_cores()
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, threads=threads))
+    job = Job(parts, config, where, _precision(config.train.precision, where), talk, kept)
+    talk.say(NO_LABELS if isinstance(parts, Index) else parts.how)
     result: Json = {}
-    for row in rows(job, backbone, model_config, baselines=baselines):
-        result |= (
-            _measure(job, row, names, seeds)
-            if row.key is None
-            else {row.key: _measure(job, row, names, seeds)}
-        )
+    for row in rows(job, backbone, baselines=baselines):
+        measured = _measure(job, row, names, seeds)
+        result |= measured if row.key is None else {row.key: measured}
     if baselines:
         result.setdefault("raw_pixels", None)
-    result |= {
-        "reason": NO_LABELS if isinstance(parts, Index) else None,
+    result |= _description(job, names, result, baselines=baselines) | {
         "target": str(target.resolve()),
         "weights_sha256": digest,
-        "model": dataclasses.asdict(model_config),
-        "data": _describe_data(parts),
-        "protocol": deviations.protocol(
-            config,
-            job.dtype,
-            BASELINE_FACTORS if baselines else None,
-            labelled=not isinstance(parts, Index),
-            names=names,
-            notes=[note for name in names for note in (result[name] or {}).get("notes", ())],
-        ),
         "seeds": seeds,
-        "processes": world_size(),
-        "device": str(where) if where.type == "cpu" else torch.cuda.get_device_name(where),
-        "torch": torch.__version__,
         "seconds": round(time.monotonic() - began, 1),
     }
     destination = Path(out) if out is not None else _beside(target, "eval.json")
     text = json.dumps(result, indent=2, allow_nan=False) + "\n"
     if rank_in() == 0:
         durable.write_file(destination, text)
-    tables.show(job.talk, result, destination)
+    tables.show(talk, result, destination)
     return json.loads(text)
+
+
+def _description(job: Job, names: Sequence[str], result: Json, *, baselines: bool) -> Json:
+    """By what, of what and where the numbers came about."""
+    labelled = not isinstance(job.parts, Index)
+    notes = [note for name in names for note in (result[name] or {}).get("notes", ())]
+    factors = BASELINE_FACTORS if baselines else None
+    return {
+        "reason": None if labelled else NO_LABELS,
+        "model": dataclasses.asdict(job.config.model),
+        "data": _describe_data(job.parts),
+        "protocol": deviations.protocol(
+            job.config, job.dtype, factors, labelled=labelled, names=names, notes=notes
+        ),
+        "processes": world_size(),
+        "device": "cpu" if job.device.type == "cpu" else torch.cuda.get_device_name(job.device),
+        "torch": torch.__version__,
+    }
 
 
 def _check(protocols: Sequence[str], seeds: int, cache_gib: float) -> None:

@@ -6,7 +6,7 @@ Not here: what the features are used for; which images they are of; keeping them
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Literal, Protocol
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from barlow import distributed
 from barlow.config import DataConfig
-from barlow.data import Index, Loader
+from barlow.data import Batch, Index, Loader
 from barlow.data.device import normalise
 from barlow.data.views import View
 from barlow.evaluate import sharing
@@ -24,6 +24,9 @@ Forward = Callable[[Tensor], Tensor]
 """Normalised images float32 [B, 3, H, W] on the device -> features [B, F]."""
 Progress = Callable[[int, int], None]
 """(images or epochs done, of how many)."""
+
+_PATIENCE_S = 0.25
+"""So long a batch is waited for before `gives_up` is asked again."""
 
 
 def pixels(images_B3HW: Tensor) -> Tensor:
@@ -40,6 +43,10 @@ def network(backbone: nn.Module, dtype: torch.dtype) -> Forward:
             return backbone(images_B3HW).float()
 
     return forward
+
+
+class GivenUp(Exception):
+    """Whoever wanted the features does so no more."""
 
 
 class Shelf(Protocol):
@@ -78,6 +85,7 @@ class Passes:
         num_cached: int = 0,
         progress: Progress | None = None,
         on_error: Literal["raise", "replace"] = "raise",
+        gives_up: Callable[[], bool] = lambda: False,
         shelf: Shelf | None = None,
         memory: dict[int, Tensor] | None = None,
         shared: bool = False,
@@ -99,7 +107,7 @@ class Passes:
             on_error=on_error,
             max_replaced=data.max_replaced,
         )
-        self._forward, self._data, self._device = forward, data, device
+        self._forward, self._data, self._device, self._gives_up = forward, data, device, gives_up
         self._num_images, self._num_cached, self._progress = len(index), num_cached, progress
         self._shelf, self._shared = shelf, shared
         self._cache: dict[int, Tensor] = {} if memory is None else memory
@@ -118,6 +126,11 @@ class Passes:
             self._cache[number] = features_NF
         return features_NF
 
+    @property
+    def replaced(self) -> list[int]:
+        """The rows of images that can't be decoded, where another one stands in (`on_error="replace"`)."""
+        return [position for position, _ in self._loader.damaged]
+
     @torch.no_grad()
     def _compute(self, number: int) -> Tensor:
         position = {"epoch": number, "step": 0}
@@ -125,7 +138,7 @@ class Passes:
             self._loader.load_state_dict(position)
         features_NF = torch.empty(0)
         done = 0
-        for batch in self._loader:
+        for batch in self._batches():
             images_B3HW = normalise(batch.views[0], self._data.mean, self._data.std, device=self._device)
             part_BF = self._forward(images_B3HW)
             if self._shared:
@@ -139,6 +152,16 @@ class Passes:
         if done != self._num_images:
             raise RuntimeError(f"the loader gave {done} of {self._num_images} images")
         return features_NF
+
+    def _batches(self) -> Iterator[Batch]:
+        batches = iter(self._loader)
+        while True:
+            while not self._loader.ready(_PATIENCE_S):
+                if self._gives_up():
+                    raise GivenUp
+            if (batch := next(batches, None)) is None:
+                return
+            yield batch
 
     def __enter__(self) -> Passes:
         return self

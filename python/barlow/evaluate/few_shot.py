@@ -34,7 +34,7 @@ def run(job: Job, row: Row, seed: int) -> Json:
 
     Support and queries are different test images; episodes are a function of `seed`. The ranks share them.
     """
-    needs("sklearn", "few_shot")
+    needs("sklearn", "few-shot")
     settings = job.config.evaluate
     features_MF = functional.normalize(job.features(row, "test"), dim=1).double().numpy()
     by_class = _by_class(job.labelled.test_labels_M.numpy(), job.num_classes)

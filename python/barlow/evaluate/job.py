@@ -5,7 +5,6 @@ Not here: protocols (protocols.py lists them), the order in which they run (eval
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -66,8 +65,6 @@ class Job:
     """That features are computed in; they come as float32."""
     talk: Console
     cache: FeatureCache
-    threads: int
-    """Of this rank's loaders."""
     _memory: _Memory = field(default_factory=lambda: _Memory())
 
     @property
@@ -139,7 +136,7 @@ class Job:
             index,
             view,
             row.forward,
-            data=dataclasses.replace(self.config.data, threads=self.threads),
+            data=self.config.data,
             batch_size=self.config.evaluate.batch_size,
             device=self.device,
             seed=seed,

@@ -5,6 +5,8 @@ Not here: where scores come from (svm.py, retrieval.py, detection/).
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -20,15 +22,13 @@ def average_precisions(scores_M: NDArray[np.floating], positive_M: NDArray[np.bo
     if num_positive == 0:
         return float("nan"), float("nan")
     order_M = np.argsort(-scores_M, kind="stable")
-    scores_M, hits_M = scores_M[order_M], np.cumsum(positive_M[order_M], dtype=np.int64)
+    scores_M, hits_M = scores_M[order_M], np.cumsum(positive_M[order_M])
     last_S = np.flatnonzero(np.append(scores_M[1:] != scores_M[:-1], True))  # of each group of equal scores
     hits_S = hits_M[last_S]
     return of_curve(hits_S, last_S + 1, num_positive)
 
 
-def of_curve(
-    hits_S: NDArray[np.integer], taken_S: NDArray[np.integer], num_positive: int
-) -> tuple[float, float]:
+def of_curve(hits_S: NDArray[Any], taken_S: NDArray[np.intp], num_positive: int) -> tuple[float, float]:
     """(11-point, area) average precision in [0, 1]: after each step `hits_S` of `taken_S` are right.
 
     11-point (Everingham et al., IJCV 2010, section 4.2: VOC 2007): the mean, over the recalls 0, 0.1, ..., 1,

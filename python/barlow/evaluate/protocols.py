@@ -72,7 +72,7 @@ PROTOCOLS: dict[str, Protocol] = {
         settings=linear.settings,
         deviations=linear.deviations,
     ),
-    "linear_sweep": Protocol(
+    "linear-sweep": Protocol(
         title="linear sweep",
         source="rates side by side as in facebookresearch/dinov2, dinov2/eval/linear.py; chosen on held-out "
         "training images as in Kornblith et al., CVPR 2019",
@@ -80,7 +80,7 @@ PROTOCOLS: dict[str, Protocol] = {
         settings=sweep.settings,
         deviations=sweep.deviations,
     ),
-    "voc07_svm": Protocol(
+    "voc07-svm": Protocol(
         title="VOC07 SVM",
         source="the paper, table 3; facebookresearch/vissl, vissl/utils/svm_utils",
         run=svm.run,
@@ -89,7 +89,7 @@ PROTOCOLS: dict[str, Protocol] = {
         metrics=("map_11_point", "map_area"),
         multi_label=True,
     ),
-    "few_shot": Protocol(
+    "few-shot": Protocol(
         title="few-shot",
         source="Chen et al., ICLR 2019; Tian et al., ECCV 2020: WangYueFt/rfs, eval/meta_eval.py",
         run=few_shot.run,
@@ -106,8 +106,8 @@ PROTOCOLS: dict[str, Protocol] = {
         metrics=("recall_at_*", "map"),
         random=False,
     ),
-    "semi_1": _trained("semi_1", "1 % of labels", _SEMI),
-    "semi_10": _trained("semi_10", "10 % of labels", _SEMI),
+    "semi-1": _trained("semi-1", "1 % of labels", _SEMI),
+    "semi-10": _trained("semi-10", "10 % of labels", _SEMI),
     "finetune": _trained("finetune", "fine-tuned", "facebookresearch/barlowtwins, evaluate.py"),
     "places205": _trained("places205", "Places-205", _TRANSFER),
     "inat18": _trained("inat18", "iNaturalist-18", _TRANSFER),

@@ -129,8 +129,8 @@ def _vissl(name: str, drops: tuple[int, ...], epochs: int) -> Recipe:
 
 
 RECIPES: dict[str, dict[Source, Recipe]] = {
-    "semi_1": {"official": _OFFICIAL_TUNING, "paper": _PAPER_TUNING},
-    "semi_10": {"official": _OFFICIAL_TUNING, "paper": _PAPER_TUNING},
+    "semi-1": {"official": _OFFICIAL_TUNING, "paper": _PAPER_TUNING},
+    "semi-10": {"official": _OFFICIAL_TUNING, "paper": _PAPER_TUNING},
     # Nobody published a number of Barlow Twins fine-tuned on all labels with a recipe of the authors': this
     # is evaluate.py --weights finetune --train-percent 100 with the rates of its README.
     "finetune": {"official": _OFFICIAL_TUNING, "paper": _PAPER_TUNING},
@@ -138,7 +138,7 @@ RECIPES: dict[str, dict[Source, Recipe]] = {
     "inat18": {"paper": _transfer(84), "vissl": _vissl("inaturalist18", (24, 48, 72), 84)},
 }
 """Protocol -> source -> recipe; the first source of each is the default."""
-LABELLED_SHARE = {"semi_1": 0.01, "semi_10": 0.1}
+LABELLED_SHARE = {"semi-1": 0.01, "semi-10": 0.1}
 """Share of the training images whose labels a protocol may use; all where it is not named."""
 
 

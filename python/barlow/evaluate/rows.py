@@ -10,7 +10,6 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from barlow.config import ModelConfig
 from barlow.data import Index
 from barlow.evaluate import features
 from barlow.evaluate.job import Job, Row, RowName
@@ -24,22 +23,20 @@ _RAW_PIXELS_BYTES = 8 << 30
 """Raw pixels that would need more memory than this are left out, with a reason."""
 
 
-def rows(job: Job, backbone: nn.Module, model: ModelConfig, *, baselines: bool) -> Iterator[Row]:
+def rows(job: Job, backbone: nn.Module, *, baselines: bool) -> Iterator[Row]:
     """The trained backbone (on the job's device), then the `baselines`; each is to be done with in turn."""
-    yield _network(job, "trained", backbone, model, (1.0,))
+    yield _network(job, "trained", backbone, (1.0,))
     if baselines:
         # Built from the run's seed: the very weights that the training began with.
-        untrained = build_model(model, job.config.train.seed).backbone.to(job.device)
-        yield _network(job, "untrained", untrained, model, BASELINE_FACTORS)
+        untrained = build_model(job.config.model, job.config.train.seed).backbone.to(job.device)
+        yield _network(job, "untrained", untrained, BASELINE_FACTORS)
         if (pixels := _raw_pixels(job)) is not None:
             yield pixels
 
 
-def _network(
-    job: Job, name: RowName, backbone: nn.Module, model: ModelConfig, factors: tuple[float, ...]
-) -> Row:
+def _network(job: Job, name: RowName, backbone: nn.Module, factors: tuple[float, ...]) -> Row:
     data, forward = job.config.data, features.network(backbone, job.dtype)
-    identity = {"weights": features.digest(backbone), "model": dataclasses.asdict(model)}
+    identity = {"weights": features.digest(backbone), "model": dataclasses.asdict(job.config.model)}
     return Row(name, backbone, forward, data.image_size, data.eval_resize, identity, factors)
 
 

@@ -37,7 +37,7 @@ def run(job: Job, row: Row, seed: int) -> Json:
 
     The ranks share the classes. `seed` is that of the solver's coordinate order; the folds are consecutive.
     """
-    needs("sklearn", "voc07_svm")
+    needs("sklearn", "voc07-svm")
     train_NF, test_MF = (_normalised(job.features(row, part)) for part in ("train", "test"))
     train_NC, test_MC = _targets(job)
     names = job.classes

@@ -38,7 +38,7 @@ class Tuning:
                 row.backbone,
                 parts,
                 recipe,
-                data=dataclasses.replace(job.config.data, threads=job.threads),
+                data=job.config.data,
                 seed=seed,
                 device=job.device,
                 dtype=self._dtype(job, row, recipe),
@@ -115,5 +115,5 @@ class Tuning:
         return training_dtype(asked, job.device, job.config.model, row.size)
 
     def _list(self, config: Config) -> str:
-        lists = {"semi_1": config.evaluate.semi_1_list, "semi_10": config.evaluate.semi_10_list}
+        lists = {"semi-1": config.evaluate.semi_1_list, "semi-10": config.evaluate.semi_10_list}
         return lists.get(self.name, "")

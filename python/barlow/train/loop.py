@@ -76,6 +76,7 @@ def train(
         display.say(f"loss: {form if config.objective.name == 'barlow_twins' else config.objective.name}")
         if stage:
             display.say(stage)
+        stop = stack.enter_context(Stop())
         metrics = observer = None
         if world.rank == 0:
             metrics = Metrics(
@@ -88,9 +89,8 @@ def train(
             stack.enter_context(metrics)
             snapshots.forget_after(run, resumed_step)
             judge = make_judge(index, config, world.device) if make_judge else None
-            observer = Observer(metrics, display, config, judge)
+            observer = Observer(metrics, display, config, judge, lambda: stop.number > 0)
         stack.enter_context(display)
-        stop = stack.enter_context(Stop())
         saver = stack.enter_context(Saver(run, learner, metrics, world, resumed_step))
         turns = stack.enter_context(Turns(loader, lambda: saver.poll() or stop.number))
         clock = Clock(past_s, step)
