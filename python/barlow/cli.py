@@ -31,7 +31,8 @@ from barlow.commands import (
     reproduction,
     runs,
     submit,
-)  # fmt: skip
+    weights,
+)
 from barlow.commands.arguments import MAX_EPOCHS, MAX_THREADS, Data, check
 from barlow.config import PRESETS, Config, load
 from barlow.terminal import notes, one_line, show_warning, unboxed, worded_here
@@ -174,7 +175,7 @@ def _parse(arguments: list[str]) -> Callable[[], None]:
         "submit": submit.submitting(_defaults(arguments) if arguments[:1] == ["submit"] else Config()),
         "eval": evaluation.evaluating(_evaluated(arguments)),
         "detect": detection.detect,
-        "export": runs.export,
+        "export": weights.export,
         "report": runs.report,
         "runs": listing.list_runs,
         "import": runs.import_run,

@@ -61,7 +61,7 @@ def evaluating(default: Config) -> Callable[..., None]:
         Inside torchrun or srun this process is one rank, as in train; all ranks share the work.
 
         Args:
-            target: Run folder, or exported weights (safetensors).
+            target: Run folder, or weights: exported, torchvision's or timm's (docs/export.md).
             data: Images with labels to train on, or PASCAL VOC as it is unpacked (VOCdevkit/VOC2007); without
                 any label, only what needs none is measured.
             held_out: Images to test on; by default those that were packed as held-out, else a fifth of DATA.

@@ -1,4 +1,4 @@
-"""Here: the subcommands about runs that exist: export, report, import.
+"""Here: the subcommands about runs that exist: report, import.
 
 Not here: the work, training, evaluating (evaluation.py).
 """
@@ -8,27 +8,11 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
-from barlow.commands.arguments import MAX_PROCESSES, Out, Run, Runs, Target, check
-
-
-def export(
-    target: Target, out: Out, *, format: Literal["torchvision", "safetensors"] = "torchvision"
-) -> None:
-    """Writes the backbone's weights for other libraries, with a model card, and checks that they work.
-
-    Args:
-        target: Run folder: its newest checkpoint that is whole.
-        out: Folder, or a file that ends in .safetensors; the card, a .md file, goes beside it.
-        format: Both are safetensors files with torchvision's names. torchvision: loads strictly into
-            torchvision.models.resnet*, so the width must be 64; safetensors: any backbone, for barlow.model.
-    """
-    from barlow.export import export
-
-    export(target, out, format)
+from barlow.commands.arguments import MAX_PROCESSES, Run, Runs, check
 
 
 def report(runs: Runs, *, out: Path | None = None) -> None:

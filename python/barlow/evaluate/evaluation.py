@@ -26,6 +26,7 @@ from barlow.evaluate.protocols import DEFAULT, PROTOCOLS
 from barlow.evaluate.rows import BASELINE_FACTORS, rows
 from barlow.evaluate.spread import over_seeds
 from barlow.evaluate.voc import MultiLabel
+from barlow.model.foreign import described
 from barlow.model.precision import autocast_dtype
 from barlow.model.weights import load_backbone
 from barlow.validation import validate_ranges
@@ -68,7 +69,7 @@ def evaluate(
     target, data = Path(target), Path(data)
     _check(protocols or (), seeds, cache_gib)
     backbone, model_config, own_config = load_backbone(target)
-    config = dataclasses.replace(config or own_config or Config(), model=model_config)
+    config = dataclasses.replace(config or described(model_config, own_config), model=model_config)
     validate_ranges(config)
     parts = partition.load(data, None if held_out is None else Path(held_out))
     names = _suitable(protocols, parts)
