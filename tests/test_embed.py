@@ -134,7 +134,7 @@ def test_a_killed_process_loses_nothing_that_was_saved(run: Path, pictures: Path
                 if rows:
                     os.kill(os.getpid(), signal.SIGKILL)
 
-            writing.Store.advance = advance
+            setattr(writing.Store, "advance", advance)  # noqa: B010 (typed as one)
             embed(run, pictures, out, batch_size=4, quiet=True)
             os._exit(0)
         deadline = time.monotonic() + 120

@@ -165,7 +165,7 @@ def test_a_read_that_hangs_for_ever_keeps_nobody(
         result = finish(process, timeout_s=BOUND_S)
         assert time.monotonic() - sent < BOUND_S
     assert result.code == 128 + number
-    assert_no_noise(result, "1 loader threads hang in a read; they end with it")
+    assert_no_noise(result, "barlow: 1 loader threads hang in a read; they end with it")
     assert the_step(result, run, number.name) == 5
     if nproc == 1:
         stuck.unlink()

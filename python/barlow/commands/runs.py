@@ -1,6 +1,6 @@
-"""Here: the subcommands about runs that exist: eval, report, import.
+"""Here: the subcommands about runs that exist: report, import.
 
-Not here: the work, training.
+Not here: the work, training, evaluating (evaluation.py).
 """
 
 from __future__ import annotations
@@ -12,29 +12,7 @@ from typing import Annotated
 
 import tyro
 
-from barlow.commands.arguments import MAX_PROCESSES, Data, Run, Runs, Target, check
-
-
-def evaluate(
-    target: Target,
-    data: Data,
-    *,
-    held_out: Path | None = None,
-    out: Path | None = None,
-    baselines: bool = True,
-) -> None:
-    """Measures a backbone by kNN and a linear probe on held-out images, in percent.
-
-    Args:
-        target: Run folder, or weights: exported, torchvision's or timm's (docs/export.md).
-        data: Images with labels to train the probes on; without any label, only what needs none is measured.
-        held_out: Images to test on; by default those that were packed as held-out, else a fifth of DATA.
-        out: File for the result; by default RUN/eval.json.
-        baselines: Also measure the untrained network and the raw pixels.
-    """
-    from barlow.evaluate import evaluate
-
-    evaluate(target, data, held_out=held_out, out=out, baselines=baselines)
+from barlow.commands.arguments import MAX_PROCESSES, Run, Runs, check
 
 
 def report(runs: Runs, *, out: Path | None = None) -> None:

@@ -251,8 +251,27 @@ class EvaluateConfig:
     """Weight decay of the probe."""
     linear_standardize: bool = False
     """Standardise each feature by the training set first: rates then suit features of any scale."""
+    sweep_lrs: tuple[float, ...] = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
+    """Learning rates of the linear sweep, all in one pass over cached features; its other settings are those
+    of the linear probe."""
+    sweep_held_out: float = 0.1
+    """Share of each class of the training images by which the rate of the sweep is chosen."""
+    svm_costs: tuple[float, ...] = (0.01, 0.1, 1.0, 2.0, 5.0, 10.0, 15.0, 20.0, 50.0, 100.0, 1000.0)
+    """C of the SVMs, chosen for each class by cross-validation (VISSL's list)."""
+    svm_folds: int = 3
+    """Folds of that cross-validation."""
+    few_shot_ways: int = 5
+    """Classes of an episode."""
+    few_shot_shots: tuple[int, ...] = (1, 5)
+    """Labelled images of each class of an episode; each number has a result of its own."""
+    few_shot_queries: int = 15
+    """Images of each class that an episode classifies."""
+    few_shot_episodes: int = 600
+    """Episodes that are averaged over."""
+    retrieval_at: tuple[int, ...] = (1, 5, 10)
+    """Neighbours among which one of the same class must be, for the recall of retrieval."""
     batch_size: int = 256
-    """Images of one forward pass when features are computed."""
+    """Images of one forward pass of each process when features are computed."""
     recipe: Literal["default", "official", "paper", "vissl"] = "default"
     """Whose numbers semi-1, semi-10 and finetune (official or paper), places205 and inat18 (paper or vissl)
     train by; default is the first one named, also where a protocol has none of the one asked for."""

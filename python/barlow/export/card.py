@@ -95,7 +95,7 @@ def _origin(target: Path, run: Config | None) -> list[str]:
 def _results(target: Path) -> list[str]:
     path = target / "eval.json"
     result = read_evaluation(path) if path.exists() else {}
-    if not result.get("knn"):
+    if not (result.get("knn") and result.get("linear")):
         return []
     rows = ["| | kNN top-1 | linear top-1 |", "|---|---|---|"]
     for name, row in (
