@@ -7,7 +7,6 @@ import os
 import resource
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -121,17 +120,13 @@ def test_ranks_that_were_started_differently_say_so_at_once(tmp_path: Path) -> N
     """Without torchrun, which would end the others: each has to find out by itself."""
     images, run = make_images(tmp_path / "images"), tmp_path / "run"
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
-    here = os.pathsep.join([str(Path(__file__).parents[1] / "python"), *sys.path])
     ranks = [
-        subprocess.Popen(
-            [sys.executable, "-m", "barlow", "train", str(images), "--run", str(run), *TINY, *changed],
-            env={**os.environ, **place, "RANK": str(rank), "LOCAL_RANK": str(rank), "PYTHONPATH": here},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+        start(
+            "train", images, "--run", run, *TINY, *changed,
+            environment={**place, "RANK": str(rank), "LOCAL_RANK": str(rank)},
         )
         for rank, changed in enumerate([(), ("--optim.momentum", "0.8", "--model.width", "16")])
-    ]
+    ]  # fmt: skip
     for rank in ranks:
         result = finish(rank, timeout_s=60)
         assert result.code == 2, result.err
