@@ -11,7 +11,6 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ from barlow.data import open_index
 from barlow.distributed import World
 from barlow.train.loop import train
 from commands import TINY, descendants, free_port, make_images, metrics, tensors
+from nursery import Forked
 from trails import Trail, attempts, followed, joined
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "1")
@@ -63,9 +63,7 @@ class Machine:
         options = options[len(prefix) :]
         words = (*prefix[:-1], *TORCHRUN, *options, *program, "train", *arguments)
         with log.open("ab") as output:
-            self.agent = subprocess.Popen(
-                list(map(str, words)), env=environment, stdout=output, stderr=output
-            )
+            self.agent = Forked(list(map(str, words)), env=environment, stdout=output, stderr=output)
 
     def ranks(self) -> list[int]:
         """Process ids of the agent's ranks."""
