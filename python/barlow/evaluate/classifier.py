@@ -114,7 +114,7 @@ def train_classifier(
 def trainable(backbone: nn.Module, batch_norm: BatchNorm) -> nn.Module:
     """A copy of the backbone whose every parameter is trained and whose batch norm does as asked.
 
-    `ValueError` for a batch norm that can't: on several ranks "local" is to be had of plain 2d ones alone, and
+    `ValueError` for a batch norm that can't: on several ranks "local" is to be had of plain 2d ones alone,
     "synchronised" of those and of ours.
     """
     body = copy.deepcopy(backbone).requires_grad_(True)
