@@ -70,8 +70,11 @@ def test_timms_batch_norm_becomes_ours_and_keeps_the_views_apart(name: str) -> N
     assert norms
     assert all(isinstance(norm, ViewBatchNorm) for norm in norms)
     sized = {"img_size": size} if size else {}
+    torch.manual_seed(0)
     theirs = timm.create_model(name, num_classes=0, **sized)
-    theirs.load_state_dict(twins.backbone.state_dict())
+    begun, own = theirs.state_dict(), twins.backbone.state_dict()
+    assert begun.keys() == own.keys()
+    assert all(torch.equal(begun[key], own[key]) for key in begun)  # as timm initialises it
     views = [images(4, 64), images(4, 64) * 2 + 1]
     # timm's own network, once per view, is what our single pass must give: in training and in evaluation.
     expected = [theirs.train()(view) for view in views]
