@@ -149,6 +149,21 @@ def until(found: Any, seconds: float = 120.0) -> Any:
     return result
 
 
+def test_a_run_that_is_no_longer_finite_is_a_result(folder: Path, whole: dict[str, Any]) -> None:
+    task = cell.Task.read(next((folder / "whole" / "cells").iterdir()))
+    wild = dataclasses.replace(task.config.optim, lr_weights=1e30, lr_biases=1e30, warmup_epochs=0.0)
+    one = grid.Work(
+        name="wild", row="wild", folder=folder / "wild",
+        task=dataclasses.replace(task, config=dataclasses.replace(task.config, optim=wild)),
+    )  # fmt: skip
+    with one_core():
+        assert grid.run([one], jobs=1, tell=lambda *_: None)
+    found = cell.result(one.folder)
+    assert found is not None
+    assert found["failed"].startswith(("the loss is", "the gradient", "a gradient", "loss"))
+    assert not (one.folder / cell.RUN / "checkpoints").exists()
+
+
 def work(folder: Path, name: str) -> grid.Work:
     return grid.Work(name=name, row=name, folder=folder / name, task=None)  # pyright: ignore[reportArgumentType]
 
