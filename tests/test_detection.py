@@ -25,7 +25,7 @@ from barlow.evaluate.detection.average_precision import voc_scores
 from barlow.evaluate.detection.c4 import C4Heads, c4_detector
 from barlow.evaluate.detection.training import find_objects, train_detector
 from barlow.evaluate.detection.voc import VocImages
-from barlow.model import ResNet, ViewBatchNorm, build_backbone, weights
+from barlow.model import Backbone, ViewBatchNorm, build_backbone, weights
 from commands import barlow_here
 from drawn_boxes import NAMES, Rectangles
 from processes import run
@@ -45,7 +45,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def tiny_backbone(width: int = 8) -> ResNet:
+def tiny_backbone(width: int = 8) -> Backbone:
     torch.manual_seed(0)
     return build_backbone(ModelConfig(backbone="resnet10", stem="imagenet", width=width))
 

@@ -194,9 +194,7 @@ def test_settings_and_deviations_are_told(result: dict) -> None:
     assert "places205: learning rate of the classifier 0.005 instead of 0.01" in told
 
 
-def test_without_settings_only_the_list_deviates() -> None:
-    for name, told in (("semi-1", 1), ("semi-10", 1), ("finetune", 0), ("places205", 0), ("inat18", 0)):
-        assert len(PROTOCOLS[name].deviations(Config())) == told
+def test_a_list_and_a_source_are_settings() -> None:
     listed = dataclasses.replace(Config().evaluate, semi_1_list="1percent.txt", recipe="vissl")
     config = dataclasses.replace(Config(), evaluate=listed)
     assert PROTOCOLS["semi-1"].deviations(config) == []

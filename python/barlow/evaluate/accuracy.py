@@ -27,12 +27,6 @@ def percent(hits_M: Tensor) -> float:
     return 100.0 * hits_M.double().mean().item()
 
 
-def top1_and_top5(scores_MC: Tensor, labels_M: Tensor) -> dict[str, float | None]:
-    """`top1` and `top5` in percent, to two digits; of five classes or fewer top-5 says nothing: None."""
-    top5 = percent(hits(scores_MC, labels_M, 5)) if scores_MC.shape[1] > 5 else None
-    return {"top1": rounded(percent(hits(scores_MC, labels_M, 1))), "top5": rounded(top5)}
-
-
 def rounded(value: float | None) -> float | None:
-    """Percent as they are reported."""
+    """Percent as they are reported: to two digits."""
     return None if value is None else round(value, 2)

@@ -23,8 +23,9 @@ def protocol(
     *,
     labelled: bool,
     names: Sequence[str] = DEFAULT,
+    notes: Sequence[str] = (),
 ) -> Json:
-    """Every setting that the numbers of the protocols `names` depend on; `deviations` as text.
+    """Every setting that the numbers of the protocols `names` depend on; `deviations` as text, with `notes`.
 
     Without labels there are no probes, so neither they nor their rates deviate from anything.
     """
@@ -41,7 +42,7 @@ def protocol(
             "learning_rate_factors": list(baseline_factors),
             "note": "the best of these rates on the test images counts, in the baselines' favour",
         },
-        "deviations": (told if labelled else []) + _view_deviations(config, dtype),
+        "deviations": ([*told, *notes] if labelled else []) + _view_deviations(config, dtype),
     }
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from barlow.config import Config
-from barlow.evaluate import accuracy
+from barlow.evaluate import accuracy, sharing
 from barlow.evaluate.job import Job, Json, Row
 
 _BLOCK_BYTES = 256 << 20
@@ -94,18 +94,31 @@ def votes(
 
 
 def run(job: Job, row: Row, seed: int) -> Json:
-    """`top1` and, of more than five classes, `top5` of the test images in percent. Nothing is random."""
+    """`top1` and, of more than five classes, `top5` of the test images in percent. Nothing is random.
+
+    Each rank classifies its part of the test images.
+    """
     bank_NF, test_MF = job.features(row, "train"), job.features(row, "test")
-    settings = job.config.evaluate
+    settings, device = job.config.evaluate, job.device
+    own = sharing.own_part(len(test_MF))
     scores_MC = votes(
-        bank_NF.to(job.device),
-        job.labelled.train_labels_N.to(job.device),
-        test_MF.to(job.device),
+        bank_NF.to(device),
+        job.labelled.train_labels_N.to(device),
+        test_MF[own].to(device),
         num_classes=job.num_classes,
         k=min(settings.knn_k, len(bank_NF)),
         temperature=settings.knn_temperature,
     )
-    return accuracy.top1_and_top5(scores_MC, job.labelled.test_labels_M.to(job.device))
+    labels_M = job.labelled.test_labels_M[own].to(device)
+
+    def percent(k: int) -> float | None:
+        hits = int(accuracy.hits(scores_MC, labels_M, k).sum())
+        return accuracy.rounded(100.0 * (sharing.total(hits, device) / len(test_MF)))
+
+    result: Json = {"top1": percent(1), "top5": percent(5) if job.num_classes > 5 else None}
+    if settings.knn_k > len(bank_NF):
+        result["notes"] = [f"kNN: all {len(bank_NF)} training images vote, not {settings.knn_k}"]
+    return result
 
 
 def settings(config: Config) -> Json:

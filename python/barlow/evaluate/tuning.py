@@ -10,6 +10,8 @@ import dataclasses
 import math
 from pathlib import Path
 
+import torch
+
 from barlow.config import Config
 from barlow.distributed import world_size
 from barlow.evaluate import accuracy, labelled, recipes
@@ -31,9 +33,6 @@ class Tuning:
         many labels. `seed` draws the labelled images, too, where no list names them."""
         assert row.backbone is not None
         parts, recipe = self.labelled(job.labelled, job.config, seed), self.recipe(job.config)
-        precision = job.config.train.precision
-        if precision == "fp16" and job.device.type == "cpu":
-            precision = "auto"  # a run in fp16 can be evaluated where there is no GPU
         with job.talk.stage(f"{row.name}: {self.name}, epochs") as progress:
             result, _ = train_classifier(
                 row.backbone,
@@ -42,7 +41,7 @@ class Tuning:
                 data=job.config.data,
                 seed=seed,
                 device=job.device,
-                dtype=training_dtype(precision, job.device, job.config.model, row.size),
+                dtype=self._dtype(job, row, recipe),
                 progress=progress,
             )
         return {
@@ -52,6 +51,7 @@ class Tuning:
             "best_epoch": result.best_epoch,
             "train_loss": round(result.train_loss, 4) if math.isfinite(result.train_loss) else None,
             "labelled_images": len(parts.train),
+            "notes": self._notes(job.config),
         }
 
     def labelled(self, parts: Partition, config: Config, seed: int) -> Partition:
@@ -94,8 +94,6 @@ class Tuning:
             have, want = getattr(ours, field), getattr(theirs, field)
             if have != want:
                 told.append(f"{self.name}: {words} {have:g} instead of {want:g}")
-        if self.name in recipes.LABELLED_SHARE and not self._list(config):
-            told.append(f"{self.name}: labelled images drawn from each class, not those of SimCLR's list")
         if ours.lr_backbone > 0 and ours.batch_norm == "frozen":
             told.append(f"{self.name}: batch norm keeps its statistics instead of each batch's")
         elif ours.lr_backbone > 0 and ours.batch_norm == "synchronised" and world_size() > 1:
@@ -103,6 +101,18 @@ class Tuning:
                 f"{self.name}: batch norm averages over the batch, not over each process's part of it"
             )
         return told
+
+    def _notes(self, config: Config) -> list[str]:
+        if self.name not in recipes.LABELLED_SHARE or self._list(config):
+            return []
+        return [f"{self.name}: labelled images drawn from each class, not those of SimCLR's list"]
+
+    def _dtype(self, job: Job, row: Row, recipe: Recipe) -> torch.dtype:
+        """That of the features, but for a backbone in training where it would give wrong gradients."""
+        if recipe.lr_backbone == 0 or job.dtype != torch.bfloat16:
+            return job.dtype
+        asked = "bf16" if job.config.train.precision == "bf16" else "auto"
+        return training_dtype(asked, job.device, job.config.model, row.size)
 
     def _list(self, config: Config) -> str:
         lists = {"semi-1": config.evaluate.semi_1_list, "semi-10": config.evaluate.semi_10_list}

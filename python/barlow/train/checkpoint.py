@@ -166,10 +166,16 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimiz
         key, _, name = full_name.partition(".")
         states.setdefault(key, {})[name] = tensor
     for key, by_name in states.items():
-        _same_shapes(path, by_name, parameters)
+        counts = all(tensor.ndim == 0 for tensor in by_name.values())  # AdamW's steps, a number for each
+        like = (
+            {name: torch.empty((), device=p.device) for name, p in parameters.items()}
+            if counts
+            else parameters
+        )
+        _same_shapes(path, by_name, like)
         for name, tensor in by_name.items():
             # The parameter's own strides, so that sums over the buffer run in the same order as before.
-            restored = torch.empty_like(parameters[name], dtype=tensor.dtype).copy_(tensor)
+            restored = torch.empty_like(like[name], dtype=tensor.dtype).copy_(tensor)
             optimizer.state[parameters[name]][key] = restored.detach()
 
 

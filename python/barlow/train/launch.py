@@ -82,7 +82,9 @@ def launch(
     import torch
 
     from barlow.data import open_index
+    from barlow.train.settle import settled
 
+    config = settled(config)
     nproc = nproc or max(1, torch.cuda.device_count())
     if nproc > 1 and not in_rank():
         index = open_index(data)

@@ -74,6 +74,8 @@ def train(
             display.say(said)
         form = f"{learner.form} form, {learner.form_reason}"
         display.say(f"loss: {form if config.objective.name == 'barlow_twins' else config.objective.name}")
+        if learner.config.optim.optimizer != "lars":
+            display.say(f"optimizer: {learner.config.optim.optimizer}, since {learner.optimizer_reason}")
         if stage:
             display.say(stage)
         stop = stack.enter_context(Stop())

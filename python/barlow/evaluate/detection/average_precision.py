@@ -16,6 +16,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from barlow.evaluate.precision_recall import of_curve
+
 Averaging = Literal["11 points", "area"]
 THRESHOLDS = tuple(i / 100 for i in range(50, 100, 5))
 Floats = NDArray[np.float64]
@@ -128,19 +130,11 @@ def overlaps(a: Floats, b: Floats) -> Floats:
 def average_precision(right: NDArray[np.bool_], could_be: int, averaging: Averaging) -> float | None:
     """The average of precision over recall, 0 to 1, of detections by falling score; None if `could_be` is 0.
 
-    11 points: the mean over recalls 0, 0.1, ..., 1 of the best precision at that recall or a higher one;
-    area: the integral over all recalls of the same.
+    As `precision_recall.of_curve` has it. detectron2 compares recalls with multiples of 0.1 in floating
+    point, where 3 * 0.1 is above 0.3, so that three of ten do not reach it: where objects are few, its 11
+    points can be lower by a few hundredths.
     """
     if could_be == 0:
         return None
-    num_right = np.cumsum(right)
-    recall = num_right / could_be
-    precision = num_right / np.arange(1, len(right) + 1)
-    # From the right: the best precision at this recall or a higher one.
-    best = np.maximum.accumulate(precision[::-1])[::-1]
-    if averaging == "area":
-        return float((np.diff(recall, prepend=0.0) * best).sum())
-    # In whole numbers. detectron2 compares with 3 * 0.1, which is above 0.3 in floating point, so that three
-    # of ten do not reach it: that is why it can be lower by a few hundredths where objects are few.
-    first = [np.flatnonzero(10 * num_right >= tenth * could_be) for tenth in range(11)]
-    return float(sum(best[at[0]] if len(at) else 0.0 for at in first) / 11)
+    eleven, area = of_curve(np.cumsum(right), np.arange(1, len(right) + 1), could_be)
+    return eleven if averaging == "11 points" else area

@@ -31,7 +31,7 @@ from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import roi_align
 
-from barlow.model import ResNet, ViewBatchNorm2d
+from barlow.model import Backbone, ResNet, ViewBatchNorm2d
 from barlow.model.precision import autocast
 
 STRIDE = 16
@@ -172,7 +172,7 @@ class C4Heads(RoIHeads):
 
 
 def c4_detector(
-    backbone: ResNet,
+    backbone: Backbone,
     num_classes: int,
     *,
     masks: bool = False,

@@ -27,7 +27,7 @@ from barlow.evaluate.detection.recipe import VOC, DetectionRecipe
 from barlow.evaluate.detection.training import find_objects, train_detector
 from barlow.evaluate.detection.voc import CLASSES, TEST, TRAIN, Set, VocImages
 from barlow.evaluate.spread import over_seeds
-from barlow.model import ResNet
+from barlow.model import Backbone
 from barlow.model.precision import autocast_dtype
 from barlow.model.weights import load_backbone
 
@@ -101,7 +101,7 @@ def _default_out(target: Path) -> Path:
 class _Job:
     """What all seeds share."""
 
-    backbone: ResNet
+    backbone: Backbone
     config: Config
     recipe: DetectionRecipe
     world: World

@@ -80,16 +80,13 @@ impl Reading {
     fn symbol(input: &mut Bits, codes: &Codes) -> Result<(u32, u32), Unusual> {
         let mut state = input.state;
         state.refill(input.data());
-        let mut found = codes.look_up(state.bits);
-        if found.escapes() {
-            found = codes.further(state.bits, found);
-        }
-        if found.bits() == 0 || input.overrun() {
+        let (symbol, bits) = codes.look_up(state.bits).ok_or(NO_CODE)?;
+        if input.overrun() {
             return Err(NO_CODE);
         }
-        state.drop(found.bits());
+        state.drop(bits);
         input.state = state;
-        Ok((u32::from(found.symbol()) >> 4, u32::from(found.symbol()) & 15))
+        Ok((symbol >> 4, symbol & 15))
     }
 
     /// The first coefficient of a block.
