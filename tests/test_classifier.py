@@ -17,7 +17,7 @@ from barlow.config import DataConfig
 from barlow.data import Loader, normalise, views
 from barlow.distributed import World
 from barlow.evaluate import features, partition, recipes
-from barlow.evaluate.classifier import train_classifier
+from barlow.evaluate.classifier import train_classifier, trainable
 from barlow.evaluate.recipes import Recipe
 from barlow.model import ViewBatchNorm, build_backbone
 from processes import run
@@ -67,7 +67,8 @@ def parts_of(pictures: Path) -> partition.Partition:
 def trained(pictures: Path, recipe: Recipe, seed: int = 3, dtype: torch.dtype = torch.float32, **more: Any):
     parts = more.pop("parts", None) or parts_of(pictures)
     body = more.pop("body", None) or backbone()
-    return train_classifier(body, parts, recipe, data=DATA, seed=seed, device=CPU, dtype=dtype, **more)
+    device = more.pop("device", CPU)
+    return train_classifier(body, parts, recipe, data=DATA, seed=seed, device=device, dtype=dtype, **more)
 
 
 def plain(body: nn.Module) -> nn.Module:
@@ -224,12 +225,16 @@ def on_a_rank(world: World, pictures: Path) -> dict[str, tuple[tuple, dict[str, 
     ):
         result, model = trained(pictures, recipe)
         found[name] = (dataclasses.astuple(result), model.state_dict())
+    if world.size > 1:
+        odd = nn.Sequential(nn.BatchNorm1d(3))
+        with pytest.raises(ValueError, match="BatchNorm1d has no synchronised statistics over 2 processes"):
+            trainable(odd, "synchronised")
     return found
 
 
 def test_two_ranks_train_what_one_does(pictures: Path) -> None:
     alone = on_a_rank(World(0, 1, 0, CPU), pictures)
-    first, second = run(on_a_rank, 2, pictures)
+    first, second = run(on_a_rank, 2, pictures, timeout_s=240)
     for name, (result, state) in alone.items():
         assert first[name][0] == second[name][0]
         assert all(torch.equal(t, second[name][1][n]) for n, t in first[name][1].items()), "ranks differ"
@@ -282,3 +287,15 @@ def test_a_recipe_is_found_by_its_source() -> None:
     assert recipes.recipe_of("inat18", "vissl") is recipes.RECIPES["inat18"]["vissl"]
     with pytest.raises(ValueError, match="lr_head must be positive"):
         dataclasses.replace(TUNING, lr_head=0.0)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("recipe", [TUNING, PROBE], ids=["fine-tuning", "probe"])
+def test_a_gpu_learns_what_a_cpu_learns(pictures: Path, recipe: Recipe, dtype: torch.dtype) -> None:
+    recipe = dataclasses.replace(recipe, lr_backbone=recipe.lr_backbone / 10, epochs=2)
+    exact, _ = trained(pictures, recipe)
+    there = torch.device("cuda")
+    found, model = trained(pictures, recipe, dtype=dtype, device=there, body=backbone().to(there))
+    assert found.train_loss == pytest.approx(exact.train_loss, abs=0.03)
+    assert model.head.linear.weight.is_cuda

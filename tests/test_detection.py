@@ -363,7 +363,7 @@ def on_a_rank(world: World) -> tuple[list[float], dict[str, torch.Tensor], list]
 
 
 def test_two_ranks_train_one_detector() -> None:
-    first, second = run(on_a_rank, 2)
+    first, second = run(on_a_rank, 2, timeout_s=240)
     assert first[0] == second[0]
     assert all(torch.equal(tensor, second[1][name]) for name, tensor in first[1].items())
     assert len(first[2]) == 3

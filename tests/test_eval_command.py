@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import tiny_run
 from barlow.config import Config
@@ -208,3 +209,24 @@ def test_the_report_has_every_score_with_its_spread(
     both = results.comparison([old, new])
     assert both.count("<th scope=col>few-shot centroid 1 shot</th>") == 1
     assert both.count("&ndash;") >= 8
+
+
+# On a GPU
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_gives_what_the_cpu_gives_to_rounding(
+    place: Path, alone: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    _, on_cpu = alone
+    for precision, share in (("fp32", 0.05), ("bf16", 0.15)):
+        config = dataclasses.replace(quick(), train=dataclasses.replace(quick().train, precision=precision))
+        found = evaluate(
+            place / "w.safetensors", place, protocols=FROZEN, seeds=2, device="cuda", quiet=True,
+            config=config, out=tmp_path / "gpu.json",
+        )  # fmt: skip
+        assert found["device"] == torch.cuda.get_device_name()
+        for name, metric in (("knn", "top1"), ("retrieval", "map"), ("voc07-svm", "map_area")):
+            assert found[name][metric] == pytest.approx(on_cpu[name][metric], abs=100 * share)
+        rank = found["label_free"]["effective_rank"]
+        assert rank == pytest.approx(on_cpu["label_free"]["effective_rank"], rel=share)

@@ -25,7 +25,7 @@ from barlow.evaluate.features import Progress
 from barlow.evaluate.linear import INIT_STD, Result
 from barlow.evaluate.partition import Partition
 from barlow.evaluate.recipes import BatchNorm, Recipe
-from barlow.model import ViewBatchNorm1d, ViewBatchNorm2d
+from barlow.model import ViewBatchNorm, ViewBatchNorm1d, ViewBatchNorm2d
 from barlow.model.parallel import data_parallel
 from barlow.model.precision import autocast
 
@@ -112,7 +112,11 @@ def train_classifier(
 
 
 def trainable(backbone: nn.Module, batch_norm: BatchNorm) -> nn.Module:
-    """A copy of the backbone whose every parameter is trained and whose batch norm does as asked."""
+    """A copy of the backbone whose every parameter is trained and whose batch norm does as asked.
+
+    `ValueError` for a batch norm that can't: on several ranks "local" is to be had of plain 2d ones alone,
+    "synchronised" of those and of ours.
+    """
     body = copy.deepcopy(backbone).requires_grad_(True)
     wanted = nn.BatchNorm2d if batch_norm == "local" else ViewBatchNorm2d
     for parent in list(body.modules()):
@@ -120,6 +124,11 @@ def trainable(backbone: nn.Module, batch_norm: BatchNorm) -> nn.Module:
             # Exactly these: what a library has derived from them may do more than normalise.
             if type(norm) in (nn.BatchNorm2d, ViewBatchNorm2d) and type(norm) is not wanted:
                 setattr(parent, name, _as(wanted, norm))
+    others = [n for n in _norms(body) if isinstance(n, ViewBatchNorm) == (batch_norm == "local")]
+    if others and batch_norm != "frozen" and world_size() > 1:
+        raise ValueError(
+            f"{type(others[0]).__name__} has no {batch_norm} statistics over {world_size()} processes"
+        )
     return body.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 

@@ -143,8 +143,12 @@ impl Writer {
 
     /// Pieces, an even number of them; false if one of them is none.
     pub(super) fn append(&mut self, pieces: &[Piece]) -> bool {
+        self.append_on(Simd::detect(), pieces)
+    }
+
+    pub(super) fn append_on(&mut self, simd: Simd, pieces: &[Piece]) -> bool {
         self.make_room(4 * pieces.len());
-        append(Simd::detect(), self, pieces)
+        append(simd, self, pieces)
     }
 
     /// For so many bytes more, and a store behind them.
@@ -275,7 +279,7 @@ impl End<'_> {
 
 // Not for vectors: shifts by a variable count are one instruction with BMI2, and three without.
 kernel! {
-    fn append / append_on[V: Vector](writer: &mut Writer, pieces: &[Piece]) -> bool {
+    fn append / append_in[V: Vector](writer: &mut Writer, pieces: &[Piece]) -> bool {
         let mut end = End { data: &mut writer.data, at: writer.at, bits: writer.bits, used: writer.used };
         let mut all = 0;
         for pair in pieces.as_chunks::<2>().0 {
@@ -331,5 +335,35 @@ mod tests {
         assert_eq!(bits.take(3), 7);
         assert_eq!(bits.padding().unwrap(), (5, 31));
         assert_eq!((bits.unread(), bits.end(0, 7)), (2, 5));
+    }
+
+    #[test]
+    fn zeros_come_and_go_wherever_an_ff_is() {
+        for simd in Simd::available() {
+            for length in [0_usize, 1, 31, 32, 33, 64, 100] {
+                for at in (0..length).step_by(7).chain(length.checked_sub(1)) {
+                    for more in [0, 1, 40] {
+                        let is_ff = |i: &usize| *i == at || *i == at + more;
+                        let data: Vec<u8> =
+                            (0..length).map(|i| if is_ff(&i) { 0xff } else { i as u8 }).collect();
+                        let expected: Vec<u8> = data
+                            .iter()
+                            .flat_map(|&byte| [byte, 0].into_iter().take(1 + usize::from(byte == 0xff)))
+                            .collect();
+                        let zeros = count_ff(simd, &data);
+                        assert_eq!(expected.len(), length + zeros);
+                        let mut out = vec![7; length + zeros + CHUNK];
+                        stuff(simd, &data, &mut out);
+                        assert_eq!(out[..length + zeros], expected, "{}", simd.name());
+                        for behind in [&[][..], &[0xff, 0xd9], &[0xff]] {
+                            let raw = [&expected[..], behind].concat();
+                            let mut out = vec![7; raw.len() + CHUNK];
+                            assert_eq!(unstuff(simd, &raw, &mut out), (length, expected.len()));
+                            assert_eq!(out[..length], data, "{}", simd.name());
+                        }
+                    }
+                }
+            }
+        }
     }
 }

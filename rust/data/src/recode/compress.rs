@@ -8,7 +8,7 @@ use super::layout::{DC_WIDE, ESCAPED, LEAST_LARGE, WIDE, number};
 use super::order::ZIGZAG;
 use super::simd::Steps;
 use super::sparse::Blocks;
-use crate::ops::simd::{Simd, kernel};
+use crate::ops::simd::kernel;
 
 /// Entries that are worked on together.
 const CHUNK: usize = 64;
@@ -43,6 +43,7 @@ impl Bits {
 
     /// Bitmaps without their lowest bit, up to their highest set bit, in whole 4 bits; of each how many of these
     /// there are: 15 stands for 16, which 15 are counted as.
+    #[inline(always)]
     fn extend(&mut self, bitmaps: &[u64], codes: &mut Vec<u8>) {
         // The last write is of 16 bytes.
         self.bytes.resize(self.count / 8 + 8 * bitmaps.len() + 16, 0);
@@ -71,33 +72,40 @@ impl Bits {
     }
 }
 
-impl Compressor {
+kernel! {
     /// Appends a band of an image's components to `out`.
-    pub(crate) fn band(&mut self, simd: Simd, planes: &[Blocks], band: usize, out: &mut Vec<u8>) {
-        self.bitmaps.clear();
-        for stream in [&mut self.codes, &mut self.dc, &mut self.dc_wide] {
-            stream.clear();
-        }
-        self.values.clear();
+    pub(crate) fn compress / compress_in[V: Steps](band: &mut Compressor, planes: &[Blocks], number: usize, out: &mut Vec<u8>) -> () {
+        band.begin();
         for blocks in planes {
             let v = usize::from(blocks.plane.v);
             let mut above = 0;
-            for row in band * v..(band + 1) * v {
+            for row in number * v..(number + 1) * v {
                 let row = blocks.row(row);
-                self.differences(row.dc, above);
+                band.differences(row.dc, above);
                 above = row.dc.first().copied().unwrap_or_default();
-                self.values.extend_from_slice(row.values);
-                self.bitmaps.extend(row.bitmaps, &mut self.codes);
+                band.values.extend_from_slice(row.values);
+                band.bitmaps.extend(row.bitmaps, &mut band.codes);
             }
         }
-        self.bitmaps.finish();
-        let count = self.values.len();
-        self.values.resize(count.next_multiple_of(CHUNK), 0);
-        let large = split_values(simd, self, count);
-        self.write(count, large, out);
+        band.bitmaps.finish();
+        let count = band.values.len();
+        band.values.resize(count.next_multiple_of(CHUNK), 0);
+        let large = split_in::<V>(band, count);
+        band.write(count, large, out);
+    }
+}
+
+impl Compressor {
+    fn begin(&mut self) {
+        self.bitmaps.clear();
+        self.values.clear();
+        for stream in [&mut self.codes, &mut self.dc, &mut self.dc_wide] {
+            stream.clear();
+        }
     }
 
     /// DC values: the first differs from `above`, the others from their left.
+    #[inline(always)]
     fn differences(&mut self, values: &[i16], above: i16) {
         let Some(&first) = values.first() else { return };
         let begin = self.dc.len();
@@ -116,6 +124,7 @@ impl Compressor {
         }
     }
 
+    #[inline(always)]
     fn write(&self, count: usize, large: usize, out: &mut Vec<u8>) {
         number(self.bitmaps.count / 4, out);
         number(count, out);
@@ -136,47 +145,46 @@ impl Compressor {
 }
 
 /// Two in each byte, the first in its lower half.
+#[inline(always)]
 fn nibbles(values: &[u8], out: &mut Vec<u8>) {
     let (pairs, last) = values.as_chunks::<2>();
     out.extend(pairs.iter().map(|[low, high]| low | high << 4));
     out.extend_from_slice(last);
 }
 
-kernel! {
-    /// What is told of the first `count` values. Returns how many are large.
-    fn split_values / split_values_in[V: Steps](band: &mut Compressor, count: usize) -> usize {
-        let whole = count.next_multiple_of(CHUNK);
-        band.signs.resize(whole / 8, 0);
-        band.large.resize(whole / 8, 0);
-        // All may be large, and all escapes; each chunk is written whole.
-        band.magnitudes.resize(whole + CHUNK, 0);
-        band.escapes.resize(whole + CHUNK, 0);
-        let mut found = 0;
-        let streams = band.signs.as_chunks_mut().0.iter_mut().zip(band.large.as_chunks_mut().0);
-        for (values, (signs, large)) in band.values[..whole].as_chunks::<CHUNK>().0.iter().zip(streams) {
-            let Some(magnitudes) = band.magnitudes[found..].first_chunk_mut() else { return found };
-            let masks = V::split(values, magnitudes);
-            found += masks[1].count_ones() as usize;
-            [*signs, *large] = masks.map(u64::to_le_bytes);
-        }
-        let end = found.next_multiple_of(CHUNK);
-        band.magnitudes[found..end].fill(0);
-        let mut escaped = 0;
-        for magnitudes in band.magnitudes[..end].as_chunks_mut::<CHUNK>().0 {
-            let Some(escapes) = band.escapes[escaped..].first_chunk_mut() else { return found };
-            escaped += V::escape(magnitudes, escapes);
-        }
-        band.escapes.truncate(escaped);
-        band.wide.clear();
-        if band.escapes.contains(&WIDE) {
-            let is_wide = |value: &&i16| value.unsigned_abs() > 127;
-            let values = band.values[..count].iter().filter(is_wide);
-            band.wide.extend(values.flat_map(|value| value.to_le_bytes()));
-        }
-        found
+/// What is told of the first `count` values. Returns how many are large.
+#[inline(always)]
+fn split_in<V: Steps>(band: &mut Compressor, count: usize) -> usize {
+    let whole = count.next_multiple_of(CHUNK);
+    band.signs.resize(whole / 8, 0);
+    band.large.resize(whole / 8, 0);
+    // All may be large, and all escapes; each chunk is written whole.
+    band.magnitudes.resize(whole + CHUNK, 0);
+    band.escapes.resize(whole + CHUNK, 0);
+    let mut found = 0;
+    let streams = band.signs.as_chunks_mut().0.iter_mut().zip(band.large.as_chunks_mut().0);
+    for (values, (signs, large)) in band.values[..whole].as_chunks::<CHUNK>().0.iter().zip(streams) {
+        let Some(magnitudes) = band.magnitudes[found..].first_chunk_mut() else { return found };
+        let masks = V::split(values, magnitudes);
+        found += masks[1].count_ones() as usize;
+        [*signs, *large] = masks.map(u64::to_le_bytes);
     }
+    let end = found.next_multiple_of(CHUNK);
+    band.magnitudes[found..end].fill(0);
+    let mut escaped = 0;
+    for magnitudes in band.magnitudes[..end].as_chunks_mut::<CHUNK>().0 {
+        let Some(escapes) = band.escapes[escaped..].first_chunk_mut() else { return found };
+        escaped += V::escape(magnitudes, escapes);
+    }
+    band.escapes.truncate(escaped);
+    band.wide.clear();
+    if band.escapes.contains(&WIDE) {
+        let is_wide = |value: &&i16| value.unsigned_abs() > 127;
+        let values = band.values[..count].iter().filter(is_wide);
+        band.wide.extend(values.flat_map(|value| value.to_le_bytes()));
+    }
+    found
 }
-
 /// The definition of `Steps::scan`.
 #[inline(always)]
 pub(crate) fn scan(block: &[i16; 64], values: &mut [i16; 64]) -> u64 {

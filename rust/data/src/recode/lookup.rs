@@ -193,3 +193,62 @@ impl<const ENTRIES: usize> Made for Lookup<ENTRIES> {
 pub(super) fn look_up<const ENTRIES: usize>(entries: &[Found; ENTRIES], bits: u64) -> Found {
     entries[(bits >> (64 - ENTRIES.trailing_zeros())) as usize]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::samples::{Random, table};
+    use super::*;
+
+    /// One code after the other, as the standard describes it: bits, step, value.
+    fn one(prefixes: &Prefixes, bits: u64) -> Option<(u32, u32, i32)> {
+        let (symbol, length) = prefixes.find(bits)?;
+        let size = symbol & 15;
+        let value = if size == 0 { 0 } else { extend((bits << length >> (64 - size)) as u32, size) };
+        Some((length + size, step_of(symbol).into(), value))
+    }
+
+    #[test]
+    fn an_entry_says_what_its_codes_say_one_by_one() {
+        let mut random = Random(21);
+        let (mut pairs, mut partly, mut escapes) = (0, 0, 0);
+        for case in 0..40 {
+            let class = [Class::Dc, Class::Ac][case % 2];
+            let table = table(&mut random, class);
+            let lookup = AcLookup::make(&table, class).unwrap();
+            for _ in 0..200 {
+                let bits = (0..3).fold(0, |bits, _| bits << 24 | u64::from(random.next()));
+                let found = look_up(&lookup.entries, bits);
+                let first = one(&lookup.prefixes, bits);
+                if found.escapes() {
+                    escapes += 1;
+                    let single = lookup.single(bits).ok();
+                    assert_eq!(
+                        single.map(|found| (found.bits(), found.step())),
+                        first.map(|one| (one.0, one.1))
+                    );
+                    assert_eq!(single.map(|found| i32::from(found.first(bits))), first.map(|one| one.2));
+                    continue;
+                }
+                let first = first.unwrap();
+                let mut expected = (first.0, first.1, u64::from(first.2 != 0) << (first.1 - 1), first.2, 0);
+                if found.bits() != first.0 {
+                    let second = one(&lookup.prefixes, bits << first.0).unwrap();
+                    expected.0 += second.0;
+                    expected.1 += second.1;
+                    expected.2 |= u64::from(second.2 != 0) << (expected.1 - 1);
+                    expected.4 = second.2;
+                    pairs += 1;
+                }
+                partly += usize::from(first.0 > AcLookup::SEEN);
+                let values = (i32::from(found.first(bits)), i32::from(found.second()));
+                assert_eq!(
+                    (found.bits(), found.step(), found.places(), values.0, values.1),
+                    expected,
+                    "case {case}"
+                );
+                assert!(found.bits() <= MOST_BITS && (class == Class::Ac || expected.4 == 0));
+            }
+        }
+        assert!(pairs > 100 && partly > 100 && escapes > 100, "{pairs} {partly} {escapes}");
+    }
+}

@@ -117,7 +117,6 @@ fn heads_from<V: Steps>(
         let value = cursor.value;
         cursor.value += bitmap.count_ones() as usize;
         V::block(bitmap, window(&band.values, value)?, &mut block);
-        block.0[0] = dc;
         let is_wide = next_wide < cursor.value;
         if is_wide {
             widen(&band.wide[cursor.wide..], bitmap, value, &mut block);
@@ -126,7 +125,7 @@ fn heads_from<V: Steps>(
                 next_wide = band.wide.get(cursor.wide).map_or(usize::MAX, |wide| wide.at);
             }
         }
-        if !steps.allow(&block, is_wide) {
+        if !steps.allow(&block, dc, is_wide) {
             return Some(false);
         }
         heads.push(Head { bitmap, dc });

@@ -89,32 +89,29 @@ impl PairedSteps {
         }
     }
 
-    /// Whether a block is tame. It has coefficients of 8 bits, but for its first, unless `is_wide`.
+    /// Whether a block is tame. Its first coefficient is `dc`, whatever the block has there; the others have 8
+    /// bits, unless `is_wide`. (It is not written into the block before, because vectors of what has just been written
+    /// in parts are slow to load.)
     #[inline(always)]
-    pub(crate) fn allow(&self, block: &Block, is_wide: bool) -> bool {
-        let Some(steps) = &self.paired else { return self.allow_any(block) };
-        // Of that one the magnitude has no room in 16 bits.
-        if is_wide && block.0.contains(&i16::MIN) {
-            return self.allow_any(block);
+    pub(crate) fn allow(&self, block: &Block, dc: i16, is_wide: bool) -> bool {
+        let first = u32::from(dc.unsigned_abs()) * u32::from(self.natural[0]);
+        // Of the least number the magnitude has no room in 16 bits.
+        let Some(steps) = self.paired.as_ref().filter(|_| !is_wide || !block.0.contains(&i16::MIN)) else {
+            return self.allow_any(block, dc);
+        };
+        let mut all = 0;
+        for (&value, &step) in block.0.iter().zip(steps) {
+            // Of 16 bits each: one instruction multiplies and adds pairs.
+            all += i32::from(value.wrapping_abs()) * i32::from(step);
         }
-        if u32::from(block.0[0].unsigned_abs()) * u32::from(self.natural[0]) > MOST_DC {
-            return false;
-        }
-        let mut columns = [0; 8];
-        let (values, steps) = (block.0.as_chunks::<8>().0, steps.as_chunks::<8>().0);
-        for (chunk, (values, steps)) in values.iter().zip(steps).enumerate() {
-            for (lane, column) in columns[chunk / 4 * 4..][..4].iter_mut().enumerate() {
-                // Of 16 bits each: one instruction multiplies and adds pairs.
-                let product = |i: usize| i32::from(values[i].wrapping_abs()) * i32::from(steps[i]);
-                *column += product(2 * lane) + product(2 * lane + 1);
-            }
-        }
-        columns.iter().sum::<i32>() <= MOST_OF_TWO_COLUMNS.cast_signed()
-            || two_largest(columns.map(i32::cast_unsigned)) <= MOST_OF_TWO_COLUMNS
+        // Nearly all blocks are; of the others two columns may be.
+        first <= MOST_DC && (first + all.cast_unsigned() <= MOST_OF_TWO_COLUMNS || self.allow_any(block, dc))
     }
 
     #[cold]
-    fn allow_any(&self, block: &Block) -> bool {
-        tame(&natural(block), &self.natural)
+    fn allow_any(&self, block: &Block, dc: i16) -> bool {
+        let mut block = natural(block);
+        block[0] = dc;
+        tame(&block, &self.natural)
     }
 }

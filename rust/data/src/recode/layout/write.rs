@@ -2,7 +2,7 @@
 //! Not here: reading them, whether they may be kept so.
 
 use super::super::coefficients::Coefficients;
-use super::super::compress::Compressor;
+use super::super::compress::{Compressor, compress};
 use super::super::sparse::Sparse;
 use super::{VERSION, number};
 use crate::ops::simd::Simd;
@@ -29,7 +29,7 @@ impl Writing {
         let count = image.planes.first().map_or(0, |first| first.rows / usize::from(first.plane.v).max(1));
         for band in 0..count {
             let start = bands.len();
-            compressor.band(Simd::detect(), &image.planes, band, bands);
+            compress(Simd::detect(), compressor, &image.planes, band, bands);
             number(bands.len() - start, head);
         }
         [head, bands]
