@@ -107,7 +107,7 @@ def test_version(capfd: Capture) -> None:
         (("index", "SRC", "--threads", "9" * 30), "--threads must lie between"),
         (("verify", "SRC", "--threads", "-1"), "--threads must lie between"),
         (("demo", "--nproc", "0"), "--nproc must lie between"),
-        (("export", "RUN", "OUT", "--format", "onnx"), "'onnx'"),
+        (("export", "RUN", "OUT", "--format", "caffe"), "'caffe'"),
     ],
 )
 def test_mistakes_in_the_arguments(

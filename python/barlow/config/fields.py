@@ -232,7 +232,7 @@ class CheckpointConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
-    """kNN and linear probe (paper, section 3.1 and appendix B.1; official evaluate.py)."""
+    """The protocols of `barlow eval` (docs/evaluation.md); the defaults are the published numbers."""
 
     knn_k: int = 20
     """Neighbours that vote (DINO's choice)."""
