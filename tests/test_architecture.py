@@ -33,7 +33,7 @@ PYTHON_FLOORS = {
     **dict.fromkeys(("train", "evaluate"), 2),
     # The benchmark compares what the lower floors do with what others do; nothing is built on it.
     # So does the doctor, on the user's own machine; official runs become folders of what train/ writes.
-    **dict.fromkeys(("export", "report", "demo", "bench", "doctor", "official", "reproduce"), 3),
+    **dict.fromkeys(("embed", "export", "report", "demo", "bench", "doctor", "official", "reproduce"), 3),
     # The command line is the front door: it opens every room, and nothing but __main__ opens it.
     "commands": 4,
     "cli": 5,

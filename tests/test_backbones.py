@@ -61,7 +61,7 @@ def test_torchvisions_resnets_are_told_by_their_shapes(backbone: str) -> None:
     assert infer(ours.state_dict(), "here").backbone == backbone
 
 
-@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "test_coatnet"])
+@pytest.mark.parametrize("name", ["test_resnet", "test_coatnet"])
 def test_timms_batch_norm_becomes_ours_and_keeps_the_views_apart(name: str) -> None:
     size = 64 if name == "test_coatnet" else 0
     config = ModelConfig(backbone=f"timm:{name}", image_size=size, projector=(8,))
@@ -70,8 +70,11 @@ def test_timms_batch_norm_becomes_ours_and_keeps_the_views_apart(name: str) -> N
     assert norms
     assert all(isinstance(norm, ViewBatchNorm) for norm in norms)
     sized = {"img_size": size} if size else {}
+    torch.manual_seed(0)
     theirs = timm.create_model(name, num_classes=0, **sized)
-    theirs.load_state_dict(twins.backbone.state_dict())
+    begun, own = theirs.state_dict(), twins.backbone.state_dict()
+    assert begun.keys() == own.keys()
+    assert all(torch.equal(begun[key], own[key]) for key in begun)  # as timm initialises it
     views = [images(4, 64), images(4, 64) * 2 + 1]
     # timm's own network, once per view, is what our single pass must give: in training and in evaluation.
     expected = [theirs.train()(view) for view in views]
@@ -100,7 +103,7 @@ def test_norms_of_any_kind_are_kept_per_view_or_refused() -> None:
 
 def test_nothing_in_a_backbone_draws() -> None:
     backbone = build_backbone(ModelConfig(backbone="timm:test_vit_relpos", image_size=SIZE)).train()
-    assert timm.create_model("test_vit_relpos").blocks[0].attn.rel_pos.mlp.drop1.p > 0
+    assert timm.create_model("test_vit_relpos", depth=1).blocks[0].attn.rel_pos.mlp.drop1.p > 0
     torch.testing.assert_close(backbone(images()), backbone(images()), rtol=0, atol=0)
 
 

@@ -43,7 +43,7 @@ def test_help_lists_every_command_without_importing_torch() -> None:
         "except SystemExit as stop: assert not stop.code\n"
         "assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
     )
-    result = finish(start(launcher=("-c", code)))
+    result = finish(start(launcher=("-c", code), anew=True))
     assert result.code == 0, result.err
     for name in COMMANDS:
         assert f" {name} " in result.out

@@ -11,7 +11,6 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ from barlow.data import open_index
 from barlow.distributed import World
 from barlow.train.loop import train
 from commands import TINY, descendants, free_port, make_images, metrics, tensors
+from nursery import Forked
 from trails import Trail, attempts, followed, joined
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "1")
@@ -63,9 +63,7 @@ class Machine:
         options = options[len(prefix) :]
         words = (*prefix[:-1], *TORCHRUN, *options, *program, "train", *arguments)
         with log.open("ab") as output:
-            self.agent = subprocess.Popen(
-                list(map(str, words)), env=environment, stdout=output, stderr=output
-            )
+            self.agent = Forked(list(map(str, words)), env=environment, stdout=output, stderr=output)
 
     def ranks(self) -> list[int]:
         """Process ids of the agent's ranks."""
@@ -194,9 +192,10 @@ def test_a_machine_that_is_gone_is_done_without(images: Path, tmp_path: Path) ->
         assert trail == {number: expected_trail[number] for number in trail}
     first = min(after)
     assert found[: first - 1] == expected[: first - 1]
-    # One process adds up in another order than two. From step to step batch norm over 8 samples and LARS
-    # make more of that rounding (measured: 2e-7, 3e-6, 2e-5), until nothing can be said any more.
-    for left, right, rel in zip(found[first - 1 :], expected[first - 1 :], (1e-5, 1e-4, 1e-3), strict=False):
+    # One process adds up in another order than two: 4e-7 apart in the first step, 5e-6 in the seventh. Batch
+    # norm over 8 samples and LARS make ever more of that, so what comes later than that is not compared.
+    changed = zip(found[first - 1 :], expected[first - 1 :], (1e-5, *[1e-3] * 6), strict=False)
+    for left, right, rel in changed:
         assert left["loss"] == pytest.approx(right["loss"], rel=rel), left["step"]
 
 

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -40,9 +41,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def running(
-    images: Path, run: Path, *flags: object, **how: tuple[str, ...]
-) -> Iterator[subprocess.Popen[str]]:
+def running(images: Path, run: Path, *flags: object, **how: Any) -> Iterator[subprocess.Popen[str]]:
     """A run that has written its first line of metrics; it is ended if the test doesn't do that."""
     process = start("train", images, "--run", run, *LONG, *flags, **how)
     try:
@@ -180,6 +179,7 @@ def test_a_read_that_hangs_for_ever_keeps_nobody(
 HANGING_DISK = """
 import os, sys, time
 from pathlib import Path
+from typing import Any
 from barlow import cli
 flush = os.fsync
 def hang(descriptor):

@@ -220,6 +220,9 @@ def test_a_table_has_our_numbers_beside_the_papers() -> None:
 
 def test_where_the_paper_has_no_number_none_is_shown() -> None:
     text = tables.results(made_up("figure-4"))
+    order = [line.split(" | ")[0] for line in text.splitlines()[2:]]
+    assert order[:5] == [f"| width {size}" for size in (16, 64, 256, 512, 1024)]
+    assert order[5:] == ["| 1 layer of 512", *(f"| {depth} layers of 512" for depth in (2, 3, 4))]
     assert "| width 512 | 40.0 ± 1.0 | 30.0 ± 1.0 | 39.0, 40.0, 41.0 | only in the plot |" in text
     outcome = made_up("figure-4")
     outcome["rows"][0] |= {"linear": {"seeds": {}, "mean": None, "std": None}, "failed": {"1": "not finite"}}

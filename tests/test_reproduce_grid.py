@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from barlow import durable
 from barlow.reproduce import Request, Stopped, cell, command, grid, reproduce
-from barlow.reproduce.progress import clock, remaining_s, share
+from barlow.reproduce.progress import Display, clock, remaining_s, share
 from barlow.reproduce.scales import SCALES, Scale
 from barlow.train.lock import alone, is_held
 from commands import ROOT, make_images
@@ -146,6 +149,21 @@ def until(found: Any, seconds: float = 120.0) -> Any:
     return result
 
 
+def test_a_run_that_is_no_longer_finite_is_a_result(folder: Path, whole: dict[str, Any]) -> None:
+    task = cell.Task.read(next((folder / "whole" / "cells").iterdir()))
+    wild = dataclasses.replace(task.config.optim, lr_weights=1e30, lr_biases=1e30, warmup_epochs=0.0)
+    one = grid.Work(
+        name="wild", row="wild", folder=folder / "wild",
+        task=dataclasses.replace(task, config=dataclasses.replace(task.config, optim=wild)),
+    )  # fmt: skip
+    with one_core():
+        assert grid.run([one], jobs=1, tell=lambda *_: None)
+    found = cell.result(one.folder)
+    assert found is not None
+    assert found["failed"].startswith(("the loss is", "the gradient", "a gradient", "loss"))
+    assert not (one.folder / cell.RUN / "checkpoints").exists()
+
+
 def work(folder: Path, name: str) -> grid.Work:
     return grid.Work(name=name, row=name, folder=folder / name, task=None)  # pyright: ignore[reportArgumentType]
 
@@ -203,6 +221,21 @@ def test_the_time_left_is_that_of_cells_like_those_that_are_done(tmp_path: Path)
     works[0].seconds = 30.0
     assert remaining_s(works, 1) == pytest.approx(60)
     assert (clock(3725.2), clock(None)) == ("1:02:05", "?")
+
+
+def test_a_terminal_shows_the_cells_under_way_and_the_time_left(tmp_path: Path) -> None:
+    page = io.StringIO()
+    works = [work(tmp_path, name) for name in ("a", "b")]
+    works[0].folder.mkdir()
+    durable.write_file(works[0].folder / cell.RESULT, '{"linear": 51.25, "knn": 40.5}')
+    works[0].seconds = 90.0
+    terminal = Console(file=page, force_terminal=True, width=120, highlight=False)
+    with Display("table-5", 1, terminal) as display:
+        display.tell(works, works[0])
+        display.tell(works, None)
+    shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", page.getvalue())
+    assert "1/2  a: linear 51.2  kNN 40.5  (0:01:30)  ETA 0:01:30" in shown
+    assert re.search(r"table-5 ━+\S* 1/2 +ETA 0:01:30", shown)
 
 
 def test_progress_is_that_of_the_last_whole_line(tmp_path: Path) -> None:

@@ -175,6 +175,7 @@ def _parse(arguments: list[str]) -> Callable[[], None]:
         "submit": submit.submitting(_defaults(arguments) if arguments[:1] == ["submit"] else Config()),
         "eval": evaluation.evaluating(_evaluated(arguments)),
         "detect": detection.detect,
+        "embed": weights.embed,
         "export": weights.export,
         "report": runs.report,
         "runs": listing.list_runs,

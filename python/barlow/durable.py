@@ -51,6 +51,19 @@ def write_file(path: Path | str, content: bytes | str) -> None:
     _flush_folder(path.parent)
 
 
+def move_file(source: Path, path: Path) -> None:
+    """Gives a finished file its name, in place of what had it, once its bytes are on the disk. `OSError`."""
+    with _naming(path):
+        descriptor = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        source.replace(path)
+    _flush_folder(path.parent)
+    _flush_folder(source.parent)
+
+
 def write_folder(path: Path | str, files: Mapping[str, Content]) -> None:
     """Makes the folder `path` of these files and their manifest; it appears complete or not at all.
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,16 +83,24 @@ def evaluating(default: Config) -> Callable[..., None]:
         import torch
 
         nproc = nproc or max(1, torch.cuda.device_count())
+        from barlow.distributed import process_group
+        from barlow.evaluate import evaluate
+        from barlow.evaluate.evaluation import check_request
+        from barlow.evaluate.sharing import own_cores
+
+        check_request(protocols, seeds, cache_gib)
         if nproc > 1 and not in_rank():
             start_ranks(nproc, ["-m", "barlow", "--", *sys.argv[1:]])
             return
-        from barlow.distributed import process_group
-        from barlow.evaluate import evaluate
-        from barlow.evaluate.sharing import own_cores
-
-        with process_group(timeout_s=_PATIENCE_S) as world, only_the_first_failure_speaks():
+        with (
+            process_group(timeout_s=_PATIENCE_S) as world,
+            warnings.catch_warnings(),
+            only_the_first_failure_speaks(),
+        ):
             if world.size > 1:
                 torch.set_num_threads(own_cores())
+            if world.rank > 0:
+                warnings.simplefilter("ignore")  # the first rank gives the same ones
             evaluate(
                 target,
                 data,

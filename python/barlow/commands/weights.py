@@ -1,13 +1,13 @@
-"""Here: the subcommands that put a trained backbone to use: export.
+"""Here: the subcommands that put a trained backbone to use: export, embed.
 
-Not here: the work; evaluation and reports (runs.py).
+Not here: the work; evaluation, reports.
 """
 
 from __future__ import annotations
 
 from typing import Literal
 
-from barlow.commands.arguments import Out, Target
+from barlow.commands.arguments import Data, Out, Target, check
 
 
 def export(
@@ -29,3 +29,33 @@ def export(
     from barlow.export import export
 
     export(target, out, format, licence=licence)
+
+
+def embed(
+    target: Target,
+    data: Data,
+    out: Out,
+    *,
+    dtype: Literal["float32", "float16"] = "float32",
+    normalise: bool = False,
+    batch_size: int = 256,
+    precision: Literal["fp32", "bf16", "auto"] = "fp32",
+) -> None:
+    """Computes the features of every image, in order, with ids, paths and labels beside them.
+
+    What was interrupted goes on when the same command is typed again, and ends in the same bytes. Inside
+    torchrun every rank does its share.
+
+    Args:
+        target: Run folder, or exported or foreign weights.
+        data: Images, with or without labels.
+        out: FILE.npy, an array with FILE.rows.jsonl beside it; or FILE.parquet, a table.
+        dtype: Of the numbers.
+        normalise: Scale each image's features to Euclidean norm 1.
+        batch_size: Images of one forward pass of each process.
+        precision: What the network computes in; auto is bf16 where the hardware has it.
+    """
+    from barlow.embed import embed
+
+    check("--batch-size", batch_size, 1, 1 << 20)
+    embed(target, data, out, dtype=dtype, normalised=normalise, batch_size=batch_size, precision=precision)

@@ -169,7 +169,7 @@ class OptimConfig:
     """Learning rate of AdamW, per 256 images (stable-pretraining's for ViT-S). AdamW has only these three,
     not the rates, decay, momentum and trust of LARS."""
     adamw_weight_decay: float = 0.05
-    """Decoupled weight decay of AdamW, on weights of two dimensions and more (timm's and MAE's choice)."""
+    """Decoupled weight decay of AdamW, on weights of two dimensions and more (the choice of DeiT and MAE)."""
     adamw_betas: tuple[float, float] = (0.9, 0.999)
     """Decay of AdamW's means of gradients and of their squares."""
 

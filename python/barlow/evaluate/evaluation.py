@@ -67,7 +67,7 @@ def evaluate(
     """
     began = time.monotonic()
     target, data = Path(target), Path(data)
-    _check(protocols or (), seeds, cache_gib)
+    check_request(protocols or (), seeds, cache_gib)
     backbone, model_config, own_config = load_backbone(target)
     config = dataclasses.replace(config or described(model_config, own_config), model=model_config)
     validate_ranges(config)
@@ -123,7 +123,8 @@ def _description(job: Job, names: Sequence[str], result: Json, *, baselines: boo
     }
 
 
-def _check(protocols: Sequence[str], seeds: int, cache_gib: float) -> None:
+def check_request(protocols: Sequence[str], seeds: int, cache_gib: float) -> None:
+    """`ValueError` for what no data and no weights could make sense of."""
     for name in protocols:
         if name not in PROTOCOLS:
             raise ValueError(f"there is no protocol {name!r}, only {', '.join(PROTOCOLS)}")

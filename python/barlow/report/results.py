@@ -123,7 +123,7 @@ def _cell(score: Score) -> str:
     value, spread = score.of(None)
     if value is None:
         return "<td>&ndash;</td>"
-    return f"<td>{value:.2f}{'' if spread is None else f' &plusmn; {spread:.2f}'}</td>"
+    return f"<td>{value:.2f}{'' if spread is None else f'&nbsp;&plusmn;&nbsp;{spread:.2f}'}</td>"
 
 
 def _label_free(evaluation: dict[str, Any]) -> str:

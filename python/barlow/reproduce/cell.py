@@ -24,6 +24,7 @@ from typing import Any
 
 from barlow import durable
 from barlow.config import Config, from_json, to_json
+from barlow.train.status import FILE_NAME as STATUS
 
 TASK, RESULT, LOG, RUN = "cell.json", "result.json", "log.txt", "run"
 BUSY = 75
@@ -77,7 +78,7 @@ def work(folder: Path, cores: Sequence[int]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal reaches all; the grid passes it on
     if cores:
         os.sched_setaffinity(0, cores)
-    from barlow.terminal import notes, one_line
+    from barlow.terminal import notes
     from barlow.train.lock import alone
 
     with contextlib.ExitStack() as stack:
@@ -89,11 +90,15 @@ def work(folder: Path, cores: Sequence[int]) -> None:
             return
         _say_into(folder / LOG)
         stack.enter_context(notes())
+        task = Task.read(folder)
         try:
-            _do(folder, Task.read(folder))
-        except FloatingPointError as error:
-            # The same each time, so it is a result.
-            _keep(folder, {"failed": one_line(error)})
+            _do(folder, task)
+        except (FloatingPointError, SystemExit):  # the latter where ranks of their own have trained
+            if not (why := _not_finite(folder / RUN)):
+                raise
+            _keep(folder, {"failed": why})  # it would be the same each time, so it is a result
+        if not task.keep_weights:
+            prune(folder)
 
 
 def _die_with_the_grid() -> None:
@@ -145,8 +150,12 @@ def _do(folder: Path, task: Task) -> None:
             "torch": found["torch"],
         },
     )
-    if not task.keep_weights:
-        prune(folder)
+
+
+def _not_finite(run: Path) -> str:
+    """What stopped being finite, in the words of the run's status; nothing if that is not why it ended."""
+    kind, _, why = durable.read_json(run / STATUS)["why"].partition(": ")
+    return why if kind == FloatingPointError.__name__ else ""
 
 
 def _scores(row: Json | None) -> Json:

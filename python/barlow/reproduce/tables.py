@@ -40,7 +40,7 @@ def markdown(outcome: Json, plot: str | None = None) -> str:
 def results(outcome: Json) -> str:
     """A row for each setting."""
     lines = ["| | linear | kNN | linear, each seed | paper, top-1 |", "|---|---|---|---|---|"]
-    for row in outcome["rows"]:
+    for row in _in_order(outcome):
         paper = f"{row['paper']:.1f}" if row["paper"] is not None else row["unknown"]
         seeds = [f"{value:.1f}" for value in row["linear"]["seeds"].values()]
         seeds += [f"seed {seed}: {why}" for seed, why in row["failed"].items()]
@@ -49,6 +49,14 @@ def results(outcome: Json) -> str:
             f"| {paper} |"
         )
     return "\n".join(lines)
+
+
+def _in_order(outcome: Json) -> list[Json]:
+    """Points of an axis along it, curve by curve; other rows as they are."""
+    if not outcome["axis"]:
+        return outcome["rows"]
+    curves = list(dict.fromkeys(row["series"] for row in outcome["rows"]))
+    return sorted(outcome["rows"], key=lambda row: (curves.index(row["series"]), row["x"]))
 
 
 def score(summary: Json) -> str:
@@ -77,7 +85,7 @@ def verdicts(outcome: Json) -> str:
 def _how_far(outcome: Json) -> str:
     seeds = f"{outcome['seeds']} seed{'s' if outcome['seeds'] > 1 else ''} of each row"
     if outcome["cells_done"] == outcome["cells"]:
-        return f"All of {seeds}."
+        return f"Complete: {seeds}."
     return (
         f"**{outcome['cells_done']} of {outcome['cells']} cells are done ({seeds} were asked for); "
         "the same command goes on.**"

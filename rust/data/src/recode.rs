@@ -19,10 +19,13 @@ mod entropy;
 mod expand;
 mod idct;
 pub mod layout;
+mod lookup;
 mod member;
 mod order;
+mod pieces;
 mod pixels;
 mod progressive;
+mod reading;
 mod restore;
 #[cfg(test)]
 mod samples;
@@ -31,7 +34,9 @@ mod segments;
 mod sequential;
 mod simd;
 mod skeleton;
+mod sparse;
 mod upsample;
+mod writing;
 
 pub use coefficients::{Coefficients, Component, Transform};
 pub use layout::Layout;
@@ -44,6 +49,7 @@ use crate::jpeg;
 use crate::limits::{MAX_MEMBER_BYTES, MAX_PIXELS, MAX_SIDE_PX};
 use entropy::Tools;
 use layout::damaged;
+use restore::Parts;
 use skeleton::Skeleton;
 
 /// What is appended to the name of a member that is recoded.
@@ -69,22 +75,20 @@ pub fn original_name(name: &[u8]) -> &[u8] {
 }
 
 /// Recodes and restores; one per thread, reused so that its buffers are.
+#[derive(Default)]
 pub struct Recoder {
     tools: Tools,
-    coefficients: Coefficients,
+    parts: Parts,
     skeleton: Vec<u8>,
-}
-
-impl Default for Recoder {
-    fn default() -> Self {
-        Self::new()
-    }
+    layout: layout::Writing,
+    /// The file that is made of a member to compare it.
+    file: Vec<u8>,
 }
 
 impl Recoder {
     /// Buffers grow with the first images.
     pub fn new() -> Self {
-        Self { tools: Tools::default(), coefficients: restore::nothing(), skeleton: Vec::new() }
+        Self::default()
     }
 
     /// The member for a JPEG, which [`restore`](Self::restore) has been seen to give back byte for byte; or why
@@ -104,16 +108,17 @@ impl Recoder {
             return Err(Unusual("a very large image"));
         }
         jpeg::check(bytes, &frame).map_err(refused)?;
-        let skeleton = restore::take_apart(&mut self.tools, bytes, &mut self.coefficients)?;
+        let skeleton = restore::take_apart(&mut self.tools, bytes, &mut self.parts)?;
         self.skeleton.clear();
         skeleton.write(&mut self.skeleton);
-        let layout = layout::write(&self.coefficients);
-        let member = member::write((frame.width, frame.height), bytes, &self.skeleton, &layout);
+        let layout = self.layout.write(&self.parts.sparse);
+        let member = member::write((frame.width, frame.height), bytes, &self.skeleton, layout);
         if member.len() as u64 > MAX_MEMBER_BYTES {
             return Err(Unusual("a very large member"));
         }
-        match self.restore(&member) {
-            Ok(restored) if restored == bytes => Ok(member),
+        // The checksum of the original is that of these bytes: what equals them has it.
+        match rebuild(&mut self.tools, &member, &mut self.file) {
+            Ok(_) if self.file == bytes => Ok(member),
             _ => {
                 Err(Unusual("an encoder that chose otherwise than ours, or beyond libjpeg's own arithmetic"))
             }
@@ -126,26 +131,31 @@ impl Recoder {
     /// `Damaged`, `Limit` or `RecodedVersion`; what is allocated before the limits are checked is less than
     /// four times the member.
     pub fn restore(&mut self, member: &[u8]) -> Result<Vec<u8>> {
-        let file = self.rebuild(member)?;
-        Member::parse(member)?.original.check(&file)?;
+        let mut file = Vec::new();
+        rebuild(&mut self.tools, member, &mut file)?.original.check(&file)?;
         Ok(file)
     }
 
     /// The same without that last check, for tests of what a member can be: a JPEG that decodes to the pixels of
     /// the member itself, or not at all.
     pub fn rebuild(&mut self, member: &[u8]) -> Result<Vec<u8>> {
-        let member = Member::parse(member)?;
-        let unusual = |Unusual(reason)| damaged(reason);
-        let skeleton = Skeleton::parse(member.skeleton()?)?;
-        let layout = Layout::parse(member.layout()?)?;
-        if (layout.width, layout.height) != (member.width, member.height) {
-            return Err(other_size());
-        }
-        let mut coefficients = layout.coefficients()?;
-        if !layout::faithful(&coefficients) {
-            return Err(damaged("coefficients with which libjpeg's own arithmetic overflows"));
-        }
-        let limit = member.original.length as usize;
-        restore::build(&mut self.tools, skeleton, &mut coefficients, limit).map_err(unusual)
+        let mut file = Vec::new();
+        rebuild(&mut self.tools, member, &mut file)?;
+        Ok(file)
     }
+}
+
+/// Writes the file of a member to `file`, over what was there.
+fn rebuild<'a>(tools: &mut Tools, member: &'a [u8], file: &mut Vec<u8>) -> Result<Member<'a>> {
+    let member = Member::parse(member)?;
+    let skeleton = Skeleton::parse(member.skeleton()?)?;
+    let layout = Layout::parse(member.layout()?)?;
+    if (layout.width, layout.height) != (member.width, member.height) {
+        return Err(other_size());
+    }
+    let limit = member.original.length as usize;
+    file.clear();
+    file.reserve(limit);
+    restore::build(tools, skeleton, &layout, limit, file)?;
+    Ok(member)
 }

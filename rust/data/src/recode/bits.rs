@@ -2,7 +2,8 @@
 //! Not here: what the bits mean.
 
 use super::Unusual;
-use crate::jpeg::find_ff;
+use super::pieces::{COUNT, NONE, Piece};
+use crate::ops::simd::{Simd, Vector, kernel};
 
 /// Zeros behind the data, so that eight bytes can be read wherever a block may begin or end.
 const BEHIND: usize = 8;
@@ -45,31 +46,26 @@ impl Bits {
     /// Begins the segment at `raw[at]`, which goes up to the next marker; gives the place of that marker.
     /// A 0xFF at the very end counts as one.
     pub(super) fn begin(&mut self, raw: &[u8], at: usize) -> usize {
-        self.data.clear();
-        let mut at = at.min(raw.len());
-        let end = loop {
-            let rest = &raw[at..];
-            let Some(ff) = find_ff(rest) else {
-                self.data.extend_from_slice(rest);
-                break raw.len();
-            };
-            if rest.get(ff + 1) != Some(&0) {
-                self.data.extend_from_slice(&rest[..ff]);
-                break at + ff;
-            }
-            self.data.extend_from_slice(&rest[..=ff]);
-            at += ff + 2;
-        };
-        self.length = self.data.len();
-        self.data.resize(self.length + BEHIND, 0);
+        let raw = &raw[at.min(raw.len())..];
+        let room = raw.len() + CHUNK + BEHIND;
+        self.data.resize(self.data.len().max(room), 0);
+        let (length, end) = unstuff(Simd::detect(), raw, &mut self.data);
+        self.length = length;
+        self.data[length..length + BEHIND].fill(0);
         self.state = State::default();
-        end
+        at + end
     }
 
     /// The bytes behind the state.
     #[inline(always)]
     pub(super) fn data(&self) -> &[u8] {
-        &self.data
+        &self.data[..self.length + BEHIND]
+    }
+
+    /// Both, to be used together.
+    #[inline(always)]
+    pub(super) fn parts(&mut self) -> (&mut State, &[u8]) {
+        (&mut self.state, &self.data[..self.length + BEHIND])
     }
 
     fn read_bits(&self) -> usize {
@@ -108,52 +104,25 @@ impl Bits {
         self.length - self.read_bits().div_ceil(8).min(self.length)
     }
 
-    /// Where in `raw` the bytes end that have been read, of a segment that began at `raw[at]`.
-    pub(super) fn end(&self, at: usize) -> usize {
+    /// Where in `raw` the bytes end that have been read, of a segment from `raw[at]` to `raw[end]`.
+    pub(super) fn end(&self, at: usize, end: usize) -> usize {
+        if self.unread() == 0 {
+            return end;
+        }
         let read = self.length - self.unread();
         at + read + self.data[..read].iter().filter(|&&byte| byte == 0xff).count()
     }
 }
-
-/// Most bits of one block: each coefficient a code of 16 bits and a value of 15, and one code more.
-const BLOCK_BYTES: usize = 64 * 31 / 8 + 8 + 16;
 
 /// Writes a segment's bits.
 #[derive(Default)]
 pub(super) struct Writer {
     data: Vec<u8>,
     at: usize,
+    /// The last bits, the last one the lowest; above those that are not yet in whole bytes is what was before.
     bits: u64,
+    /// How many are not: at most 7.
     used: u32,
-}
-
-/// The end of what is written, in registers while a block is. At most 7 bits are in use between two puts.
-pub(super) struct Tail<'a> {
-    room: &'a mut [u8; BLOCK_BYTES],
-    at: usize,
-    bits: u64,
-    used: u32,
-}
-
-impl Tail<'_> {
-    /// The lowest `count` bits of a number that has no others; at most 48.
-    #[inline(always)]
-    pub(super) fn put(&mut self, value: u64, count: u32) {
-        self.bits |= value << ((64 - self.used - count) & 63);
-        self.used += count;
-        if let Some(room) = self.room.get_mut(self.at..self.at + 8) {
-            room.copy_from_slice(&self.bits.to_be_bytes());
-        }
-        self.at += (self.used >> 3) as usize;
-        self.bits <<= self.used & 56;
-        self.used &= 7;
-    }
-
-    /// For [`Writer::keep`].
-    #[inline(always)]
-    pub(super) fn done(self) -> (usize, u64, u32) {
-        (self.at, self.bits, self.used)
-    }
 }
 
 impl Writer {
@@ -162,34 +131,30 @@ impl Writer {
         (self.at, self.bits, self.used) = (0, 0, 0);
     }
 
-    /// The end, to write one block or less; [`keep`](Self::keep) what it says when that is done.
-    #[inline(always)]
-    pub(super) fn tail(&mut self) -> Option<Tail<'_>> {
-        if self.data.len() < self.at + BLOCK_BYTES {
-            self.grow();
-        }
-        let room = self.data.get_mut(self.at..)?.first_chunk_mut()?;
-        Some(Tail { room, at: 0, bits: self.bits, used: self.used })
-    }
-
-    #[cold]
-    fn grow(&mut self) {
-        self.data.resize(2 * self.data.len() + 4 * BLOCK_BYTES, 0);
-    }
-
-    /// Goes on where a tail ended.
-    #[inline(always)]
-    pub(super) fn keep(&mut self, (at, bits, used): (usize, u64, u32)) {
-        self.at += at;
-        (self.bits, self.used) = (bits, used);
-    }
-
     /// The lowest `count` bits of a number that has no others; at most 48.
     pub(super) fn put(&mut self, value: u64, count: u32) {
-        if let Some(mut tail) = self.tail() {
-            tail.put(value, count);
-            let done = tail.done();
-            self.keep(done);
+        self.make_room(0);
+        let mut end = End { data: &mut self.data, at: self.at, bits: self.bits, used: self.used };
+        end.bits = end.bits << count | value;
+        end.used += count;
+        end.store();
+        (self.at, self.bits, self.used) = (end.at, end.bits, end.used);
+    }
+
+    /// Pieces, an even number of them; false if one of them is none.
+    pub(super) fn append(&mut self, pieces: &[Piece]) -> bool {
+        self.append_on(Simd::detect(), pieces)
+    }
+
+    pub(super) fn append_on(&mut self, simd: Simd, pieces: &[Piece]) -> bool {
+        self.make_room(4 * pieces.len());
+        append(simd, self, pieces)
+    }
+
+    /// For so many bytes more, and a store behind them.
+    fn make_room(&mut self, bytes: usize) {
+        if self.data.len() < self.at + bytes + 8 {
+            self.data.resize(2 * (self.at + bytes + 8), 0);
         }
     }
 
@@ -205,13 +170,128 @@ impl Writer {
 
     /// Appends the segment, with a zero behind each 0xFF, to `out`.
     pub(super) fn end(&self, out: &mut Vec<u8>) {
-        let mut rest = &self.data[..self.at];
-        while let Some(ff) = find_ff(rest) {
-            out.extend_from_slice(&rest[..=ff]);
-            out.push(0);
-            rest = &rest[ff + 1..];
+        let data = &self.data[..self.at];
+        let begin = out.len();
+        let zeros = count_ff(Simd::detect(), data);
+        out.resize(begin + data.len() + zeros + CHUNK, 0);
+        stuff(Simd::detect(), data, &mut out[begin..]);
+        out.truncate(begin + data.len() + zeros);
+    }
+}
+
+/// Bytes that are copied at once.
+const CHUNK: usize = 32;
+
+/// Copies up to the first 0xFF, that one too, or all if there is none; says how many that is, and whether there is.
+/// There must be room for a chunk more.
+#[inline(always)]
+fn copy_to_ff(from: &[u8], to: &mut [u8]) -> (usize, bool) {
+    let mut at = 0;
+    while let (Some(chunk), Some(room)) =
+        (from.get(at..).and_then(<[u8]>::first_chunk::<CHUNK>), to.get_mut(at..at + CHUNK))
+    {
+        room.copy_from_slice(chunk);
+        if chunk.iter().fold(false, |any, &byte| any | (byte == 0xff)) {
+            break;
         }
-        out.extend_from_slice(rest);
+        at += CHUNK;
+    }
+    for (&byte, room) in from.iter().zip(to).skip(at) {
+        *room = byte;
+        at += 1;
+        if byte == 0xff {
+            return (at, true);
+        }
+    }
+    (at, false)
+}
+
+kernel! {
+    /// Takes out the zeros behind each 0xFF, up to the next marker; gives the length, and the marker's place.
+    fn unstuff / unstuff_in[V: Vector](raw: &[u8], out: &mut [u8]) -> (usize, usize) {
+        let (mut at, mut length) = (0, 0);
+        loop {
+            let (copied, found) = copy_to_ff(&raw[at..], &mut out[length..]);
+            at += copied;
+            length += copied;
+            if !found {
+                return (length, raw.len());
+            }
+            if raw.get(at) != Some(&0) {
+                return (length - 1, at - 1);
+            }
+            at += 1;
+        }
+    }
+}
+
+kernel! {
+    /// Puts a zero behind each 0xFF; `out` has zeros and room.
+    fn stuff / stuff_in[V: Vector](data: &[u8], out: &mut [u8]) -> () {
+        let (mut at, mut length) = (0, 0);
+        loop {
+            let (copied, found) = copy_to_ff(&data[at..], &mut out[length..]);
+            at += copied;
+            length += copied;
+            if !found {
+                return;
+            }
+            // A chunk may have been copied over it.
+            out[length] = 0;
+            length += 1;
+        }
+    }
+}
+
+kernel! {
+    fn count_ff / count_ff_in[V: Vector](data: &[u8]) -> usize {
+        let mut count = 0;
+        for part in data.chunks(255) {
+            let mut some = 0u8;
+            for &byte in part {
+                some += u8::from(byte == 0xff);
+            }
+            count += usize::from(some);
+        }
+        count
+    }
+}
+
+/// The end of what is written, in registers while it grows.
+struct End<'a> {
+    data: &'a mut [u8],
+    at: usize,
+    bits: u64,
+    used: u32,
+}
+
+impl End<'_> {
+    /// Stores up to 56 bits that have been added, and keeps those of no whole byte.
+    #[inline(always)]
+    fn store(&mut self) {
+        if let Some(room) = self.data.get_mut(self.at..self.at + 8) {
+            room.copy_from_slice(&(self.bits << (self.used.wrapping_neg() & 63)).to_be_bytes());
+        }
+        self.at += (self.used >> 3) as usize;
+        self.used &= 7;
+    }
+}
+
+// Not for vectors: shifts by a variable count are one instruction with BMI2, and three without.
+kernel! {
+    fn append / append_in[V: Vector](writer: &mut Writer, pieces: &[Piece]) -> bool {
+        let mut end = End { data: &mut writer.data, at: writer.at, bits: writer.bits, used: writer.used };
+        let mut all = 0;
+        for pair in pieces.as_chunks::<2>().0 {
+            for piece in pair {
+                all |= piece;
+                end.bits = end.bits << (piece & COUNT) | u64::from(piece >> 6);
+            }
+            end.used += (pair[0] & COUNT) + (pair[1] & COUNT);
+            end.store();
+        }
+        (writer.at, writer.bits, writer.used) = (end.at, end.bits, end.used);
+        all < NONE
     }
 }
 
@@ -241,7 +321,7 @@ mod tests {
             assert_eq!(bits.take(count), value & ((1 << count) - 1));
         }
         assert_eq!(bits.padding().unwrap(), (missing, ((1u32 << missing) - 1) as u8));
-        assert_eq!((bits.unread(), bits.end(3)), (0, end));
+        assert_eq!((bits.unread(), bits.end(3, end)), (0, end));
         assert_eq!(bits.take(16), 0);
         assert!(bits.overrun() && bits.padding().is_err());
     }
@@ -254,6 +334,36 @@ mod tests {
         assert_eq!(bits.take(16), 0xff12);
         assert_eq!(bits.take(3), 7);
         assert_eq!(bits.padding().unwrap(), (5, 31));
-        assert_eq!((bits.unread(), bits.end(0)), (2, 5));
+        assert_eq!((bits.unread(), bits.end(0, 7)), (2, 5));
+    }
+
+    #[test]
+    fn zeros_come_and_go_wherever_an_ff_is() {
+        for simd in Simd::available() {
+            for length in [0_usize, 1, 31, 32, 33, 64, 100] {
+                for at in (0..length).step_by(7).chain(length.checked_sub(1)) {
+                    for more in [0, 1, 40] {
+                        let is_ff = |i: &usize| *i == at || *i == at + more;
+                        let data: Vec<u8> =
+                            (0..length).map(|i| if is_ff(&i) { 0xff } else { i as u8 }).collect();
+                        let expected: Vec<u8> = data
+                            .iter()
+                            .flat_map(|&byte| [byte, 0].into_iter().take(1 + usize::from(byte == 0xff)))
+                            .collect();
+                        let zeros = count_ff(simd, &data);
+                        assert_eq!(expected.len(), length + zeros);
+                        let mut out = vec![7; length + zeros + CHUNK];
+                        stuff(simd, &data, &mut out);
+                        assert_eq!(out[..length + zeros], expected, "{}", simd.name());
+                        for behind in [&[][..], &[0xff, 0xd9], &[0xff]] {
+                            let raw = [&expected[..], behind].concat();
+                            let mut out = vec![7; raw.len() + CHUNK];
+                            assert_eq!(unstuff(simd, &raw, &mut out), (length, expected.len()));
+                            assert_eq!(out[..length], data, "{}", simd.name());
+                        }
+                    }
+                }
+            }
+        }
     }
 }

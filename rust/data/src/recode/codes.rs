@@ -1,5 +1,5 @@
 //! Here: Huffman tables in both directions: what the next bits stand for, and which bits stand for a symbol.
-//! Not here: where tables come from, blocks.
+//! Not here: where tables come from, blocks, the larger tables of sequential scans (`lookup.rs`, `pieces.rs`).
 
 use super::Unusual;
 
@@ -14,72 +14,11 @@ pub(super) struct Table {
 
 /// What the symbols of a table are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum Class {
     /// Sizes of differences.
     Dc,
-    /// Runs and sizes of a sequential scan, of which lookups also give the value.
+    /// Runs and sizes.
     Ac,
-    /// Sizes of differences in a progressive scan.
-    PlainDc,
-    /// Runs and sizes of a progressive scan, whose values depend on more than the symbol.
-    PlainAc,
-}
-
-/// Bits that one lookup sees: most codes, and for [`Kind::Dc`] and [`Kind::Ac`] the value behind them.
-const LOOKAHEAD: u32 = 11;
-
-/// An entry whose code or value does not fit into the lookahead, and is looked up again in [`Codes::further`].
-const ESCAPE: u32 = 0x80;
-
-/// Added to the step of the code that ends a block.
-pub(super) const END_OF_BLOCK: u32 = 128;
-
-/// A code with what it stands for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Found(u32);
-
-impl Found {
-    /// Bits of the code, and of its value if it has one; 0: there is no such code.
-    #[inline(always)]
-    pub(super) fn bits(self) -> u32 {
-        self.0 & 0x3f
-    }
-
-    /// Places from the last coefficient to this one.
-    #[inline(always)]
-    pub(super) fn step(self) -> u32 {
-        self.0 >> 8 & 0xff
-    }
-
-    /// The coefficient, or the difference.
-    #[inline(always)]
-    pub(super) fn value(self) -> i16 {
-        (self.0 >> 16) as i16
-    }
-
-    /// Of [`Kind::PlainDc`] and [`Kind::PlainAc`].
-    #[inline(always)]
-    pub(super) fn symbol(self) -> u8 {
-        (self.0 >> 8) as u8
-    }
-
-    #[inline(always)]
-    pub(super) fn escapes(self) -> bool {
-        self.0 & ESCAPE != 0
-    }
-}
-
-/// A table, ready for use.
-pub(super) struct Codes {
-    table: Table,
-    kind: Kind,
-    first: Box<[u32; 1 << LOOKAHEAD]>,
-    /// By length: the first 16-bit prefix beyond the codes of that length.
-    bound: [u32; 17],
-    /// By length: index of the symbol of the code 0.
-    offset: [i32; 17],
-    /// By symbol: code << 8 | bits; 0 for one that has none.
-    code: [u32; 256],
 }
 
 /// The number that `size` bits stand for (ITU-T T.81, figure F.12).
@@ -88,122 +27,131 @@ pub(super) fn extend(bits: u32, size: u32) -> i32 {
     if size == 0 || bits >> (size - 1) != 0 { bits as i32 } else { bits as i32 - (1 << size) + 1 }
 }
 
-/// How far a symbol of a sequential scan goes.
-fn step_of(symbol: u32) -> u32 {
-    if symbol & 15 != 0 || symbol >> 4 == 15 { (symbol >> 4) + 1 } else { 1 + END_OF_BLOCK }
+/// The codes of a table by their lengths: finds any of them, slowly.
+pub(super) struct Prefixes {
+    symbols: [u8; 256],
+    /// By length: the first 16-bit prefix beyond the codes of that length.
+    bound: [u32; 17],
+    /// By length: index of the symbol of the code 0.
+    offset: [i32; 17],
 }
 
-impl Codes {
-    /// Refuses what libjpeg refuses: lengths that no prefix code has, a code of ones alone, differences of
-    /// more than 15 bits.
-    pub(super) fn new(table: &Table, kind: Kind) -> Result<Self, Unusual> {
-        let mut codes = Self {
-            table: *table,
-            kind,
-            first: Box::new([ESCAPE; 1 << LOOKAHEAD]),
-            bound: [0; 17],
-            offset: [0; 17],
-            code: [0; 256],
-        };
+impl Prefixes {
+    /// Passes each code, its length and its symbol to `each`. Refuses what libjpeg refuses: lengths that no
+    /// prefix code has, a code of ones alone, differences of more than 15 bits.
+    pub(super) fn new(
+        table: &Table,
+        class: Class,
+        mut each: impl FnMut(u32, u32, u8),
+    ) -> Result<Self, Unusual> {
+        let mut prefixes = Self { symbols: table.symbols, bound: [0; 17], offset: [0; 17] };
         let (mut code, mut index) = (0u32, 0usize);
         for length in 1..=16u32 {
-            codes.offset[length as usize] = index as i32 - code as i32;
+            prefixes.offset[length as usize] = index as i32 - code as i32;
             for _ in 0..table.counts[length as usize - 1] {
                 let symbol = *table.symbols.get(index).ok_or(Unusual("a Huffman table of too many codes"))?;
-                if code + 1 >= 1 << length || (symbol > 15 && matches!(kind, Kind::Dc | Kind::PlainDc)) {
+                if code + 1 >= 1 << length || (symbol > 15 && class == Class::Dc) {
                     return Err(Unusual("an impossible Huffman table"));
                 }
-                // Of two codes for one symbol encoders take the first, if any has such a table.
-                let place = &mut codes.code[usize::from(symbol)];
-                *place = if *place == 0 { code << 8 | length } else { *place };
-                if length <= LOOKAHEAD {
-                    codes.enter(code << (LOOKAHEAD - length), length, symbol.into());
-                }
+                each(code, length, symbol);
                 code += 1;
                 index += 1;
             }
-            codes.bound[length as usize] = code << (16 - length);
+            prefixes.bound[length as usize] = code << (16 - length);
             code <<= 1;
         }
-        Ok(codes)
+        Ok(prefixes)
     }
 
-    pub(super) fn is(&self, table: &Table, kind: Kind) -> bool {
-        self.kind == kind && self.table == *table
+    /// The symbol that the bits begin with, the next bit the highest, and the length of its code.
+    pub(super) fn find(&self, bits: u64) -> Option<(u32, u32)> {
+        let prefix = (bits >> 48) as u32;
+        let length = (1..=16).find(|&length| prefix < self.bound[length as usize])?;
+        let index = (prefix >> (16 - length)) as i32 + self.offset[length as usize];
+        Some((self.symbols[(index & 0xff) as usize].into(), length))
+    }
+}
+
+/// Of each symbol: code << 8 | bits; 0 for one that has none.
+pub(super) struct Words([u32; 256]);
+
+impl Words {
+    pub(super) const NONE: Self = Self([0; 256]);
+
+    pub(super) fn enter(&mut self, code: u32, length: u32, symbol: u8) {
+        // Of two codes for one symbol encoders take the first, if any has such a table.
+        let place = &mut self.0[usize::from(symbol)];
+        *place = if *place == 0 { code << 8 | length } else { *place };
     }
 
-    /// Whether values are left to the caller.
-    fn is_plain(&self) -> bool {
-        matches!(self.kind, Kind::PlainDc | Kind::PlainAc)
-    }
-
-    /// Entries for a code of `length` bits, from the first index that begins with it.
-    fn enter(&mut self, from: u32, length: u32, symbol: u32) {
-        let spare = LOOKAHEAD - length;
-        let (from, size) = (from as usize, symbol & 15);
-        if self.is_plain() {
-            self.first[from..from + (1 << spare)].fill(symbol << 8 | length);
-        } else if size > spare {
-            let entry = size << 16 | step_of(symbol) << 8 | ESCAPE | length;
-            self.first[from..from + (1 << spare)].fill(entry);
-        } else {
-            for bits in 0..1u32 << size {
-                let entry = (extend(bits, size) as u32) << 16 | step_of(symbol) << 8 | (length + size);
-                let from = from + ((bits as usize) << (spare - size));
-                self.first[from..from + (1 << (spare - size))].fill(entry);
-            }
-        }
-    }
-
-    /// What the bits begin with, the next bit the highest. One that [`escapes`](Found::escapes) is to be
-    /// passed to [`further`](Self::further) with at least 31 bits.
     #[inline(always)]
-    pub(super) fn look_up(&self, bits: u64) -> Found {
-        Found(self.first[(bits >> (64 - LOOKAHEAD)) as usize])
+    pub(super) fn of(&self, symbol: u32) -> u32 {
+        self.0[(symbol & 0xff) as usize]
     }
+}
 
-    /// The rest of a lookup; one of 0 bits: there is no such code.
-    #[inline(never)]
-    pub(super) fn further(&self, bits: u64, found: Found) -> Found {
-        let mut entry = found.0 & !ESCAPE;
-        if entry == 0 {
-            let prefix = (bits >> 48) as u32;
-            let Some(length) = (LOOKAHEAD + 1..=16).find(|&length| prefix < self.bound[length as usize])
-            else {
-                return Found(0);
-            };
-            let index = (prefix >> (16 - length)) as i32 + self.offset[length as usize];
-            let symbol = u32::from(self.table.symbols[(index & 0xff) as usize]);
-            if self.is_plain() {
-                return Found(symbol << 8 | length);
-            }
-            entry = (symbol & 15) << 16 | step_of(symbol) << 8 | length;
+/// Bits that one lookup sees: most codes.
+const LOOKAHEAD: u32 = 11;
+
+/// A table of a progressive scan, whose values depend on more than the symbol.
+pub(super) struct Codes {
+    prefixes: Prefixes,
+    words: Words,
+    /// Symbol << 8 | bits of the code; 0: a longer one.
+    first: Box<[u32; 1 << LOOKAHEAD]>,
+}
+
+impl Codes {
+    /// The symbol that the bits begin with, the next bit the highest, and the length of its code.
+    #[inline(always)]
+    pub(super) fn look_up(&self, bits: u64) -> Option<(u32, u32)> {
+        match self.first[(bits >> (64 - LOOKAHEAD)) as usize] {
+            0 => self.prefixes.find(bits),
+            found => Some((found >> 8, found & 0xff)),
         }
-        let (size, length) = (entry >> 16, entry & 0x3f);
-        if size == 0 {
-            return Found(entry);
-        }
-        let value = extend((bits << length >> (64 - size)) as u32, size) as u32;
-        Found(value << 16 | (entry & 0xff00) | (length + size))
     }
 
     /// Code << 8 | bits of a symbol; 0 if it has none.
     #[inline(always)]
     pub(super) fn code(&self, symbol: u32) -> u32 {
-        self.code[(symbol & 0xff) as usize]
+        self.words.of(symbol)
+    }
+}
+
+/// What is made of a table to use it.
+pub(super) trait Made: Sized {
+    fn make(table: &Table, class: Class) -> Result<Self, Unusual>;
+}
+
+impl Made for Codes {
+    fn make(table: &Table, class: Class) -> Result<Self, Unusual> {
+        let (mut words, mut first) = (Words::NONE, Box::new([0; 1 << LOOKAHEAD]));
+        let prefixes = Prefixes::new(table, class, |code, length, symbol| {
+            words.enter(code, length, symbol);
+            if let Some(spare) = LOOKAHEAD.checked_sub(length) {
+                let from = (code << spare) as usize;
+                first[from..from + (1 << spare)].fill(u32::from(symbol) << 8 | length);
+            }
+        })?;
+        Ok(Self { prefixes, words, first })
     }
 }
 
 /// Tables that have been made ready: the same few come up in file after file.
-#[derive(Default)]
-pub(super) struct Cache {
-    made: Vec<Codes>,
+pub(super) struct Cache<T> {
+    made: Vec<(Class, Table, T)>,
 }
 
-/// More than a file that encoders write has at a time; a table of 256 codes takes about 5 microseconds.
+impl<T> Default for Cache<T> {
+    fn default() -> Self {
+        Self { made: Vec::new() }
+    }
+}
+
+/// More than a file that encoders write has at a time; to make a table takes some microseconds.
 const CACHED: usize = 16;
 
-impl Cache {
+impl<T: Made> Cache<T> {
     /// Makes room for the tables of one scan, whose numbers then stay valid until the next one.
     pub(super) fn begin_scan(&mut self) {
         if self.made.len() > CACHED {
@@ -212,15 +160,15 @@ impl Cache {
     }
 
     /// The number of a table.
-    pub(super) fn number(&mut self, table: &Table, kind: Kind) -> Result<usize, Unusual> {
-        if let Some(number) = self.made.iter().position(|codes| codes.is(table, kind)) {
+    pub(super) fn number(&mut self, table: &Table, class: Class) -> Result<usize, Unusual> {
+        if let Some(number) = self.made.iter().position(|made| made.0 == class && made.1 == *table) {
             return Ok(number);
         }
-        self.made.push(Codes::new(table, kind)?);
+        self.made.push((class, *table, T::make(table, class)?));
         Ok(self.made.len() - 1)
     }
 
-    pub(super) fn get(&self, number: usize) -> Option<&Codes> {
-        self.made.get(number)
+    pub(super) fn get(&self, number: usize) -> Option<&T> {
+        self.made.get(number).map(|made| &made.2)
     }
 }

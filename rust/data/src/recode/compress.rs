@@ -4,11 +4,11 @@
 //! As there, in two steps: the values of all blocks, one after the other, then what is told of each. Stores are of
 //! 64 entries always, into buffers with room for so many more.
 
-use super::coefficients::Component;
 use super::layout::{DC_WIDE, ESCAPED, LEAST_LARGE, WIDE, number};
 use super::order::ZIGZAG;
 use super::simd::Steps;
-use crate::ops::simd::{Simd, kernel};
+use super::sparse::Blocks;
+use crate::ops::simd::kernel;
 
 /// Entries that are worked on together.
 const CHUNK: usize = 64;
@@ -32,76 +32,99 @@ pub(crate) struct Compressor {
 #[derive(Default)]
 struct Bits {
     bytes: Vec<u8>,
-    rest: u128,
     count: usize,
 }
 
 impl Bits {
-    /// Of `bits` there are none from `count` on, which is 64 at most.
-    #[inline(always)]
-    fn push(&mut self, bits: u64, count: usize) {
-        let waiting = self.count % 64;
-        self.rest |= u128::from(bits) << waiting;
-        if waiting + count >= 64 {
-            self.bytes.extend_from_slice(&(self.rest as u64).to_le_bytes());
-            self.rest >>= 64;
-        }
-        self.count += count;
-    }
-
-    /// The last ones.
-    fn finish(&mut self) {
-        self.bytes.extend_from_slice(&(self.rest as u64).to_le_bytes()[..(self.count % 64).div_ceil(8)]);
-    }
-
     fn clear(&mut self) {
         self.bytes.clear();
-        (self.rest, self.count) = (0, 0);
+        self.count = 0;
+    }
+
+    /// Bitmaps without their lowest bit, up to their highest set bit, in whole 4 bits; of each how many of these
+    /// there are: 15 stands for 16, which 15 are counted as.
+    #[inline(always)]
+    fn extend(&mut self, bitmaps: &[u64], codes: &mut Vec<u8>) {
+        // The last write is of 16 bytes.
+        self.bytes.resize(self.count / 8 + 8 * bitmaps.len() + 16, 0);
+        let (mut at, mut waiting) = (self.count / 8, self.count as u32 % 8);
+        let mut rest = u128::from(self.bytes[at]) & ((1 << waiting) - 1);
+        codes.extend(bitmaps.iter().map(|&bitmap| {
+            let bitmap = bitmap >> 1;
+            let nibbles = (64 - bitmap.leading_zeros()).div_ceil(4);
+            let nibbles = if nibbles < 15 { nibbles } else { 16 };
+            rest |= u128::from(bitmap) << waiting;
+            if let Some(room) = self.bytes.get_mut(at..at + 16) {
+                room.copy_from_slice(&rest.to_le_bytes());
+            }
+            waiting += 4 * nibbles;
+            at += (waiting / 8) as usize;
+            rest >>= waiting & !7;
+            waiting %= 8;
+            nibbles.min(15) as u8
+        }));
+        self.count = 8 * at + waiting as usize;
+    }
+
+    /// All whole bytes, and the last one with zeros.
+    fn finish(&mut self) {
+        self.bytes.truncate(self.count.div_ceil(8));
+    }
+}
+
+kernel! {
+    /// Appends a band of an image's components to `out`.
+    pub(crate) fn compress / compress_in[V: Steps](band: &mut Compressor, planes: &[Blocks], number: usize, out: &mut Vec<u8>) -> () {
+        band.begin();
+        for blocks in planes {
+            let v = usize::from(blocks.plane.v);
+            let mut above = 0;
+            for row in number * v..(number + 1) * v {
+                let row = blocks.row(row);
+                band.differences(row.dc, above);
+                above = row.dc.first().copied().unwrap_or_default();
+                band.values.extend_from_slice(row.values);
+                band.bitmaps.extend(row.bitmaps, &mut band.codes);
+            }
+        }
+        band.bitmaps.finish();
+        let count = band.values.len();
+        band.values.resize(count.next_multiple_of(CHUNK), 0);
+        let large = split_in::<V>(band, count);
+        band.write(count, large, out);
     }
 }
 
 impl Compressor {
-    /// Appends a band of an image's components to `out`.
-    pub(crate) fn band(&mut self, simd: Simd, components: &[Component], band: usize, out: &mut Vec<u8>) {
+    fn begin(&mut self) {
         self.bitmaps.clear();
+        self.values.clear();
         for stream in [&mut self.codes, &mut self.dc, &mut self.dc_wide] {
             stream.clear();
         }
-        let mut count = 0;
-        for component in components {
-            let (v, columns) = (usize::from(component.v), component.columns as usize);
-            let mut above = 0;
-            for row in band * v..(band + 1) * v {
-                let blocks = &component.blocks[row * columns..][..columns];
-                self.differences(blocks, above);
-                above = blocks.first().map_or(0, |block| block[0]);
-                self.values.resize(count + columns * CHUNK, 0);
-                count = scan_row(simd, self, blocks, count);
-            }
-        }
-        self.bitmaps.finish();
-        self.values.resize(count.next_multiple_of(CHUNK), 0);
-        self.values[count..].fill(0);
-        let large = split_values(simd, self, count);
-        self.write(count, large, out);
     }
 
     /// DC values: the first differs from `above`, the others from their left.
-    fn differences(&mut self, blocks: &[[i16; 64]], above: i16) {
-        let mut before = above;
-        for block in blocks {
-            let difference = block[0].wrapping_sub(before);
-            before = block[0];
-            match i8::try_from(difference) {
-                Ok(small) if small != DC_WIDE => self.dc.push(small.cast_unsigned()),
-                _ => {
-                    self.dc.push(DC_WIDE.cast_unsigned());
-                    self.dc_wide.extend_from_slice(&difference.to_le_bytes());
-                }
-            }
+    #[inline(always)]
+    fn differences(&mut self, values: &[i16], above: i16) {
+        let Some(&first) = values.first() else { return };
+        let begin = self.dc.len();
+        let difference = |(before, value): (i16, i16)| value.wrapping_sub(before);
+        let small = |difference: i16| difference.clamp(DC_WIDE.into(), i16::from(i8::MAX) + 1) as i8;
+        let pairs = || values.iter().zip(&values[1..]).map(|(&before, &value)| (before, value));
+        self.dc.push(small(difference((above, first))).cast_unsigned());
+        self.dc.extend(pairs().map(|pair| small(difference(pair)).cast_unsigned()));
+        // What is too large either way has become -128.
+        if self.dc[begin..].contains(&DC_WIDE.cast_unsigned()) {
+            let all = std::iter::once((above, first)).chain(pairs());
+            let wide = all
+                .map(difference)
+                .filter(|&difference| i8::try_from(difference).is_err() || difference == DC_WIDE.into());
+            self.dc_wide.extend(wide.flat_map(i16::to_le_bytes));
         }
     }
 
+    #[inline(always)]
     fn write(&self, count: usize, large: usize, out: &mut Vec<u8>) {
         number(self.bitmaps.count / 4, out);
         number(count, out);
@@ -122,61 +145,46 @@ impl Compressor {
 }
 
 /// Two in each byte, the first in its lower half.
+#[inline(always)]
 fn nibbles(values: &[u8], out: &mut Vec<u8>) {
     let (pairs, last) = values.as_chunks::<2>();
     out.extend(pairs.iter().map(|[low, high]| low | high << 4));
     out.extend_from_slice(last);
 }
 
-kernel! {
-    /// Appends the values of a row of blocks to the first `count`, and returns how many there are then.
-    fn scan_row / scan_row_in[V: Steps](band: &mut Compressor, blocks: &[[i16; 64]], count: usize) -> usize {
-        let mut count = count;
-        for block in blocks {
-            let Some(values) = band.values[count..].first_chunk_mut() else { return count };
-            let bitmap = V::scan(block, values) >> 1;
-            count += bitmap.count_ones() as usize;
-            let nibbles = (64 - bitmap.leading_zeros()).div_ceil(4) as usize;
-            let (code, nibbles) = if nibbles < 15 { (nibbles, nibbles) } else { (15, 16) };
-            band.codes.push(code as u8);
-            band.bitmaps.push(bitmap, 4 * nibbles);
-        }
-        count
+/// What is told of the first `count` values. Returns how many are large.
+#[inline(always)]
+fn split_in<V: Steps>(band: &mut Compressor, count: usize) -> usize {
+    let whole = count.next_multiple_of(CHUNK);
+    band.signs.resize(whole / 8, 0);
+    band.large.resize(whole / 8, 0);
+    // All may be large, and all escapes; each chunk is written whole.
+    band.magnitudes.resize(whole + CHUNK, 0);
+    band.escapes.resize(whole + CHUNK, 0);
+    let mut found = 0;
+    let streams = band.signs.as_chunks_mut().0.iter_mut().zip(band.large.as_chunks_mut().0);
+    for (values, (signs, large)) in band.values[..whole].as_chunks::<CHUNK>().0.iter().zip(streams) {
+        let Some(magnitudes) = band.magnitudes[found..].first_chunk_mut() else { return found };
+        let masks = V::split(values, magnitudes);
+        found += masks[1].count_ones() as usize;
+        [*signs, *large] = masks.map(u64::to_le_bytes);
     }
-}
-
-kernel! {
-    /// What is told of the first `count` values. Returns how many are large.
-    fn split_values / split_values_in[V: Steps](band: &mut Compressor, count: usize) -> usize {
-        for stream in [&mut band.signs, &mut band.large, &mut band.escapes, &mut band.wide] {
-            stream.clear();
-        }
-        band.magnitudes.resize(count + 2 * CHUNK, 0);
-        let mut found = 0;
-        for values in band.values[..count.next_multiple_of(CHUNK)].as_chunks::<CHUNK>().0 {
-            let Some(magnitudes) = band.magnitudes[found..].first_chunk_mut() else { return found };
-            let [signs, large] = V::split(values, magnitudes);
-            found += large.count_ones() as usize;
-            band.signs.extend_from_slice(&signs.to_le_bytes());
-            band.large.extend_from_slice(&large.to_le_bytes());
-        }
-        band.magnitudes[found..].fill(0);
-        let mut wide = 0;
-        for magnitudes in band.magnitudes[..found.next_multiple_of(CHUNK)].as_chunks_mut::<CHUNK>().0 {
-            let mut escapes = [0; CHUNK];
-            let count = V::escape(magnitudes, &mut escapes);
-            wide += escapes[..count].iter().filter(|&&escape| escape == WIDE).count();
-            band.escapes.extend_from_slice(&escapes[..count]);
-        }
-        if wide > 0 {
-            let is_wide = |value: &&i16| value.unsigned_abs() > 127;
-            let values = band.values[..count].iter().filter(is_wide);
-            band.wide.extend(values.flat_map(|value| value.to_le_bytes()));
-        }
-        found
+    let end = found.next_multiple_of(CHUNK);
+    band.magnitudes[found..end].fill(0);
+    let mut escaped = 0;
+    for magnitudes in band.magnitudes[..end].as_chunks_mut::<CHUNK>().0 {
+        let Some(escapes) = band.escapes[escaped..].first_chunk_mut() else { return found };
+        escaped += V::escape(magnitudes, escapes);
     }
+    band.escapes.truncate(escaped);
+    band.wide.clear();
+    if band.escapes.contains(&WIDE) {
+        let is_wide = |value: &&i16| value.unsigned_abs() > 127;
+        let values = band.values[..count].iter().filter(is_wide);
+        band.wide.extend(values.flat_map(|value| value.to_le_bytes()));
+    }
+    found
 }
-
 /// The definition of `Steps::scan`.
 #[inline(always)]
 pub(crate) fn scan(block: &[i16; 64], values: &mut [i16; 64]) -> u64 {

@@ -5,13 +5,18 @@
 //! block's are spread over the places that its bitmap names. Both are the vector instruction "expand". Loads are
 //! of 64 bytes always: every buffer has so many behind its end, and every index into one is checked.
 
+mod heads;
+
 use std::ops::Range;
 
 use super::layout::{BITMAPS, DC_WIDE, ESCAPED, LEAST_ESCAPED, LEAST_LARGE, Layout, Reader, WIDE, damaged};
 use super::order::{Block, NATURAL_TO_PAIRED, ZIGZAG_TO_PAIRED};
+use super::pieces::WIDE_VALUE;
 use super::simd::Steps;
 use crate::error::Result;
 use crate::ops::simd::{Simd, kernel};
+
+pub(super) use heads::Heads;
 
 /// Bytes behind the end of every buffer.
 const SLACK: usize = 128;
@@ -21,10 +26,10 @@ pub(crate) const TOGETHER: usize = 4;
 
 /// A value that needs 16 bits.
 #[derive(Debug, Clone, Copy)]
-struct Wide {
+pub(crate) struct Wide {
     /// Which of the band's values.
-    at: usize,
-    value: i16,
+    pub(crate) at: usize,
+    pub(crate) value: i16,
 }
 
 /// Where streams begin in the bytes of a band.
@@ -210,6 +215,7 @@ fn signed_in<V: Steps>(band: &mut Expander) -> Option<()> {
             let value = i16::from_le_bytes(*band.bytes[..streams.end].get(wide..)?.first_chunk()?);
             wide += 2;
             band.wide.push(Wide { at, value });
+            out[at % 64] = WIDE_VALUE;
         }
     }
     (magnitude == band.counts.large && wide == streams.end).then_some(())
@@ -230,6 +236,28 @@ kernel! {
     }
 }
 
+/// The next block's bitmap, the DC coefficient's place left free; changes the DC coefficient from the last one's.
+#[inline(always)]
+fn next_block(band: &Expander, streams: Streams, cursor: &mut Cursor, dc: &mut i16) -> Option<u64> {
+    let bytes = &band.bytes[..];
+    let code = bytes[..streams.dc].get(cursor.block / 2)? >> (4 * (cursor.block % 2)) & 15;
+    let mask = BITMAPS[usize::from(code)];
+    let around = bytes.get(streams.bitmaps + cursor.bitmap / 2..)?.first_chunk::<16>()?;
+    let bitmap = ((u128::from_le_bytes(*around) >> (4 * (cursor.bitmap % 2))) as u64 & mask) << 1;
+    cursor.bitmap += mask.count_ones() as usize / 4;
+    let difference = bytes[streams.dc..streams.dc_wide].get(cursor.block)?.cast_signed();
+    cursor.block += 1;
+    if difference == DC_WIDE {
+        let from = streams.dc_wide + 2 * cursor.dc_wide;
+        let wide = bytes[..streams.bitmaps].get(from..)?.first_chunk()?;
+        *dc = dc.wrapping_add(i16::from_le_bytes(*wide));
+        cursor.dc_wide += 1;
+    } else {
+        *dc = dc.wrapping_add(i16::from(difference));
+    }
+    Some(bitmap)
+}
+
 #[inline(always)]
 fn row_from<V: Steps>(
     band: &Expander,
@@ -238,28 +266,12 @@ fn row_from<V: Steps>(
     wanted: Range<usize>,
     blocks: &mut [Block],
 ) -> Option<()> {
-    let (streams, bytes) = (band.streams, &band.bytes[..]);
-    let (codes, dcs) = (&bytes[..streams.dc], &bytes[streams.dc..streams.dc_wide]);
+    let streams = band.streams;
     let mut dc = cursor.above;
     // The value at which the next wide one stands; none of a band's has this index.
     let mut next_wide = band.wide.get(cursor.wide).map_or(usize::MAX, |wide| wide.at);
     for column in 0..columns {
-        let code = codes.get(cursor.block / 2)? >> (4 * (cursor.block % 2)) & 15;
-        let mask = BITMAPS[usize::from(code)];
-        let around = bytes.get(streams.bitmaps + cursor.bitmap / 2..)?.first_chunk::<16>()?;
-        // Behind the first, the DC coefficient's place.
-        let bitmap = ((u128::from_le_bytes(*around) >> (4 * (cursor.bitmap % 2))) as u64 & mask) << 1;
-        cursor.bitmap += mask.count_ones() as usize / 4;
-        let difference = dcs.get(cursor.block)?.cast_signed();
-        cursor.block += 1;
-        if difference == DC_WIDE {
-            let from = streams.dc_wide + 2 * cursor.dc_wide;
-            let wide = bytes[..streams.bitmaps].get(from..)?.first_chunk()?;
-            dc = dc.wrapping_add(i16::from_le_bytes(*wide));
-            cursor.dc_wide += 1;
-        } else {
-            dc = dc.wrapping_add(i16::from(difference));
-        }
+        let bitmap = next_block(band, streams, cursor, &mut dc)?;
         if column == 0 {
             cursor.above = dc;
         }

@@ -7,6 +7,7 @@
 //! is, the bitmaps of coefficients that are not zero (zigzag order, 4 bits at a time), the signs of those
 //! coefficients, a bit for each that is larger than 1, 4 bits for each of these, and rarely a byte or two more.
 
+mod faithful;
 mod write;
 
 use super::coefficients::{Coefficients, Component, Transform};
@@ -14,7 +15,10 @@ use super::expand::{Expander, natural};
 use crate::error::{Fault, Result};
 use crate::limits::{MAX_COEFFICIENT_BYTES, MAX_PIXELS, MAX_SIDE_PX};
 use crate::ops::simd::Simd;
-pub use write::{faithful, write};
+pub use faithful::faithful;
+pub(crate) use faithful::{NOT_FAITHFUL, PairedSteps};
+pub(crate) use write::Writing;
+pub use write::write;
 
 /// The version of the grammar, its first byte.
 pub const VERSION: u8 = 1;
@@ -58,6 +62,12 @@ pub(crate) struct Plane {
     pub(crate) quant: [u16; 64],
     /// Blocks across, in whole coding units.
     pub(crate) columns: usize,
+}
+
+impl Default for Plane {
+    fn default() -> Self {
+        Self { id: 0, h: 1, v: 1, quant: [0; 64], columns: 0 }
+    }
 }
 
 /// A layout whose head has been read and checked; its bands are when they are expanded.

@@ -111,17 +111,25 @@ impl<'a> Member<'a> {
     }
 }
 
-/// The member of an original file and its two parts; all are within the limits.
-pub(super) fn write((width, height): (u32, u32), original: &[u8], skeleton: &[u8], layout: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(HEADER_BYTES + skeleton.len() + layout.len());
+/// The member of an original file, its skeleton and its layout in two parts; all are within the limits.
+pub(super) fn write(
+    (width, height): (u32, u32),
+    original: &[u8],
+    skeleton: &[u8],
+    layout: [&[u8]; 2],
+) -> Vec<u8> {
+    let mut out = Vec::with_capacity(HEADER_BYTES + skeleton.len() + layout[0].len() + layout[1].len());
     out.extend(MAGIC);
     out.extend(VERSION.to_le_bytes());
     out.extend(Part::of(original).numbers());
     out.extend([width as u16, height as u16].map(u16::to_le_bytes).as_flattened());
     out.extend(Part::of(skeleton).numbers());
-    out.extend(Part::of(layout).numbers());
+    let crc32c = crc32c::crc32c_append(crc32c::crc32c(layout[0]), layout[1]);
+    let length = (layout[0].len() + layout[1].len()) as u32;
+    out.extend(Part { length, crc32c, bytes: &[] }.numbers());
     out.extend(crc32c::crc32c(&out).to_le_bytes());
-    out.extend_from_slice(skeleton);
-    out.extend_from_slice(layout);
+    for part in [skeleton, layout[0], layout[1]] {
+        out.extend_from_slice(part);
+    }
     out
 }

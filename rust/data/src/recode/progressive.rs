@@ -80,16 +80,13 @@ impl Reading {
     fn symbol(input: &mut Bits, codes: &Codes) -> Result<(u32, u32), Unusual> {
         let mut state = input.state;
         state.refill(input.data());
-        let mut found = codes.look_up(state.bits);
-        if found.escapes() {
-            found = codes.further(state.bits, found);
-        }
-        if found.bits() == 0 || input.overrun() {
+        let (symbol, bits) = codes.look_up(state.bits).ok_or(NO_CODE)?;
+        if input.overrun() {
             return Err(NO_CODE);
         }
-        state.drop(found.bits());
+        state.drop(bits);
         input.state = state;
-        Ok((u32::from(found.symbol()) >> 4, u32::from(found.symbol()) & 15))
+        Ok((symbol >> 4, symbol & 15))
     }
 
     /// The first coefficient of a block.
@@ -195,6 +192,26 @@ fn refine(input: &mut Bits, value: &mut i16, plus: i16) {
     }
 }
 
+/// Places of a band by what a scan knows of them, the lowest bit the band's first.
+struct Masks {
+    /// Not zero by now.
+    known: u64,
+    /// Not zero for the first time.
+    fresh: u64,
+}
+
+impl Masks {
+    fn of(block: &[i16; 64], band: Band) -> Self {
+        let (mut known, mut ones) = (0, 0);
+        for (at, &place) in band.places().iter().enumerate() {
+            let magnitude = block[usize::from(place) & 63].unsigned_abs() >> band.low;
+            known |= u64::from(magnitude != 0) << at;
+            ones |= u64::from(magnitude == 1) << at;
+        }
+        Self { known, fresh: if band.refines { ones } else { known } }
+    }
+}
+
 /// Writes the blocks of one scan.
 pub(super) struct Writing {
     pub(super) band: Band,
@@ -287,33 +304,36 @@ impl Writing {
         cuts: &mut Cuts,
         block: &[i16; 64],
     ) -> Result<(), Unusual> {
-        let Band { low, refines, .. } = self.band;
-        let known = |value: i16| value.unsigned_abs() >> low;
-        let is_new = |value: i16| known(value) == 1 || (!refines && known(value) > 1);
+        let low = self.band.low;
         let cut = cuts.is_next();
         let places = self.band.places();
-        let end = places.iter().rposition(|&place| is_new(block[usize::from(place)])).map_or(0, |at| at + 1);
-        let mut run = 0;
-        for (at, &place) in places.iter().enumerate() {
-            let value = block[usize::from(place)];
-            if known(value) == 0 {
-                run += 1;
-                continue;
-            }
-            while run > 15 && at < end {
+        let Masks { known, fresh } = Masks::of(block, self.band);
+        let end = 64 - fresh.leading_zeros() as usize;
+        // Where the run of zeros begins that is going on.
+        let mut from = 0;
+        let mut left = known;
+        while left != 0 {
+            let at = left.trailing_zeros() as usize;
+            left &= left - 1;
+            let Some(&place) = places.get(at) else { break };
+            let value = block[usize::from(place) & 63];
+            while at - from > 15 && at < end {
                 self.end_run(output, codes)?;
                 Self::symbol(output, codes, 0xf0, (0, 0))?;
                 Self::correct(output, &mut self.own);
-                run -= 16;
+                from += 16;
             }
-            if !is_new(value) {
-                self.own.push((known(value) & 1) as u8);
+            let known = value.unsigned_abs() >> low;
+            if fresh >> at & 1 == 0 {
+                // One more place that no run of zeros counts.
+                self.own.push((known & 1) as u8);
+                from += 1;
                 continue;
             }
             self.end_run(output, codes)?;
-            let size = 16 - known(value).leading_zeros();
-            let number = i32::from(known(value));
-            let number = if refines {
+            let size = 16 - known.leading_zeros();
+            let number = i32::from(known);
+            let number = if self.band.refines {
                 i32::from(value > 0)
             } else if value < 0 {
                 !number
@@ -323,11 +343,11 @@ impl Writing {
             if size > 15 {
                 return Err(NO_SYMBOL);
             }
-            Self::symbol(output, codes, run << 4 | size, (number as u32, size))?;
+            Self::symbol(output, codes, ((at - from) as u32) << 4 | size, (number as u32, size))?;
             Self::correct(output, &mut self.own);
-            run = 0;
+            from = at + 1;
         }
-        if run > 0 || !self.own.is_empty() {
+        if from < places.len() || !self.own.is_empty() {
             if cut {
                 self.end_run(output, codes)?;
             }

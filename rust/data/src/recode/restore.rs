@@ -3,14 +3,28 @@
 
 use super::Unusual;
 use super::coefficients::{Coefficients, Transform};
-use super::entropy::{self, Choices, Tools};
+use super::entropy::{Choices, Tools};
+use super::layout::{Layout, NOT_FAITHFUL, damaged, faithful};
 use super::segments::{Next, Segments};
 use super::skeleton::Skeleton;
+use super::sparse::Sparse;
+use super::{reading, writing};
+use crate::error::{Error, Result};
 use crate::limits::{MAX_COEFFICIENT_BYTES, MAX_SCANS};
 
-/// Coefficients of nothing, whose memory the next image takes.
-pub(super) fn nothing() -> Coefficients {
-    Coefficients { width: 0, height: 0, components: Vec::new(), transform: Transform::Grey }
+/// What a JPEG is taken apart into.
+pub(super) struct Parts {
+    /// Its coefficients.
+    pub(super) sparse: Sparse,
+    /// The same of a progressive file, before they are complete; otherwise nothing of use.
+    dense: Coefficients,
+}
+
+impl Default for Parts {
+    fn default() -> Self {
+        let dense = Coefficients { width: 0, height: 0, components: Vec::new(), transform: Transform::Grey };
+        Self { sparse: Sparse::default(), dense }
+    }
 }
 
 /// Reads every coefficient of a JPEG that libjpeg would read without inventing any; whatever is unusual is an
@@ -18,62 +32,99 @@ pub(super) fn nothing() -> Coefficients {
 pub(super) fn take_apart(
     tools: &mut Tools,
     bytes: &[u8],
-    into: &mut Coefficients,
-) -> Result<Skeleton<'static>, Unusual> {
+    into: &mut Parts,
+) -> std::result::Result<Skeleton<'static>, Unusual> {
     let mut segments = Segments::default();
     let mut choices = Choices::default();
     let mut outside = Vec::new();
     let (mut at, mut from, mut scans) = (2, 0, 0);
-    let mut components = Vec::new();
+    let Parts { sparse, dense } = into;
     while let Next::Scan(scan) = segments.next(bytes, &mut at)? {
-        let frame = segments.frame.as_ref().ok_or(Unusual("a scan before the frame header"))?;
+        let frame = segments.frame.as_ref().ok_or(NO_FRAME)?;
         scans += 1;
         if scans > MAX_SCANS || frame.coefficient_bytes() > MAX_COEFFICIENT_BYTES {
             return Err(Unusual("more coefficients or scans than are taken apart"));
         }
-        if scans == 1 {
-            components = frame.components(&mut into.components);
-        }
         outside.extend_from_slice(&bytes[from..at]);
-        at = entropy::read(tools, (bytes, at), (frame, &scan), &mut components, &mut choices)?;
+        let (data, what) = ((bytes, at), (frame, &scan));
+        if frame.progressive {
+            if scans == 1 {
+                dense.components = frame.components(&mut dense.components);
+            }
+            at = reading::progressive_scan(tools, data, what, &mut dense.components, &mut choices)?;
+        } else {
+            if scans == 1 {
+                frame.begin(&mut sparse.planes);
+            }
+            at = reading::sequential(tools, data, what, &mut sparse.planes, &mut choices)?;
+        }
         from = at;
     }
     outside.extend_from_slice(&bytes[from..]);
     let (frame, transform) =
         segments.frame.as_ref().zip(segments.transform()).ok_or(Unusual("a file without an image"))?;
-    components.iter_mut().zip(frame.quants()).for_each(|(component, quant)| component.quant = quant);
-    *into = Coefficients { width: frame.width, height: frame.height, components, transform };
+    if frame.progressive {
+        sparse.take(dense);
+    }
+    (sparse.width, sparse.height, sparse.transform) = (frame.width, frame.height, transform);
+    sparse.planes.iter_mut().zip(frame.quants()).for_each(|(blocks, quant)| blocks.plane.quant = quant);
     Ok(Skeleton { choices, outside: outside.into() })
 }
 
-/// The file that was taken apart; an error if it would have more than `limit` bytes, or if skeleton and
-/// coefficients belong to different images.
+const NO_FRAME: Unusual = Unusual("a scan before the frame header");
+
+/// Writes the file that was taken apart to `out`, over what was there.
+///
+/// # Errors
+/// `Damaged` if it would have more than `limit` bytes, if skeleton and layout belong to different images, or if
+/// libjpeg's arithmetic is not up to the coefficients.
 pub(super) fn build(
     tools: &mut Tools,
     skeleton: Skeleton<'_>,
-    coefficients: &mut Coefficients,
+    layout: &Layout<'_>,
     limit: usize,
-) -> Result<Vec<u8>, Unusual> {
+    out: &mut Vec<u8>,
+) -> Result<()> {
     let Skeleton { mut choices, outside } = skeleton;
     let mut segments = Segments::default();
-    let mut out = Vec::with_capacity(limit);
+    let mut dense = None;
+    out.clear();
     let (mut at, mut from, mut scans) = (2, 0, 0);
-    while let Next::Scan(scan) = segments.next(&outside, &mut at)? {
-        let frame = segments.frame.as_ref().ok_or(Unusual("a scan before the frame header"))?;
+    while let Next::Scan(scan) = segments.next(&outside, &mut at).map_err(unusual)? {
+        let frame = segments.frame.as_ref().ok_or(NO_FRAME).map_err(unusual)?;
         scans += 1;
-        if scans > MAX_SCANS || !frame.is_of(coefficients) {
-            return Err(Unusual("a skeleton of another image"));
+        if scans > MAX_SCANS || !frame.is_of(layout) {
+            return Err(damaged("a skeleton of another image"));
         }
         out.extend_from_slice(&outside[from..at]);
-        let components = &mut coefficients.components;
-        entropy::write(tools, &mut out, limit, (frame, &scan), components, &mut choices)?;
+        let (end, what) = ((&mut *out, limit), (frame, &scan));
+        if frame.progressive {
+            let image: &mut Coefficients = match &mut dense {
+                Some(image) => image,
+                None => dense.insert(coefficients(layout)?),
+            };
+            writing::progressive_scan(tools, end, what, &mut image.components, &mut choices)
+                .map_err(unusual)?;
+        } else {
+            writing::sequential(tools, end, what, layout, &mut choices)?;
+        }
         from = at;
     }
-    let steps = coefficients.components.iter().map(|component| component.quant);
+    let steps = layout.planes.iter().map(|plane| plane.quant);
     let frame = segments.frame.as_ref().filter(|frame| frame.quants().eq(steps));
-    if frame.is_none() || segments.transform() != Some(coefficients.transform) {
-        return Err(Unusual("a skeleton of other colours or quantisation"));
+    if frame.is_none() || segments.transform() != Some(layout.transform) {
+        return Err(damaged("a skeleton of other colours or quantisation"));
     }
     out.extend_from_slice(&outside[from..]);
-    if out.len() > limit { Err(Unusual("a file that is longer than it was")) } else { Ok(out) }
+    if out.len() > limit { Err(damaged("a file that is longer than it was")) } else { Ok(()) }
+}
+
+/// All coefficients of a layout that may be kept.
+fn coefficients(layout: &Layout<'_>) -> Result<Coefficients> {
+    let image = layout.coefficients()?;
+    if faithful(&image) { Ok(image) } else { Err(damaged(NOT_FAITHFUL)) }
+}
+
+fn unusual(Unusual(reason): Unusual) -> Error {
+    damaged(reason)
 }

@@ -1,5 +1,6 @@
 //! Here: coefficients for tests. Not here: anything that is not a test's.
 
+use super::codes::{Class, Table};
 use super::coefficients::{Coefficients, Component, Transform};
 
 /// A linear congruential generator: tests say the same on every machine.
@@ -60,4 +61,28 @@ fn block(random: &mut Random) -> [i16; 64] {
     }
     block[0] = random.below(300) as i16 - 150;
     block
+}
+
+/// A Huffman table of codes of all lengths, as long ones as those of encoders; never one of ones alone.
+pub(super) fn table(random: &mut Random, class: Class) -> Table {
+    let mut symbols: Vec<u8> = match class {
+        Class::Dc => (0..16).collect(),
+        Class::Ac => (0..=255).filter(|symbol| symbol & 15 != 0 || [0, 0xf0].contains(symbol)).collect(),
+    };
+    for i in (1..symbols.len()).rev() {
+        symbols.swap(i, random.below(i + 1));
+    }
+    let mut table = Table { counts: [0; 16], symbols: [0; 256] };
+    table.symbols[..symbols.len()].copy_from_slice(&symbols);
+    // Of the codes that are left, as many as leave enough longer ones for the rest.
+    let (mut left, mut free) = (symbols.len(), 1);
+    for (length, count) in table.counts.iter_mut().enumerate() {
+        free *= 2;
+        let most = (0..=left.min(free - 1)).rev().find(|&take| (free - take) << (15 - length) > left - take);
+        let most = most.unwrap_or(0);
+        let take = if length == 15 { most } else { random.below(most.min(1 + most / 2) + 1) };
+        *count = take as u8;
+        (left, free) = (left - take, free - take);
+    }
+    table
 }

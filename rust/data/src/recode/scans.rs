@@ -1,17 +1,40 @@
 //! Here: the blocks of a scan in the order in which they are coded, and where restarts stand between them.
 //! Not here: how a block is coded.
 
+use std::ops::Range;
+
 use super::Unusual;
 use super::coefficients::Component;
 use super::segments::{Frame, Scan};
 
 /// Reads or writes blocks one after the other.
 pub(super) trait Coder {
-    /// One block; `slot` is the place of its component in the scan.
-    fn block(&mut self, slot: usize, block: &mut [i16; 64]) -> Result<(), Unusual>;
+    /// A row of coding units begins.
+    fn band(&mut self, _band: usize) -> Result<(), Unusual> {
+        Ok(())
+    }
+
+    /// Blocks side by side; `slot` is the place of their component in the scan.
+    fn blocks(&mut self, slot: usize, row: usize, columns: Range<usize>) -> Result<(), Unusual>;
 
     /// A restart interval is complete, and another one follows. `number` is that of the marker, 0 to 7.
     fn restart(&mut self, number: u8) -> Result<(), Unusual>;
+}
+
+/// Blocks that a coder is passed, of all coefficients.
+pub(super) fn blocks<'a>(
+    components: &'a mut [Component],
+    scan: &Scan,
+    slot: usize,
+    row: usize,
+    columns: Range<usize>,
+) -> Result<&'a mut [[i16; 64]], Unusual> {
+    let component = scan.parts.get(slot).and_then(|part| components.get_mut(part.component));
+    let row = component.and_then(|component| {
+        let from = row * component.columns as usize;
+        component.blocks.get_mut(from + columns.start..from + columns.end)
+    });
+    row.ok_or(Unusual("blocks that are not there"))
 }
 
 /// Coding units, counted between restarts.
@@ -39,41 +62,41 @@ impl Units {
 
 /// Passes every block of a scan to a coder.
 #[inline(always)]
-pub(super) fn walk(
-    frame: &Frame,
-    scan: &Scan,
-    components: &mut [Component],
-    coder: &mut impl Coder,
-) -> Result<(), Unusual> {
+pub(super) fn walk(frame: &Frame, scan: &Scan, coder: &mut impl Coder) -> Result<(), Unusual> {
     let mut units = Units { every: scan.restart, left: scan.restart, number: 0 };
     let missing = Unusual("blocks that are not there");
     if let [part] = scan.parts[..] {
         // Alone in its scan a component has only the blocks that its pixels need.
-        let component = components.get_mut(part.component).ok_or(missing)?;
         let (wide, high) = frame.needed(part.component);
-        let columns = component.columns as usize;
+        let v = frame.parts.get(part.component).ok_or(missing)?.v;
         for row in 0..high as usize {
-            let blocks =
-                component.blocks.get_mut(row * columns..).and_then(|row| row.get_mut(..wide as usize));
-            for block in blocks.ok_or(missing)? {
+            if row.is_multiple_of(v.into()) {
+                coder.band(row / usize::from(v))?;
+            }
+            if units.every == 0 {
+                coder.blocks(0, row, 0..wide as usize)?;
+                continue;
+            }
+            for column in 0..wide as usize {
                 units.next(coder)?;
-                coder.block(0, block)?;
+                coder.blocks(0, row, column..column + 1)?;
             }
         }
         return Ok(());
     }
+    let mut factors = [(0, 0); 4];
+    for (factors, part) in factors.iter_mut().zip(&scan.parts) {
+        let part = frame.parts.get(part.component).ok_or(missing)?;
+        *factors = (part.h.into(), part.v.into());
+    }
+    let factors = factors.get(..scan.parts.len()).ok_or(missing)?;
     for down in 0..frame.units_down as usize {
+        coder.band(down)?;
         for across in 0..frame.units_across as usize {
             units.next(coder)?;
-            for (slot, part) in scan.parts.iter().enumerate() {
-                let component = components.get_mut(part.component).ok_or(missing)?;
-                let (h, v) = (usize::from(component.h), usize::from(component.v));
+            for (slot, &(h, v)) in factors.iter().enumerate() {
                 for row in down * v..down * v + v {
-                    let first = row * component.columns as usize + across * h;
-                    let blocks = component.blocks.get_mut(first..first + h).ok_or(missing)?;
-                    for block in blocks {
-                        coder.block(slot, block)?;
-                    }
+                    coder.blocks(slot, row, across * h..across * h + h)?;
                 }
             }
         }

@@ -6,7 +6,9 @@
 
 use super::Unusual;
 use super::codes::Table;
-use super::coefficients::{Coefficients, Component, Transform};
+use super::coefficients::{Component, Transform};
+use super::layout::{Layout, Plane};
+use super::sparse::Blocks;
 
 /// What the frame header says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,15 +71,24 @@ impl Frame {
         self.parts.iter().map(component).collect()
     }
 
-    /// Whether coefficients have this size and these components.
-    pub(super) fn is_of(&self, image: &Coefficients) -> bool {
-        let Coefficients { width, height, ref components, .. } = *image;
-        let same = |(part, component): (&FramePart, &Component)| {
-            let Component { id, h, v, columns, rows, .. } = *component;
-            (part.id, part.h, part.v, self.blocks(part)) == (id, h, v, (columns, rows))
+    /// The same as blocks that are zero, in the memory of earlier ones.
+    pub(super) fn begin(&self, planes: &mut Vec<Blocks>) {
+        planes.resize_with(self.parts.len(), Blocks::default);
+        for (blocks, part) in planes.iter_mut().zip(&self.parts) {
+            let ((columns, rows), &FramePart { id, h, v, .. }) = (self.blocks(part), part);
+            blocks.begin(Plane { id, h, v, quant: [0; 64], columns: columns as usize }, rows as usize);
+        }
+    }
+
+    /// Whether a layout has this size and these components.
+    pub(super) fn is_of(&self, layout: &Layout<'_>) -> bool {
+        let same = |(part, plane): (&FramePart, &Plane)| {
+            let ((columns, rows), v) = (self.blocks(part), usize::from(plane.v));
+            (part.id, part.h, part.v) == (plane.id, plane.h, plane.v)
+                && (columns as usize, rows as usize) == (plane.columns, layout.bands() * v)
         };
-        (self.width, self.height, self.parts.len()) == (width, height, components.len())
-            && self.parts.iter().zip(components).all(same)
+        (self.width, self.height, self.parts.len()) == (layout.width, layout.height, layout.planes.len())
+            && self.parts.iter().zip(&layout.planes).all(same)
     }
 
     /// The quantisation steps of each component; zeros if it is in no scan so far.

@@ -1,5 +1,6 @@
 //! Coefficients there and back, and what becomes of bytes that are no layout.
 
+use super::super::order::{Block, PAIRED};
 use super::super::samples::{Random, image};
 use super::*;
 use crate::jpeg::Part;
@@ -128,4 +129,30 @@ fn absurd_coefficients_are_not_faithful() {
     image.components[0].h = 3;
     image.components[0].v = 5;
     assert!(!faithful(&image));
+}
+
+#[test]
+fn blocks_in_paired_order_are_judged_alike() {
+    let mut random = Random(7);
+    let (mut allowed, mut refused) = (0, 0);
+    for case in 0..3000 {
+        let large = case % 7 == 0;
+        let quant =
+            std::array::from_fn(|_| if large { random.next() as u16 } else { random.below(256) as u16 });
+        let mut block = [0_i16; 64];
+        for _ in 0..random.below(12) {
+            let size = random.below(16);
+            block[random.below(64)] = (random.below(1 << (size + 1)) as i32 - (1 << size)) as i16;
+        }
+        let mut paired = Block(PAIRED.map(|place| block[usize::from(place)]));
+        paired.0[0] = 0;
+        let is_wide = block[1..].iter().any(|&value| i8::try_from(value).is_err());
+        let component = Component { id: 1, h: 1, v: 1, quant, columns: 1, rows: 1, blocks: vec![block] };
+        let image =
+            Coefficients { width: 8, height: 8, components: vec![component], transform: Transform::Grey };
+        let expected = faithful(&image);
+        assert_eq!(PairedSteps::new(&quant).allow(&paired, block[0], is_wide), expected, "case {case}");
+        *(if expected { &mut allowed } else { &mut refused }) += 1;
+    }
+    assert!(allowed > 300 && refused > 300, "{allowed} {refused}");
 }

@@ -1,0 +1,254 @@
+//! Here: what the next bits of a sequential scan stand for: a code with its value, often two at once.
+//! Not here: reading the bits, blocks.
+//!
+//! A chain of lookups is what reading takes its time for: each tells where the next one begins. So an entry says
+//! as much as it can. Of a value that reaches beyond the bits that a lookup sees, it says what those bits alone
+//! decide, and how many are to be added.
+
+use super::Unusual;
+use super::codes::{Class, Made, Prefixes, Table, extend};
+
+/// Entries for DC codes: few, because they are used once in a block and share the cache with the others.
+pub(super) type DcLookup = Lookup<{ 1 << 8 }>;
+
+/// Entries for AC codes.
+pub(super) type AcLookup = Lookup<{ 1 << 10 }>;
+
+/// Most bits that an entry may stand for; between two refills there are three times as many.
+const MOST_BITS: u32 = 18;
+
+/// Added to the step of a code that ends a block.
+pub(super) const END_OF_BLOCK: u8 = 64;
+
+/// The step of an entry that says nothing: beyond the end of any block.
+const ESCAPE: u8 = 127;
+
+/// Most places that an entry of two codes goes on, so that both have a bit in it.
+const MOST_STEPS: u8 = 16;
+
+/// What bits stand for, in one word: its loading is all that the next lookup waits for, and the lowest bits are
+/// the count by which it shifts. From there on: 8 bits: how many bits of codes and values; 8: places from the last
+/// coefficient to the last of these, and more at the end of the block; 16: a bit for each place that this goes on,
+/// set where there is a value, the lowest the next place; 16: the first value, less all of the bits as a number:
+/// with them it is complete, whatever was not seen of it; 16: the second value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Found(u64);
+
+impl Found {
+    fn new(bits: u8, step: u8, places: u16, [first, second]: [i16; 2]) -> Self {
+        let values = u64::from(first.cast_unsigned()) << 32 | u64::from(second.cast_unsigned()) << 48;
+        Self(u64::from(bits) | u64::from(step) << 8 | u64::from(places) << 16 | values)
+    }
+
+    #[inline(always)]
+    pub(super) fn bits(self) -> u32 {
+        self.0 as u32 & 63
+    }
+
+    #[inline(always)]
+    pub(super) fn step(self) -> u32 {
+        u32::from((self.0 >> 8) as u8)
+    }
+
+    #[inline(always)]
+    pub(super) fn places(self) -> u64 {
+        u64::from((self.0 >> 16) as u16)
+    }
+
+    /// The first value of what was found in these bits, the next bit the highest.
+    #[inline(always)]
+    pub(super) fn first(self, bits: u64) -> i16 {
+        ((self.0 >> 32) as i16).wrapping_add((bits >> (self.0.wrapping_neg() & 63)) as i16)
+    }
+
+    #[inline(always)]
+    pub(super) fn second(self) -> i16 {
+        (self.0 >> 48) as i16
+    }
+
+    #[inline(always)]
+    pub(super) fn escapes(self) -> bool {
+        self.step() == ESCAPE.into()
+    }
+}
+
+/// One code and its value.
+#[derive(Debug, Clone, Copy)]
+struct Single {
+    /// How many bits both have; 0: none begins so, or it is a longer one.
+    bits: u8,
+    step: u8,
+    /// With zeros for the bits that are not seen.
+    value: i16,
+}
+
+impl Single {
+    const NONE: Self = Self { bits: 0, step: ESCAPE, value: 0 };
+
+    /// What an entry says; `seen` are as many bits as it stands for.
+    fn found(self, seen: u32) -> Found {
+        let first = self.value.wrapping_sub(seen as i16);
+        // The end of a block has no place, nor has a run of zeros.
+        let places = if self.value == 0 { 0 } else { 1 << (self.step - 1) };
+        Found::new(self.bits, self.step, places, [first, 0])
+    }
+
+    /// The same of two codes, if an entry has room for both.
+    fn and(self, next: Self, seen: u32) -> Option<Found> {
+        let (bits, step) = (self.bits + next.bits, self.step + next.step);
+        if self.value == 0 || step % END_OF_BLOCK > MOST_STEPS {
+            return None;
+        }
+        let first = self.value.wrapping_sub(seen as i16);
+        let behind = if next.value == 0 { 0 } else { 1 << (step - 1) };
+        Some(Found::new(bits, step, 1 << (self.step - 1) | behind, [first, next.value]))
+    }
+}
+
+/// A table with an entry for whatever the next bits are.
+pub(super) struct Lookup<const ENTRIES: usize> {
+    prefixes: Prefixes,
+    pub(super) entries: Box<[Found; ENTRIES]>,
+}
+
+impl<const ENTRIES: usize> Lookup<ENTRIES> {
+    /// Bits that one lookup sees.
+    const SEEN: u32 = ENTRIES.trailing_zeros();
+
+    /// One code alone, whatever its length, of at least 31 bits.
+    #[cold]
+    pub(super) fn single(&self, bits: u64) -> Result<Found, Unusual> {
+        let no_code = Unusual("a Huffman code that does not exist");
+        let (symbol, length) = self.prefixes.find(bits).ok_or(no_code)?;
+        let size = symbol & 15;
+        let value = extend((bits << length >> 1 >> (63 - size)) as u32, size) as i16;
+        let single = Single { bits: (length + size) as u8, step: step_of(symbol), value };
+        Ok(single.found((bits >> (64 - length - size)) as u32))
+    }
+
+    /// What every index begins with, if it shows as much of it as an entry needs.
+    fn singles(codes: &[(u32, u32, u8)]) -> Box<[Single; ENTRIES]> {
+        let mut singles = Box::new([Single::NONE; ENTRIES]);
+        for &(code, length, symbol) in codes {
+            let size = u32::from(symbol) & 15;
+            let Some(spare) = Self::SEEN.checked_sub(length) else { continue };
+            // The first bit of a value is its sign.
+            if (size > 0 && spare == 0) || length + size > MOST_BITS {
+                continue;
+            }
+            let seen = size.min(spare);
+            for bits in 0..1u32 << seen {
+                let value = extend(bits << (size - seen), size) as i16;
+                let single = Single { bits: (length + size) as u8, step: step_of(symbol.into()), value };
+                let from = ((code << spare) + (bits << (spare - seen))) as usize;
+                singles[from..from + (1 << (spare - seen))].fill(single);
+            }
+        }
+        singles
+    }
+
+    /// The entry for an index.
+    fn found(singles: &[Single; ENTRIES], index: usize, class: Class) -> Found {
+        let single = singles[index];
+        let first = u32::from(single.bits);
+        let Some(left) = Self::SEEN.checked_sub(first).filter(|_| first > 0) else {
+            // All that is seen, and zeros for what is not.
+            return single.found((index as u32) << first.saturating_sub(Self::SEEN));
+        };
+        if class == Class::Ac {
+            // What is not seen are zeros here; a code that needs none of it is right.
+            let next = singles[(index << first) & (ENTRIES - 1)];
+            let second = u32::from(next.bits);
+            if let Some(left) = left.checked_sub(second).filter(|_| second > 0)
+                && let Some(found) = single.and(next, index as u32 >> left)
+            {
+                return found;
+            }
+        }
+        single.found(index as u32 >> left)
+    }
+}
+
+/// How far a symbol of a sequential scan goes.
+fn step_of(symbol: u32) -> u8 {
+    if symbol & 15 != 0 || symbol >> 4 == 15 { (symbol >> 4) as u8 + 1 } else { END_OF_BLOCK }
+}
+
+impl<const ENTRIES: usize> Made for Lookup<ENTRIES> {
+    fn make(table: &Table, class: Class) -> Result<Self, Unusual> {
+        let mut codes = Vec::new();
+        let prefixes =
+            Prefixes::new(table, class, |code, length, symbol| codes.push((code, length, symbol)))?;
+        let singles = Self::singles(&codes);
+        let mut entries = Box::new([Single::NONE.found(0); ENTRIES]);
+        for (index, entry) in entries.iter_mut().enumerate() {
+            *entry = Self::found(&singles, index, class);
+        }
+        Ok(Self { prefixes, entries })
+    }
+}
+
+/// The entry for what the bits begin with, the next bit the highest.
+#[inline(always)]
+pub(super) fn look_up<const ENTRIES: usize>(entries: &[Found; ENTRIES], bits: u64) -> Found {
+    entries[(bits >> (64 - ENTRIES.trailing_zeros())) as usize]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::samples::{Random, table};
+    use super::*;
+
+    /// One code after the other, as the standard describes it: bits, step, value.
+    fn one(prefixes: &Prefixes, bits: u64) -> Option<(u32, u32, i32)> {
+        let (symbol, length) = prefixes.find(bits)?;
+        let size = symbol & 15;
+        let value = if size == 0 { 0 } else { extend((bits << length >> (64 - size)) as u32, size) };
+        Some((length + size, step_of(symbol).into(), value))
+    }
+
+    #[test]
+    fn an_entry_says_what_its_codes_say_one_by_one() {
+        let mut random = Random(21);
+        let (mut pairs, mut partly, mut escapes) = (0, 0, 0);
+        for case in 0..40 {
+            let class = [Class::Dc, Class::Ac][case % 2];
+            let table = table(&mut random, class);
+            let lookup = AcLookup::make(&table, class).unwrap();
+            for _ in 0..200 {
+                let bits = (0..3).fold(0, |bits, _| bits << 24 | u64::from(random.next()));
+                let found = look_up(&lookup.entries, bits);
+                let first = one(&lookup.prefixes, bits);
+                if found.escapes() {
+                    escapes += 1;
+                    let single = lookup.single(bits).ok();
+                    assert_eq!(
+                        single.map(|found| (found.bits(), found.step())),
+                        first.map(|one| (one.0, one.1))
+                    );
+                    assert_eq!(single.map(|found| i32::from(found.first(bits))), first.map(|one| one.2));
+                    continue;
+                }
+                let first = first.unwrap();
+                let mut expected = (first.0, first.1, u64::from(first.2 != 0) << (first.1 - 1), first.2, 0);
+                if found.bits() != first.0 {
+                    let second = one(&lookup.prefixes, bits << first.0).unwrap();
+                    expected.0 += second.0;
+                    expected.1 += second.1;
+                    expected.2 |= u64::from(second.2 != 0) << (expected.1 - 1);
+                    expected.4 = second.2;
+                    pairs += 1;
+                }
+                partly += usize::from(first.0 > AcLookup::SEEN);
+                let values = (i32::from(found.first(bits)), i32::from(found.second()));
+                assert_eq!(
+                    (found.bits(), found.step(), found.places(), values.0, values.1),
+                    expected,
+                    "case {case}"
+                );
+                assert!(found.bits() <= MOST_BITS && (class == Class::Ac || expected.4 == 0));
+            }
+        }
+        assert!(pairs > 100 && partly > 100 && escapes > 100, "{pairs} {partly} {escapes}");
+    }
+}
