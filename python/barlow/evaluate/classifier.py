@@ -91,9 +91,9 @@ def train_classifier(
     CPUs the result is, too, for a given number of processes and threads.
 
     All ranks call it with the same arguments and get the same result. An epoch's short last batch is left
-    out if it has less than an eighth of a batch, or fewer images than there are ranks, and is not the only one.
-    `progress(epochs, of how many)`.
-    `ValueError`: a batch that the ranks can't share evenly, fewer training images than it takes.
+    out if it has less than an eighth of a batch, or fewer images than there are ranks, and is not the only
+    one. `progress(epochs, of how many)`. `ValueError`: a batch that the ranks can't share
+    evenly, fewer training images than it takes.
     """
     num_ranks = world_size()
     if recipe.batch_size % num_ranks or recipe.batch_size < 2:
