@@ -221,6 +221,7 @@ def on_a_rank(world: World, pictures: Path) -> dict[str, tuple[tuple, dict[str, 
     for name, recipe in (
         ("tuning", TUNING),
         ("probe", PROBE),
+        ("a short last batch", dataclasses.replace(TUNING, batch_size=28)),  # which has 2 of the 30 images
         ("local", dataclasses.replace(TUNING, batch_norm="local")),
     ):
         result, model = trained(pictures, recipe)

@@ -91,13 +91,14 @@ def train_classifier(
     CPUs the result is, too, for a given number of processes and threads.
 
     All ranks call it with the same arguments and get the same result. An epoch's short last batch is left
-    out if it has fewer than two images for each rank. `progress(epochs, of how many)`.
-    `ValueError`: a batch that the ranks can't share evenly, fewer training images than it takes.
+    out if it has less than an eighth of a batch, or fewer images than there are ranks, and is not the only
+    one. `progress(epochs, of how many)`. `ValueError`: a batch that the ranks can't share
+    evenly, fewer training images than it takes.
     """
     num_ranks = world_size()
-    if recipe.batch_size % num_ranks or recipe.batch_size < 2 * num_ranks:
+    if recipe.batch_size % num_ranks or recipe.batch_size < 2:
         raise ValueError(f"batches of {recipe.batch_size} images can't be shared by {num_ranks} processes")
-    if len(parts.train) < 2 * num_ranks:
+    if len(parts.train) < max(2, num_ranks):
         raise ValueError(f"{len(parts.train)} training images are too few for {num_ranks} processes")
     head = Head(backbone.num_features, len(parts.class_names), norm=recipe.head_norm, seed=seed)  # pyright: ignore[reportArgumentType]
     tuned = recipe.lr_backbone > 0
@@ -259,8 +260,9 @@ class _Images:
         """One epoch: images float32 [b, 3, H, W], labels int64 [b], images of the whole batch."""
         for batch in self._training:
             num_images = min(self._batch_size, len(self._parts.train) - batch.step * self._batch_size)
-            # With fewer, a rank would have nothing to average over, or nothing at all.
-            if num_images >= 2 * world_size():
+            # The rate is a whole batch's: a step of a few images by it undoes more than they can teach. And
+            # where the bound depends on the number of ranks, so do the numbers.
+            if batch.step == 0 or num_images >= max(self._batch_size // 8, world_size()):
                 yield (*self._to_device(batch.views[0], self._parts.train_labels_N[batch.ids]), num_images)
 
     def testing(self) -> Iterator[tuple[Tensor, Tensor]]:
