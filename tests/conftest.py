@@ -18,14 +18,15 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-# Files of 20 seconds and more, the longest first. Whole files are dealt out in turn (module fixtures are made
-# once), so a long one that comes last would be waited for alone.
+# Files of some seconds of a core and more, the longest first. Whole files are dealt out (their fixtures are
+# made once): a long one that comes last would be waited for alone.
 LONGEST_FIRST = (
-    "preempt", "nodes", "loader_stages", "submit", "demo", "train", "cli_runs", "bench", "methods", "lost",
-    "loader_trouble", "loss_training", "throughput", "step_options", "examples", "compile", "doctor",
-    "saving", "loader_interrupts", "loader_liveness", "rehearsal", "official", "evaluate", "objective_ranks",
-    "accumulate", "micro_batches", "blackbox", "kills", "moved", "readme", "export", "recipes",
-    "crash_points",
+    "submit", "loader_stages", "compile", "preempt", "train", "demo", "step_options", "official", "methods",
+    "doctor", "examples", "recipes", "evaluate", "protocols", "tuning", "export", "foreign", "reproduce",
+    "reproduce_grid", "draws", "nodes", "lost", "bench_step", "cli_runs", "cli", "saving", "loss_forms",
+    "voc", "ablations", "crash_points", "micro_batches", "kills", "loader_liveness", "loader_trouble",
+    "objective_ranks", "bench", "throughput", "loss_training", "accumulate", "blackbox", "rehearsal",
+    "batchnorm", "moved",
 )  # fmt: skip
 
 
