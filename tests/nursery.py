@@ -80,15 +80,17 @@ class Nursery:
         return int(pid)
 
 
-_own: Nursery | None = None
+_nurseries: dict[Path, Nursery] = {}
+"""This process's, by the folder that they import barlow from."""
+_HERE = Path(__file__).parent
+_BARLOW = _HERE.parent / "python"
 
 
-def _nursery() -> Nursery:
-    """This process's; one that was not born in a nursery starts an interpreter for it."""
-    global _own
-    if _own is None:
+def _nursery(place: Path) -> Nursery:
+    """A process that was not born in a nursery starts an interpreter for it."""
+    if place not in _nurseries:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        path = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "python"), *sys.path]
+        path = [str(_HERE), str(place), *sys.path]
         with theirs:
             server = subprocess.Popen(
                 [sys.executable, __file__, str(theirs.fileno()), " " * 8192],  # room for its children's words
@@ -96,12 +98,14 @@ def _nursery() -> Nursery:
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
             )
-        _own = Nursery(ours, server)
-    return _own
+        _nurseries[place] = Nursery(ours, server)
+    return _nurseries[place]
 
 
 class Forked(subprocess.Popen[str]):
     """Of `[sys.executable, ("-u",) "-m" MODULE | "-c" PROGRAM | FILE.py, ...]`; of all else a `Popen`."""
+
+    place = _BARLOW
 
     def _execute_child(self, args: Any, *rest: Any) -> None:
         """What makes the process, of a private interface that has been the same from Python 3.7 to 3.14."""
@@ -120,20 +124,28 @@ class Forked(subprocess.Popen[str]):
             "cores": sorted(os.sched_getaffinity(0)),
         }
         streams = [usual if own == -1 else own for usual, own in enumerate((stdin_r, out_w, err_w))]
-        self.pid = _nursery().bear(request, streams)
+        self.pid = _nursery(self.place).bear(request, streams)
         self._child_created = True
         ends = (stdin_r, stdin_w, out_r, out_w, err_r, err_w)
         self._close_pipe_fds(*ends)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def run(
-    words: Sequence[str | os.PathLike[str]], timeout_s: float | None = None, **how: Any
+    words: Sequence[str | os.PathLike[str]],
+    timeout_s: float | None = None,
+    kind: type[subprocess.Popen[str]] = Forked,
+    **how: Any,
 ) -> subprocess.CompletedProcess[str]:
     """A `Forked` to its end, with its output."""
     pipe = subprocess.PIPE
-    with Forked(words, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True, **how) as process:
+    with kind(words, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True, **how) as process:
         out, err = process.communicate(timeout=timeout_s)
     return subprocess.CompletedProcess(words, process.returncode, out, err)
+
+
+def forked_with(place: Path) -> type[Forked]:
+    """`Forked` with the barlow of another folder."""
+    return type("Forked", (Forked,), {"place": place})
 
 
 def _program(words: list[str]) -> tuple[str, str, list[str]] | None:
@@ -243,13 +255,12 @@ def _show(area: str, words: list[str]) -> None:
 
 def _have_a_nursery() -> None:
     """For the processes that this one starts."""
-    global _own
     from torch.distributed.elastic.multiprocessing.subprocess_handler import subprocess_handler
 
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     if os.fork():
         theirs.close()
-        _own = Nursery(ours)
+        _nurseries[_BARLOW] = Nursery(ours)
         subprocess.Popen = subprocess_handler.Popen = Forked  # pyright: ignore
         return
     try:

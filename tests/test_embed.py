@@ -6,8 +6,9 @@ import json
 import os
 import signal
 import time
+import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -89,19 +90,21 @@ def test_what_was_interrupted_ends_in_the_same_bytes(
     embed(run, pictures, whole / f"e{suffix}", **settings)
     good, seen = writing.network, []
 
-    def failing(*arguments: Any) -> Any:
-        forward, calls = good(*arguments), []
+    def counting(stop_at: int) -> Any:
+        def network(*arguments: Any) -> Any:
+            forward = good(*arguments)
 
-        def once(images: torch.Tensor) -> torch.Tensor:
-            calls.append(len(images))
-            seen.append(len(images))
-            if len(calls) == 4:
-                raise Stopped
-            return forward(images)
+            def counted(images: torch.Tensor) -> torch.Tensor:
+                seen.append(len(images))
+                if len(seen) == stop_at:
+                    raise Stopped
+                return forward(images)
 
-        return once
+            return counted
 
-    monkeypatch.setattr(writing, "network", failing)
+        return network
+
+    monkeypatch.setattr(writing, "network", counting(stop_at=4))
     with pytest.raises(Stopped):
         embed(run, pictures, broken / f"e{suffix}", **settings)
     assert not (broken / f"e{suffix}").exists()
@@ -111,10 +114,29 @@ def test_what_was_interrupted_ends_in_the_same_bytes(
     with (partial / "features.npy").open("r+b") as file:
         file.seek(-16, os.SEEK_END)
         file.write(b"\xff" * 16)
-    monkeypatch.setattr(writing, "network", good)
+    seen.clear()
+    monkeypatch.setattr(writing, "network", counting(stop_at=0))
     embed(run, pictures, broken / f"e{suffix}", **settings)
     assert content(broken) == content(whole)
-    assert sum(seen) == 16
+    assert sum(seen) == 21 - 8  # and none of the images before is embedded again
+
+
+def _embed_until_rows_are_saved(run: Path, data: Path, out: Path) -> NoReturn:
+    """In a child: ends by SIGKILL as soon as rows are saved."""
+    try:
+        torch.set_num_threads(1)
+        writing._SAVED_IMAGES = 4
+        good = writing.Store.advance
+
+        def advance(store: Any, rows: int) -> None:
+            good(store, rows)
+            if rows:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        setattr(writing.Store, "advance", advance)  # noqa: B010 (typed as one)
+        embed(run, data, out, batch_size=4, quiet=True)
+    finally:
+        os._exit(1)
 
 
 def test_a_killed_process_loses_nothing_that_was_saved(run: Path, pictures: Path, tmp_path: Path) -> None:
@@ -123,23 +145,17 @@ def test_a_killed_process_loses_nothing_that_was_saved(run: Path, pictures: Path
     out = tmp_path / "killed" / "e.npy"
     saved = []
     for _ in range(3):
-        child = os.fork()
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore", DeprecationWarning
+            )  # of forks beside threads, of which it uses none
+            child = os.fork()
         if child == 0:
-            torch.set_num_threads(1)
-            writing._SAVED_IMAGES = 4
-            good = writing.Store.advance
-
-            def advance(store: Any, rows: int, good: Any = good) -> None:
-                good(store, rows)
-                if rows:
-                    os.kill(os.getpid(), signal.SIGKILL)
-
-            setattr(writing.Store, "advance", advance)  # noqa: B010 (typed as one)
-            embed(run, pictures, out, batch_size=4, quiet=True)
-            os._exit(0)
+            _embed_until_rows_are_saved(run, pictures, out)
         deadline = time.monotonic() + 120
         while os.waitpid(child, os.WNOHANG) == (0, 0):
-            assert time.monotonic() < deadline
+            if time.monotonic() > deadline:
+                os.kill(child, signal.SIGKILL)
             time.sleep(0.02)
         saved.append(
             json.loads((tmp_path / "killed" / "e.npy.partial" / "progress.json").read_text())["rows"]

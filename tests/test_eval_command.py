@@ -157,17 +157,17 @@ def test_what_cannot_be_meant_is_one_line(
     assert sorted(place.iterdir()) == before
 
 
-def test_ranks_are_started_with_the_command_itself(
-    place: Path, tmp_path: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch
+def test_ranks_are_started_and_give_the_same(
+    place: Path, alone: tuple[Path, dict[str, Any]], tmp_path: Path, capfd: Capture
 ) -> None:
-    from barlow.commands import evaluation
-
-    started: list[tuple[int, list[str]]] = []
-    monkeypatch.setattr(evaluation, "start_ranks", lambda *arguments: started.append(arguments))
-    words = ("eval", place / "w.safetensors", place, "--nproc", 2, "--out", tmp_path / "e.json")
-    assert barlow_here(capfd, *words).code == 0
-    assert started == [(2, ["-m", "barlow", "--", *map(str, words)])]
-    assert not (tmp_path / "e.json").exists()
+    words = ("eval", place / "w.safetensors", place, "--protocols", "knn", "retrieval", "--no-baselines")
+    found = barlow_here(capfd, *words, "--nproc", 2, "--cache-gib", 0, "--out", tmp_path / "e.json")
+    assert found.code == 0, found.err
+    written = json.loads((tmp_path / "e.json").read_text())
+    assert written["processes"] == 2
+    for name in ("knn", "retrieval", "label_free"):
+        assert written[name] == alone[1][name]
+    assert found.out.count("wrote") == 1
 
 
 def test_a_missing_library_is_one_line(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,7 +92,6 @@ def evaluating(default: Config) -> Callable[..., None]:
         if nproc > 1 and not in_rank():
             start_ranks(nproc, ["-m", "barlow", "--", *sys.argv[1:]])
             return
-
         with (
             process_group(timeout_s=_PATIENCE_S) as world,
             warnings.catch_warnings(),

@@ -24,7 +24,7 @@ from barlow import durable
 from barlow.config import RESNETS, TIMM, Config, DataConfig, ModelConfig
 from barlow.model.archives import read_archive
 from barlow.model.backbone import ARCHITECTURES, build_backbone
-from barlow.model.timm_models import classifier, description, library, own_image_size
+from barlow.model.timm_models import classifier, description, input_size, library, own_image_size
 
 _COUNTER = ".num_batches_tracked"
 _DDP = "module."
@@ -102,14 +102,14 @@ def described(model: ModelConfig, run: Config | None) -> Config:
         return run
     data = DataConfig()
     if model.backbone.startswith(TIMM):
-        about = description(model.backbone.removeprefix(TIMM))
-        side = model.image_size or int(about["input_size"][-1])
+        name = model.backbone.removeprefix(TIMM)
+        about, side = description(name), model.image_size or input_size(name)
         data = replace(
             data,
             image_size=side,
             eval_resize=max(side, round(side / about.get("crop_pct", 0.875))),
-            mean=tuple(about["mean"]),
-            std=tuple(about["std"]),
+            mean=tuple(about.get("mean", data.mean)),
+            std=tuple(about.get("std", data.std)),
         )
     return replace(Config(), model=model, data=data)
 

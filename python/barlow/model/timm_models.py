@@ -62,8 +62,7 @@ def build_timm(name: str, image_size: int = 0) -> nn.Module:
 
 def own_image_size(name: str) -> int:
     """The side in pixels for which timm builds the model unless told; 0 if it takes images of any size."""
-    described = description(name)
-    return int(described["input_size"][-1]) if described.get("fixed_input_size") else 0
+    return input_size(name) if description(name).get("fixed_input_size") else 0
 
 
 def description(name: str) -> Mapping[str, Any]:
@@ -78,6 +77,11 @@ def description(name: str) -> Mapping[str, Any]:
     if not known:
         raise ValueError(f"timm {timm.__version__} has no model {name!r}; timm.list_models() has them all")
     return cast("Mapping[str, Any]", {} if found is None else found.to_dict())
+
+
+def input_size(name: str) -> int:
+    """The side in pixels of the images that the model was made with; of a few timm doesn't say: 224."""
+    return int(description(name).get("input_size", (3, 224, 224))[-1])
 
 
 def classifier(name: str) -> tuple[str, ...]:
@@ -101,7 +105,7 @@ def _created(name: str, image_size: int) -> nn.Module:
 @functools.cache
 def _num_features(name: str, image_size: int) -> int:
     """By passing two images without content through a model without memory."""
-    side = image_size or int(description(name)["input_size"][-1])
+    side = image_size or input_size(name)
     with torch.device("meta"):
         model = _created(name, image_size)
         try:
