@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +47,11 @@ def tiny_scale() -> Scale:
     )
 
 
-SCALES["tiny"] = tiny_scale()
-"""Only where this file is imported."""
+@pytest.fixture(scope="module", autouse=True)
+def tiny() -> Iterator[None]:
+    SCALES["tiny"] = tiny_scale()
+    yield
+    del SCALES["tiny"]
 
 
 def request(folder: Path, **settings: Any) -> Request:
@@ -110,8 +114,9 @@ def test_a_grid_killed_anywhere_goes_on_and_ends_the_same(folder: Path, whole: d
     script = (
         f"import sys; sys.path[:0] = [{str(ROOT / 'tests')!r}]\n"
         "from pathlib import Path\n"
-        "from test_reproduce_grid import request\n"
-        "from barlow.reproduce import reproduce\n"
+        "from test_reproduce_grid import request, tiny_scale\n"
+        "from barlow.reproduce import SCALES, reproduce\n"
+        "SCALES['tiny'] = tiny_scale()\n"
         f"if __name__ == '__main__': reproduce(request(Path({str(folder)!r})))\n"
     )
     main = folder / "main.py"
@@ -141,7 +146,7 @@ def test_a_grid_killed_anywhere_goes_on_and_ends_the_same(folder: Path, whole: d
     assert [row["linear"] for row in again["rows"]] == [row["linear"] for row in whole["rows"]]
 
 
-def until(found: Any, seconds: float = 120.0) -> Any:
+def until(found: Any, seconds: float = 240.0) -> Any:
     deadline = time.monotonic() + seconds
     while not (result := found()):
         assert time.monotonic() < deadline, "nothing happened"
