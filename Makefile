@@ -29,7 +29,7 @@ demo: setup ## The main job from images to a report. DATA=PATH: on a folder of i
 
 test: setup ## All tests, Rust and Python, two at a time.
 	cargo test --locked --package barlow-data
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 fuzz: setup ## Each fuzz target for a minute. SECONDS=600; TARGETS="tar index decode recode".
 	rust/fuzz/run "$(or $(SECONDS),60)" $(TARGETS)

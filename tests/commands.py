@@ -8,8 +8,10 @@ import socket
 import subprocess
 import sys
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ import pytest
 from PIL import Image
 
 from barlow import cli
+from nursery import Forked
 
 ROOT = Path(__file__).parents[1]
 TINY = (
@@ -51,13 +54,22 @@ def make_images(folder: Path, num_images: int = 48, side_px: int = 32) -> Path:
     return folder
 
 
-def start(*arguments: object, launcher: tuple[str, ...] = ("-m", "barlow")) -> subprocess.Popen[str]:
-    """The command in a process of its own, output piped."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "python"), *sys.path])}
+def start(
+    *arguments: object,
+    launcher: tuple[str, ...] = ("-m", "barlow"),
+    environment: Mapping[str, str] = MappingProxyType({}),
+    anew: bool = False,
+) -> subprocess.Popen[str]:
+    """The command in a process of its own, output piped; with `environment` beside what this one has.
+
+    `anew`: in a new interpreter, which takes seconds of a core; else as a fork of one (nursery.py).
+    """
+    path = os.pathsep.join([str(ROOT / "python"), *sys.path])
     # A shell without job control starts background commands with Ctrl-C ignored, and children inherit that.
-    return subprocess.Popen(
+    return (subprocess.Popen if anew else Forked)(
         [sys.executable, *launcher, *map(str, arguments)],
-        env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, restore_signals=True,
+        env={**os.environ, "PYTHONPATH": path, **environment},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, restore_signals=True,
     )  # fmt: skip
 
 
@@ -88,18 +100,22 @@ def descendants(pid: int) -> list[int]:
     return [each for child in found for each in (child, *descendants(child))]
 
 
-def barlow(*arguments: object) -> Result:
-    """The command in a process of its own, to its end."""
-    return finish(start(*arguments))
+def barlow(*arguments: object, anew: bool = False) -> Result:
+    """The command in a process of its own, to its end; `anew` as for `start`."""
+    return finish(start(*arguments, anew=anew))
 
 
 def barlow_here(capfd: pytest.CaptureFixture[str], *arguments: object) -> Result:
-    """The command in this process, which has imported torch already."""
+    """The command in this process, which has imported torch already; one with ranks in a process of its own,
+    where they can be forked."""
+    words = list(map(str, arguments))
+    if "--nproc" in words and words[words.index("--nproc") + 1] not in "01":
+        return barlow(*words)
     capfd.readouterr()
     code = 0
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         warnings.simplefilter("default")
-        patch.setattr(sys, "argv", ["barlow", *map(str, arguments)])
+        patch.setattr(sys, "argv", ["barlow", *words])
         try:
             cli.main()
         except SystemExit as stop:

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from barlow.data import Batch, Index, Loader, views
+from nursery import Forked
 
 NUM_IMAGES = 46
 NUM_CLASSES = 3
@@ -90,10 +91,9 @@ def passes(batches: Loader, epochs: int) -> Iterable[Iterable[Batch]]:
     return (iter(batches) for _ in range(epochs))
 
 
-def run_script(body: str, *arguments: object) -> subprocess.Popen[str]:
-    """A script with `Loader` and `views` in a process of its own."""
+def run_script(body: str, *arguments: object, anew: bool = False) -> subprocess.Popen[str]:
+    """A script with `Loader` and `views` in a process of its own; `anew` as for `commands.start`."""
     script = "import os, sys, time\nfrom barlow.data import Loader, views\n" + body
     command = [sys.executable, "-c", script, *map(str, arguments)]
-    return subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    pipe = subprocess.PIPE
+    return (subprocess.Popen if anew else Forked)(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)

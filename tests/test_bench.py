@@ -9,8 +9,10 @@ import io
 import json
 import signal
 import statistics
+import subprocess
 import time
 import xml.etree.ElementTree as ET
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +30,17 @@ from barlow.bench.pipelines import ENTRIES, Entry, official, ours
 from barlow.bench.pipelines.job import MEAN, STD, Job, Pipeline
 from barlow.data import Index, Order, recode, views
 from commands import barlow_here, finish, make_images, start
+from nursery import Forked
 
 NUM_IMAGES = 32
 SETTINGS = Settings(images=NUM_IMAGES, batch_size=8, rounds=1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def lanes_are_forked() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subprocess, "Popen", Forked)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -304,7 +314,8 @@ def test_a_signal_leaves_no_process_and_no_file(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    process = start("bench", "loader", folder, "--rounds", 100_000, "--threads", 1, "--only", "barlow,decode")
+    flags = ("--rounds", 100_000, "--threads", 1, "--only", "barlow,decode")
+    process = start("bench", "loader", folder, *flags, anew=True)
     deadline = time.monotonic() + 60
     while len(lanes := _processes_of(process.pid)) < 2 and time.monotonic() < deadline:
         time.sleep(0.02)

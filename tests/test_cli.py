@@ -21,6 +21,7 @@ COMMANDS = (
     "unpack",
     "train",
     "eval",
+    "detect",
     "export",
     "report",
     "runs",
@@ -42,7 +43,7 @@ def test_help_lists_every_command_without_importing_torch() -> None:
         "except SystemExit as stop: assert not stop.code\n"
         "assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
     )
-    result = finish(start(launcher=("-c", code)))
+    result = finish(start(launcher=("-c", code), anew=True))
     assert result.code == 0, result.err
     for name in COMMANDS:
         assert f" {name} " in result.out
@@ -106,7 +107,7 @@ def test_version(capfd: Capture) -> None:
         (("index", "SRC", "--threads", "9" * 30), "--threads must lie between"),
         (("verify", "SRC", "--threads", "-1"), "--threads must lie between"),
         (("demo", "--nproc", "0"), "--nproc must lie between"),
-        (("export", "RUN", "OUT", "--format", "onnx"), "'onnx'"),
+        (("export", "RUN", "OUT", "--format", "caffe"), "'caffe'"),
     ],
 )
 def test_mistakes_in_the_arguments(

@@ -6,6 +6,7 @@ import os
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -23,7 +24,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("nproc", [1, 2])
 def test_ctrl_c_ends_with_one_line(images: Path, tmp_path: Path, nproc: int) -> None:
     endless = (*TINY, "--optim.epochs", "100000", "--nproc", nproc)
-    process = start("train", images, "--run", tmp_path / "run", *endless)
+    process = start("train", images, "--run", tmp_path / "run", *endless, anew=True)
     wait_for(tmp_path / "run" / "checkpoints" / "step-00000003", process)
     process.send_signal(signal.SIGINT)
     result = finish(process, timeout_s=60)
@@ -84,10 +85,11 @@ def test_two_runs_never_share_a_folder(images: Path, tmp_path: Path, nproc: int)
         wait_for(run / "checkpoints" / "step-00000003", first)
         before = (run / "config.json").read_bytes()
         before_s = cpu_s()
-        second = barlow(*flags, "--optim.epochs", "7")
+        second = barlow(*flags, "--optim.epochs", "7", anew=True)
         assert second.code == 2
         assert cpu_s() - before_s < 1  # on a machine with nothing else to do it takes no longer than that
-        assert the_error(second.err) == f"{run} is in use: another process is training in it"
+        holder = f"process {first.pid} on {socket.gethostname()}"
+        assert the_error(second.err) == f"{run} is in use: {holder} is training in it"
         assert (run / "config.json").read_bytes() == before
         assert first.poll() is None
     finally:

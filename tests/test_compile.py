@@ -77,8 +77,8 @@ def compare(make: Callable[[], Twins], backend: Any, views: list[Tensor]) -> Non
         )
 
 
-def traced_collectives(world: World | None) -> list[dict[str, int]]:
-    """The functional collectives in each graph that AOTAutograd makes of the ResNet: forward, backward."""
+def traced_collectives(world: World | None, make: Callable[[], Twins]) -> list[dict[str, int]]:
+    """The functional collectives in each graph that AOTAutograd makes of a network: forward, backward."""
     graphs: list[dict[str, int]] = []
 
     def count(graph: torch.fx.GraphModule, _inputs: list[Tensor]) -> Any:
@@ -90,21 +90,21 @@ def traced_collectives(world: World | None) -> list[dict[str, int]]:
 
     backend = aot_autograd(fw_compiler=count, bw_compiler=count)
     rank = world.rank if world else 0
-    compare(resnet, backend, views_of(rank, 4 + 2 * rank))
+    compare(make, backend, views_of(rank, 4 + 2 * rank))
     return graphs
 
 
-def num_norms() -> int:
-    return sum(isinstance(module, ViewBatchNorm) for module in resnet().modules())
+def num_norms(twins: Twins) -> int:
+    return sum(isinstance(module, ViewBatchNorm) for module in twins.modules())
 
 
 def test_a_resnet_is_one_graph_with_eager_results() -> None:
-    assert traced_collectives(None) == [{}, {}]
+    assert traced_collectives(None, resnet) == [{}, {}]
 
 
-def test_a_resnet_on_two_ranks_is_one_graph_with_a_collective_for_each_norm_and_direction() -> None:
-    for graphs in run(traced_collectives, 2, timeout_s=400):
-        assert graphs == [{GATHER: num_norms()}, {REDUCE: num_norms()}]
+def test_a_block_on_two_ranks_is_one_graph_with_a_collective_for_each_norm_and_direction() -> None:
+    for graphs in run(traced_collectives, 2, block, timeout_s=400):
+        assert graphs == [{GATHER: num_norms(block())}, {REDUCE: num_norms(block())}]
 
 
 def by_inductor(world: World) -> None:
@@ -148,7 +148,7 @@ def collectives(world: World) -> list[dict[str, int]]:
 
 
 def test_one_pass_over_two_views_takes_half_of_the_collectives_of_two_passes() -> None:
-    number = num_norms()
+    number = num_norms(resnet())
     for one_forward, one_backward, two_forward, two_backward in run(collectives, 2):
         assert list(one_forward.values()) == [number]
         assert list(one_backward.values()) == [number]

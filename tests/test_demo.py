@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import nursery
 from barlow import demo, synthetic
 from barlow.config import demo as demo_config
 from barlow.validation import validate
@@ -25,7 +26,7 @@ SMALL = (
 def run_demo(folder: Path, data: Path | None, *flags: str) -> subprocess.CompletedProcess[str]:
     source = () if data is None else ("--data", str(data))
     command = [sys.executable, "-m", "barlow.demo", *source, "--run", "runs/demo", *flags]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=280)
+    return nursery.run(command, cwd=folder, timeout_s=280)
 
 
 @pytest.fixture(scope="module")

@@ -172,6 +172,27 @@ def test_pruning_spares_what_it_is_told_to(tmp_path: Path) -> None:
     assert names(tmp_path) == ["step-0", "step-3", "step-5", "step-6"]
 
 
+def test_pruning_lets_go_of_what_only_passes(tmp_path: Path) -> None:
+    """Odd ones pass: the newest of all stays, and until something newer verifies so do the others."""
+
+    def prune() -> list[str]:
+        odd = durable.prune(tmp_path, 2, "step-*", FILES, passing=lambda path: int(path.name[5:]) % 2 == 1)
+        return [path.name for path in odd]
+
+    for step in range(1, 6):
+        durable.write_folder(tmp_path / f"step-{step}", FILES)
+    (tmp_path / "step-5" / "a.bin").write_bytes(b"")
+    assert prune() == ["step-3", "step-1"]  # by 4
+    assert names(tmp_path) == ["step-2", "step-4", "step-5"]
+    durable.write_folder(tmp_path / "step-5", FILES)
+    assert prune() == []  # it doesn't count: 2 is the second of those that do
+    durable.write_folder(tmp_path / "step-6", FILES)
+    (tmp_path / "step-6" / "a.bin").write_bytes(b"")
+    assert prune() == []  # 5 is the newest that verifies
+    durable.write_folder(tmp_path / "step-6", FILES)
+    assert prune() == ["step-5", "step-2"]
+
+
 def test_files_may_come_in_parts(tmp_path: Path) -> None:
     """They are asked for while the folder is written, and the manifest is that of the whole."""
     whole = bytes(range(256)) * 9

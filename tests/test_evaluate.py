@@ -22,6 +22,7 @@ from barlow.evaluate import (
     evaluate,
     features,
     partition,
+    tables,
 )
 from barlow.model import build_model, weights
 from test_probes import brute_force
@@ -290,10 +291,12 @@ def test_settings_that_cannot_work_are_named(run: Path, pictures: Path) -> None:
 def test_the_table_names_every_row(
     evaluation: dict, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    console.Console().table(evaluation, tmp_path / "e.json")
+    tables.show(console.Console(), evaluation, tmp_path / "e.json")
     told = capsys.readouterr().out
-    for name, row in (("trained", evaluation), ("raw pixels", evaluation["raw_pixels"])):
-        numbers = (f"{row[probe]['top1']:.2f}" for probe in ("knn", "linear"))
-        assert re.search(rf"{name}\W+" + r"\W+".join(map(re.escape, numbers)), told)
-    assert "epochs 6 instead of 100" in told
+    assert re.search(r"trained\W+untrained\W+raw pixels", told)
+    for protocol, words in (("knn", "kNN top-1"), ("linear", "linear top-1")):
+        rows = (evaluation, evaluation["untrained"], evaluation["raw_pixels"])
+        numbers = (f"{row[protocol]['top1']:.2f}" for row in rows)
+        assert re.search(rf"{words}\W+" + r"\W+".join(map(re.escape, numbers)), told)
+    assert "differs from the published protocol: linear probe: epochs 6 instead of 100" in told
     assert "e.json" in told

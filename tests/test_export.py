@@ -22,9 +22,11 @@ from barlow.export import export
 from barlow.model import build_model, load_backbone, weights
 
 
-def make_run(folder: Path, model: ModelConfig) -> Path:
+def make_run(folder: Path, model: ModelConfig, image_size: int = 16) -> Path:
     """A run folder with one checkpoint whose every parameter and statistic is unlike its default."""
-    config = dataclasses.replace(tiny_run.tiny_config(), model=model)
+    base = tiny_run.tiny_config()
+    data = dataclasses.replace(base.data, image_size=image_size, eval_resize=image_size)
+    config = dataclasses.replace(base, model=model, data=data)
     twins = build_model(model, 0)
     generator = torch.Generator().manual_seed(1)
     for name, tensor in twins.state_dict().items():
@@ -151,4 +153,4 @@ def test_weights_without_a_run_are_checked_on_noise(tmp_path: Path) -> None:
     assert "noise" in second.checked_on
     assert load_file(first.weights).keys() == load_file(second.weights).keys()
     with pytest.raises(ValueError, match="--format"):
-        export(run, tmp_path / "x", "onnx")  # pyright: ignore
+        export(run, tmp_path / "x", "tflite")  # pyright: ignore

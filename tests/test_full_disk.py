@@ -79,7 +79,7 @@ def test_a_full_disk(images: Path, unbroken: Path, small_disk: Path) -> None:
     """R13: told to survive, the run goes on to its end; the error names the file; space lets it recover."""
     run = small_disk / "run"
     each = size_of(unbroken / "checkpoints" / "step-00000002")
-    room = os.statvfs(small_disk).f_bavail * 4096 - 5 * each // 2 - 64 * 1024
+    room = os.statvfs(small_disk).f_bavail * 4096 - 7 * each // 2 - 64 * 1024
     (small_disk / "ballast").write_bytes(bytes(room))
     lost = str(run / "checkpoints" / "step-0000000")
 
@@ -92,7 +92,8 @@ def test_a_full_disk(images: Path, unbroken: Path, small_disk: Path) -> None:
     said = [str(warning.message) for warning in told]
     for step in (6, 8):
         assert any(f"step {step} could not be saved ({lost}{step}/" in text for text in said), said
-    assert names(run / "checkpoints") == ["step-00000002", "step-00000004"]  # and no litter
+    left = ["step-00000002", "step-00000004", "step-00000005"]  # the last of halfway to what had no room
+    assert names(run / "checkpoints") == left  # and no litter
 
     (small_disk / "more").write_bytes(bytes(os.statvfs(small_disk).f_bavail * 4096))
     with warnings.catch_warnings():
@@ -100,7 +101,7 @@ def test_a_full_disk(images: Path, unbroken: Path, small_disk: Path) -> None:
         with pytest.raises(OSError, match="No space left on device") as caught:
             launch(images, configuration(), run, nproc=1)
     assert str(caught.value.filename).startswith(str(run))
-    assert names(run / "checkpoints") == ["step-00000002", "step-00000004"]
+    assert names(run / "checkpoints") == left
 
     (small_disk / "more").unlink()
     (small_disk / "ballast").unlink()

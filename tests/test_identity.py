@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -96,6 +98,50 @@ def test_other_code_is_refused_and_can_be_allowed(
     assert versions.keys() >= {"barlow", "views", "torch"}
     monkeypatch.setattr(identity, attribute, versions[name])
     assert check(config, index, 1, run) == []
+
+
+def test_other_files_of_the_same_version_are_told_of_and_recorded(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    config = small(batch_size=8)
+    index, run = begun(images, tmp_path / "run", config)
+    before = record(run)["versions"]["code"]
+    assert re.fullmatch("[0-9a-f]{16}", before)
+    monkeypatch.setattr(identity, "digest_of_files", lambda: "edited")
+    found = check(config, index, 1, run)
+    assert [change.name for change in found] == ["code"]
+    prepare(run, config, images, index, 1, None, device=None, begin=allowing("code"), changes=found)
+    assert not recwarn.list
+    assert record(run)["changes"] == [{"after_step": 7, "name": "code", "before": before, "now": "edited"}]
+    assert check(config, index, 1, run) == []  # they are the run's own now
+    monkeypatch.setattr(identity, "digest_of_files", lambda: "again")
+    with pytest.warns(UserWarning, match="same version of barlow: code is edited there and again here"):
+        prepare(run, config, images, index, 1, None, device=None, changes=check(config, index, 1, run))
+    monkeypatch.setattr(identity, "__version__", "99")  # whose files are others anyway
+    with pytest.raises(ValueError, match=r"barlow is [\d.]+\S* there and 99 here; choose .* barlow$"):
+        check(config, index, 1, run)
+
+
+def test_every_file_of_the_package_counts(tmp_path: Path) -> None:
+    package = tmp_path / "barlow"
+    (package / "train" / "__pycache__").mkdir(parents=True)
+    names = ("cli.py", "train/loop.py", "_native.abi3.so")
+    for name in names:
+        (package / name).write_text(name)
+    digest = identity.digest_of_files.__wrapped__
+    first = digest(package)
+    (package / "train" / "__pycache__" / "loop.pyc").write_text("compiled")
+    (package / "notes.txt").write_text("of no account")
+    assert digest(package) == first
+    found = {first}
+    for name in names:
+        (package / name).write_text(name + " edited")
+        found.add(digest(package))
+    (package / "cli.py").rename(package / "client.py")
+    assert len({*found, digest(package)}) == 5
+    begin_s = time.process_time()
+    digest()
+    assert time.process_time() - begin_s < 0.1  # 20 ms
 
 
 def test_another_order_of_the_same_data_is_refused(images: Path, tmp_path: Path) -> None:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+import nursery
 
 KILLS = int(os.environ.get("BARLOW_KILLS", "10"))
 ROOT = Path(__file__).parents[1]
@@ -21,9 +22,7 @@ ROOT = Path(__file__).parents[1]
 def test_killed_at_random_moments(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "python"), *sys.path])}
     command = [sys.executable, Path(__file__).with_name("kills.py"), "--kills", str(KILLS)]
-    done = subprocess.run(
-        [*map(str, command), "--folder", str(tmp_path)], env=environment, capture_output=True, text=True
-    )
+    done = nursery.run([*map(str, command), "--folder", str(tmp_path)], env=environment)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     print(found)

@@ -233,6 +233,6 @@ def test_it_answers_at_once_without_torch(run: Path) -> None:
         "used = resource.getrusage(resource.RUSAGE_SELF)\n"
         "assert used.ru_utime + used.ru_stime < 0.5, used"
     )
-    result = finish(start(str(run.parent), launcher=("-c", code)))
+    result = finish(start(str(run.parent), launcher=("-c", code), anew=True))
     assert result.code == 0, result.err
     assert len(result.out.splitlines()) == 42

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from barlow.data import Index
+from nursery import Forked
 from photos import photo
 
 CASES = ("idle", "queue full", "decoding", "disk stalled")
@@ -84,7 +85,7 @@ def seconds_until_heard(folder: Path, case: str, trials: int) -> list[float]:
     index.write(folder)
     dice = random.Random(0)
     taken = []
-    with subprocess.Popen(
+    with Forked(
         [sys.executable, "-c", INTERRUPTED, folder, case, str(trials), index.shard(STUCK)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

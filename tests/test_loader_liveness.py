@@ -130,7 +130,7 @@ def test_ctrl_c_while_a_disk_hangs_or_all_is_ready(images: Path, case: str) -> N
     if case == "hanging":
         Path(index.shard(STUCK)).unlink()
         os.mkfifo(index.shard(STUCK))
-    process = run_script(CTRL_C, images, case)
+    process = run_script(CTRL_C, images, case, anew=case == "hanging")
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     time.sleep(0.3)

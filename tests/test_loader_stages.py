@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 
 import golden
+import nursery
 import test_golden
 from barlow import _native
 from barlow.data import Index, Loader
@@ -40,8 +41,8 @@ def plan(stage: str | None, sample: int | None = None, delay_s: float | None = N
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Of a process that imports the package with the other extension."""
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a package with the other extension."""
     if shutil.which("cargo") is None:
         pytest.skip("needs cargo")
     command = ["cargo", "build", "--locked", "--package", "barlow-python", "--features"]
@@ -57,7 +58,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         if not path.name.startswith(("_native.", "__pycache__")):
             (package / path.name).symlink_to(path)
     shutil.copy(ROOT / "target" / "debug" / "lib_native.so", package / "_native.abi3.so")
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(package.parent), *sys.path])}
+    return package.parent
 
 
 @pytest.fixture(scope="module")
@@ -68,16 +69,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def run(environment: dict[str, str], folder: Path) -> Callable[..., str]:
-    def run(function: Callable[..., None], *arguments: object, folder: Path = folder) -> str:
+def run(place: Path, folder: Path) -> Callable[..., str]:
+    def run(
+        function: Callable[..., None], *arguments: object, folder: Path = folder, anew: bool = False
+    ) -> str:
         """`function(folder, *arguments)` in a process of its own; what it prints on standard error."""
         program = "import sys\nfrom pathlib import Path\nimport test_loader_stages as tests\n"
         program += f"tests.{function.__name__}(Path(sys.argv[1]), *sys.argv[2:])\n"
-        ended = subprocess.run(
+        ended = nursery.run(
             [sys.executable, "-c", program, str(folder), *map(str, arguments)],
-            env=environment, cwd=Path(__file__).parent,
-            capture_output=True, text=True, timeout=120, check=False,
-        )  # fmt: skip
+            timeout_s=120,
+            kind=subprocess.Popen if anew else nursery.forked_with(place),
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(place), *sys.path])},
+            cwd=Path(__file__).parent,
+        )
         assert ended.returncode == 0, ended.stderr
         return ended.stderr
 
@@ -284,6 +289,6 @@ def test_forked_children_of_a_slow_disk_are_told(run: Callable[..., str]) -> Non
 
 
 def test_the_interpreter_exits_on_a_slow_disk(run: Callable[..., str]) -> None:
-    said = float(run(an_exit_on_a_slow_disk))
+    said = float(run(an_exit_on_a_slow_disk, anew=True))
     # Torch takes a while to go, too.
     assert time.monotonic() - said < 5

@@ -235,6 +235,7 @@ next(iterator)
 sys.stuck = loader, iterator  # nobody lets go of it before the very end
 """,
         folder,
+        anew=True,
     )
     assert process.communicate(timeout=60) == ("", "")
     assert process.returncode == 0

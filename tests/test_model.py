@@ -224,7 +224,7 @@ def test_a_file_without_metadata_is_known_by_its_shapes(
 
 def test_missing_unused_and_misshapen_tensors_are_refused_by_name(tmp_path: Path) -> None:
     state = build_backbone(SMALL).state_dict()
-    state["fc.weight"] = torch.zeros(10, 64)
+    state["fc2.weight"] = torch.zeros(10, 64)
     state["layer3.0.bn1.weight"] = torch.zeros(3)
     del state["layer2.0.conv1.weight"], state["bn1.running_mean"]
     path = tmp_path / "faulty.safetensors"
@@ -234,7 +234,7 @@ def test_missing_unused_and_misshapen_tensors_are_refused_by_name(tmp_path: Path
     for part in (
         str(path),
         "missing: bn1.running_mean, layer2.0.conv1.weight",
-        "unused: fc.weight",
+        "unused: fc2.weight",
         "of another shape: layer3.0.bn1.weight [3] for [32]",
     ):
         assert part in str(caught.value)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,50 +11,28 @@ from safetensors.torch import load_file
 
 import processes
 from barlow.config import from_json
-from barlow.data import AnyLoader, Batch, open_index
+from barlow.data import open_index
 from barlow.distributed import World
 from barlow.train import loop
 from commands import TINY, barlow_here, make_images, metrics
+from trails import Trail, followed, joined
 
 STEPS = 8
 """Of 6 in an epoch."""
-Trail = dict[int, tuple[list[int], list[str]]]
-"""For each step the ids in their order, and a digest of each image's views."""
 
 
 def recorded(world: World, images: Path, config: str, run: Path, steps: int) -> Trail:
     """Trains up to this step as one rank; what this rank's batches held."""
     trail: Trail = {}
-    first = json.loads(newest(run).read_text())["step"] if list(run.glob("checkpoints/step-*")) else 0
-
-    def every_epoch(loader: AnyLoader) -> Iterator[Batch]:
-        for step, batch in enumerate(original(loader), start=first + 1):
-            rows = zip(*(view.numpy() for view in batch.views), strict=True)
-            digests = [hashlib.sha256(b"".join(v.tobytes() for v in row)).hexdigest() for row in rows]
-            trail[step] = batch.ids.tolist(), digests
-            yield batch
-
-    original = loop.endless
-    loop.endless = every_epoch
-    try:
-        parsed = from_json(config)
-        shorter = replace(parsed, train=replace(parsed.train, steps=steps, log_every=1))
+    parsed = from_json(config)
+    shorter = replace(parsed, train=replace(parsed.train, steps=steps, log_every=1))
+    with followed(lambda step, ids, digests: trail.update({step: (ids, digests)})):
         loop.train(open_index(images), shorter, run, world, threads=1)
-    finally:
-        loop.endless = original
     return trail
 
 
 def newest(run: Path) -> Path:
     return max(run.glob("checkpoints/step-????????")) / "state.json"
-
-
-def joined(trails: list[Trail]) -> Trail:
-    """The global batches, of what each rank had of them."""
-    return {
-        step: ([i for t in trails for i in t[step][0]], [d for t in trails for d in t[step][1]])
-        for step in trails[0]
-    }
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,6 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -26,6 +25,8 @@ from barlow.data import open_index
 from barlow.distributed import World
 from barlow.train.loop import train
 from commands import TINY, descendants, free_port, make_images, metrics, tensors
+from nursery import Forked
+from trails import Trail, attempts, followed, joined
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "1")
 LONG = (*TINY, "--optim.epochs", "5000", "--train.log_every", "1", "--checkpoint.every_epochs", "0.5",
@@ -44,7 +45,13 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Machine:
     """A torchrun agent with its rank, in a session of their own; its output is in a file."""
 
-    def __init__(self, log: Path, options: tuple[object, ...], arguments: tuple[object, ...]) -> None:
+    def __init__(
+        self,
+        log: Path,
+        options: tuple[object, ...],
+        arguments: tuple[object, ...],
+        program: tuple[object, ...] = ("-m", "barlow", "--"),
+    ) -> None:
         self.log = log
         here = Path(__file__).parents[1] / "python"
         environment = {
@@ -54,11 +61,9 @@ class Machine:
         }
         prefix = options[: options.index("--") + 1] if "--" in options else ()
         options = options[len(prefix) :]
-        words = (*prefix[:-1], *TORCHRUN, *options, "-m", "barlow", "--", "train", *arguments)
+        words = (*prefix[:-1], *TORCHRUN, *options, *program, "train", *arguments)
         with log.open("ab") as output:
-            self.agent = subprocess.Popen(
-                list(map(str, words)), env=environment, stdout=output, stderr=output
-            )
+            self.agent = Forked(list(map(str, words)), env=environment, stdout=output, stderr=output)
 
     def ranks(self) -> list[int]:
         """Process ids of the agent's ranks."""
@@ -150,8 +155,9 @@ def test_a_pair_that_loses_a_rank_starts_again_and_nothing_shows(images: Path, t
 
 
 def test_a_machine_that_is_gone_is_done_without(images: Path, tmp_path: Path) -> None:
-    """Elastic rendezvous of one or two machines: one loses its power, the other goes on."""
-    run, port = tmp_path / "run", free_port()
+    """Elastic rendezvous of one or two machines: one loses its power, the other goes on in the same order."""
+    run, trails, port = tmp_path / "run", tmp_path / "trails", free_port()
+    trails.mkdir()
     options = (
         "--nnodes", "1:2", "--max-restarts", 3, "--rdzv-backend", "c10d", "--rdzv-id", "r",
         "--rdzv-endpoint", f"127.0.0.2:{port}",
@@ -161,7 +167,8 @@ def test_a_machine_that_is_gone_is_done_without(images: Path, tmp_path: Path) ->
     def machine(number: int, *, is_host: int) -> Machine:
         # Both addresses are this machine's, so the agents can't tell by them which is the endpoint's.
         mine = ("--local-addr", f"127.0.0.{number}", "--rdzv-conf", f"{QUICK},is_host={is_host}")
-        return Machine(tmp_path / f"log-{number}", (*options, *mine), arguments)
+        program = (Path(__file__).with_name("trails.py"), "--", trails)
+        return Machine(tmp_path / f"log-{number}", (*options, *mine), arguments, program)
 
     stays, goes = machine(2, is_host=1), machine(3, is_host=0)
     with machines(stays, goes):
@@ -169,7 +176,7 @@ def test_a_machine_that_is_gone_is_done_without(images: Path, tmp_path: Path) ->
         assert world_size(run) == 2
         goes.lose_power()
         lost_after = saved(run)
-        wait_until(lambda: saved(run) >= lost_after + 3, stays)
+        wait_until(lambda: saved(run) >= lost_after + 6, stays)
         assert world_size(run) == 1
         os.kill(stays.agent.pid, signal.SIGTERM)
         stays.agent.wait(timeout=BOUND_S)
@@ -177,11 +184,33 @@ def test_a_machine_that_is_gone_is_done_without(images: Path, tmp_path: Path) ->
     assert f"stopped by SIGTERM after step {step}" in stays.said()
     found = metrics(run)
     assert [line["step"] for line in found] == list(range(1, step + 1))
-    expected = metrics(unbroken(images, run, step, tmp_path / "unbroken"))
-    before = lost_after - 2  # one checkpoint may have come between the look at it and the end
-    assert found[:before] == expected[:before]
-    for left, right in zip(found, expected, strict=True):
-        assert left == pytest.approx(right, rel=0.2), left["step"]
+    expected_trail, expected = unbroken_trail(images, run, step, tmp_path / "unbroken")
+    (size, before), (size_after, after) = attempts(trails)
+    assert (size, size_after) == (2, 1)
+    assert {*before, *after} == set(range(1, step + 1))
+    for trail in (before, after):
+        assert trail == {number: expected_trail[number] for number in trail}
+    first = min(after)
+    assert found[: first - 1] == expected[: first - 1]
+    # One process adds up in another order than two: 4e-7 apart in the first step, 5e-6 in the seventh. Batch
+    # norm over 8 samples and LARS make ever more of that, so what comes later than that is not compared.
+    changed = zip(found[first - 1 :], expected[first - 1 :], (1e-5, *[1e-3] * 6), strict=False)
+    for left, right, rel in changed:
+        assert left["loss"] == pytest.approx(right["loss"], rel=rel), left["step"]
+
+
+def unbroken_trail(images: Path, run: Path, steps: int, place: Path) -> tuple[Trail, list[dict[str, object]]]:
+    """Batches and lines of metrics of `unbroken`."""
+    config = load(run / "config.json")
+    config = replace(config, train=replace(config.train, steps=steps))
+    return joined(processes.run(trail_here, 2, images, config, place)), metrics(place)
+
+
+def trail_here(world: World, images: Path, config: Config, run: Path) -> Trail:
+    trail: Trail = {}
+    with followed(lambda step, ids, digests: trail.update({step: (ids, digests)})):
+        train_here(world, images, config, run)
+    return trail
 
 
 def world_size(run: Path) -> int:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import shutil
+import signal
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,12 +16,13 @@ import pytest
 import torch
 
 from barlow.config import Config
-from barlow.data import open_index
+from barlow.data import Index, open_index
 from barlow.distributed import World
-from barlow.evaluate import evaluate
+from barlow.evaluate import evaluate, features
 from barlow.evaluate.online import OnlineKnn, online_knn
 from barlow.model import Twins, build_model
 from barlow.train import loop
+from barlow.train.checkpoint import find_checkpoint
 from commands import barlow_here
 from tiny_run import tiny_config, write_pictures
 
@@ -89,6 +94,7 @@ def test_a_backbone_is_as_before(data: Path) -> None:
     assert model.backbone.bn1.training
     assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), random_state)
+    assert first is not None
     assert 0 <= first <= 100
 
 
@@ -104,6 +110,57 @@ def test_which_images_it_takes(data: Path, tmp_path: Path) -> None:
     judge = judge_of(alone, config)
     assert judge.how.startswith("kNN on 6 images by 24 labelled ones")
     assert {judge._train.name(i) for i in range(24)}.isdisjoint({judge._test.name(i) for i in range(6)})
+
+
+def test_an_image_that_cannot_be_decoded_takes_no_part(data: Path, tmp_path: Path) -> None:
+    """Neither a vote nor a question under another one's label: all is as if the two images were not there."""
+    damaged, without = (Path(shutil.copytree(data, tmp_path / name)) for name in ("damaged", "without"))
+    for place in ("train/blue/blue-003.jpg", "held-out/cyan/cyan-001.jpg"):
+        content = (damaged / place).read_bytes()
+        (damaged / place).write_bytes(content[:-100])
+        (without / place).unlink()
+    config = tiny_config()
+    replacing = replace(config, data=replace(config.data, on_error="replace", max_replaced=0.1))
+    forward = features.network(twins(config).backbone, torch.float32)
+    found, expected = judge_of(damaged / "train", replacing), judge_of(without / "train", config)
+    for part in ("train", "test"):
+        of = [
+            judge._features(getattr(judge, f"_{part}"), labels, forward, lambda: False)
+            for judge in (found, expected)
+            for labels in [judge._train_labels_N if part == "train" else judge._test_labels_M]
+        ]
+        assert all(torch.equal(ours, theirs) for ours, theirs in zip(*of, strict=True))
+        assert len(of[0][1]) == {"train": 59, "test": 17}[part]
+    assert found(twins(config).backbone) == expected(twins(config).backbone)
+
+
+def test_an_image_that_never_comes_keeps_no_signal_waiting(data: Path, tmp_path: Path) -> None:
+    """Step 5 is judged, by an image that is a pipe; SIGTERM comes meanwhile."""
+    hanging, run = Path(shutil.copytree(data, tmp_path / "hanging")), tmp_path / "run"
+    stuck = hanging / "held-out" / "cyan" / "cyan-001.jpg"
+    Index.scan(hanging / "held-out").write(hanging / "held-out")  # before it is one
+    stuck.unlink()
+    os.mkfifo(stuck)
+    config = tiny_config()
+    config = replace(config, evaluate=replace(config.evaluate, online_every_epochs=1.0))
+
+    def send() -> None:
+        while not (run / "metrics.jsonl").exists() or (run / "metrics.jsonl").read_bytes().count(b"\n") < 4:
+            time.sleep(0.01)
+        time.sleep(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    sender = threading.Thread(target=send, daemon=True)
+    sender.start()
+    begin_s = time.monotonic()
+    stopped_by = loop.train(open_index(hanging / "train"), config, run, World(0, 1, 0, CPU), 1, online_knn)
+    assert time.monotonic() - begin_s < 30
+    sender.join()
+    assert stopped_by == signal.SIGTERM
+    assert find_checkpoint(run / "checkpoints") == run / "checkpoints" / "step-00000005"
+    lines = [json.loads(text) for text in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5]
+    assert not any("knn_top1" in line for line in lines)
 
 
 def test_without_labels_or_wish_there_is_none(data: Path, tmp_path: Path) -> None:

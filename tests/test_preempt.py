@@ -1,6 +1,6 @@
 """SIGTERM and SIGUSR1 to training runs, with real processes: a step finished, one checkpoint, one exit code.
 
-A run that must not get on hangs on a named pipe in the place of an image, as in test_loader_liveness.py.
+A read that hangs is one of a named pipe in the place of an image, as in test_loader_liveness.py.
 """
 
 from __future__ import annotations
@@ -15,11 +15,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 import processes
 from barlow.config import load
@@ -27,12 +26,12 @@ from barlow.data import Index, Loader, open_index, views
 from barlow.distributed import LateMax, World
 from barlow.train.loop import train
 from barlow.train.preempt import COPIES_S, SIGNALS, Requests, Stop
-from commands import TINY, Result, barlow, barlow_here, finish, make_images, metrics, start, tensors
+from commands import TINY, Result, barlow_here, finish, make_images, metrics, start, tensors
 
 BOUND_S = 30
 """From the signal to the end of the last process."""
 LONG = (*TINY, "--optim.epochs", "5000", "--train.log_every", "1", "--checkpoint.every_epochs", "5000")
-"""30,000 steps, and no checkpoint before the last one."""
+"""30,000 steps, and no checkpoint before the middle."""
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "barlow", "--")
 
 
@@ -42,9 +41,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def running(
-    images: Path, run: Path, *flags: object, **how: tuple[str, ...]
-) -> Iterator[subprocess.Popen[str]]:
+def running(images: Path, run: Path, *flags: object, **how: Any) -> Iterator[subprocess.Popen[str]]:
     """A run that has written its first line of metrics; it is ended if the test doesn't do that."""
     process = start("train", images, "--run", run, *LONG, *flags, **how)
     try:
@@ -96,7 +93,7 @@ def assert_no_noise(result: Result, *expected: str) -> None:
     assert found == list(expected)
 
 
-@pytest.mark.parametrize(("nproc", "number"), [(1, signal.SIGTERM), (2, signal.SIGTERM), (2, signal.SIGUSR1)])
+@pytest.mark.parametrize(("nproc", "number"), [(2, signal.SIGTERM), (2, signal.SIGUSR1)])
 def test_a_stopped_run_goes_on_bit_equal(
     images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], nproc: int, number: signal.Signals
 ) -> None:
@@ -131,47 +128,81 @@ def test_a_signal_to_one_rank_of_torchrun_stops_all(images: Path, tmp_path: Path
     assert result.code != 0
     assert f"exitcode  : {128 + signal.SIGUSR1}" in result.err  # torchrun's report
     assert "lost another rank" not in result.err
-    more = barlow("train", images, "--run", unbroken, *LONG, "--nproc", 2, "--train.steps", step)
-    assert more.code == 0, more.err
+    processes.run(train_to, 2, images, step, run, unbroken)
     assert tensors(run, step) == tensors(unbroken, step)
 
 
-def test_a_run_that_waits_for_its_batch_gets_it_and_takes_the_step(tmp_path: Path) -> None:
-    """Progressive JPEGs of 12 megapixels: a batch takes seconds, a step on 16 px views of it far less."""
-    images, run = tmp_path / "images", tmp_path / "run"
-    images.mkdir()
-    noise = np.random.default_rng(0).integers(0, 256, (750, 1000, 3), dtype=np.uint8)
-    Image.fromarray(noise).resize((4000, 3000)).save(images / "0.jpg", progressive=True)
-    for i in range(1, 16):
-        (images / f"{i}.jpg").hardlink_to(images / "0.jpg")
-    with running(images, run, "--data.threads", 1, "--data.image_size", 16) as process:
-        wait_for_lines(run, 4, process)  # nothing is ready any more
-        seen = 0
-        while seen != (now := lines(run)):
-            seen = now
-            time.sleep(0.3)
-        process.send_signal(signal.SIGTERM)
-        result = finish(process, timeout_s=BOUND_S)
-    assert result.code == 128 + signal.SIGTERM
-    assert the_step(result, run, "SIGTERM") == seen + 1
+def train_to(world: World, images: Path, step: int, run: Path, unbroken: Path) -> None:
+    config = load(run / "config.json")
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=step))
+    train(open_index(images), config, unbroken, world, threads=1)
 
 
-@pytest.mark.parametrize("nproc", [1, 2])
-def test_a_second_signal_ends_at_once_and_saves_nothing(tmp_path: Path, nproc: int) -> None:
-    """In mid-step: the sixth, which waits for an image that can't be read."""
-    images, run = make_images(tmp_path / "images"), tmp_path / "run"
+def image_of_step(images: Path, number: int) -> Path:
+    """The last image of the batch of this step, which is the last rank's."""
     index = Index.scan(images)
     index.write(images)
     with Loader(index, views=views.barlow_twins(8), batch_size=8, seed=0, threads=1, epochs=1) as loader:
-        stuck = Path(index.shard(int([batch.ids for batch in loader][5][0])))
+        return Path(index.shard(int([batch.ids for batch in loader][number - 1][-1])))
+
+
+@pytest.mark.parametrize(("nproc", "number"), [(1, signal.SIGTERM), (2, signal.SIGUSR1)])
+def test_a_read_that_hangs_for_ever_keeps_nobody(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], nproc: int, number: signal.Signals
+) -> None:
+    """Of two ranks the second one hangs, and only the first hears of the signal."""
+    images, run, unbroken = make_images(tmp_path / "images"), tmp_path / "run", tmp_path / "unbroken"
+    stuck = image_of_step(images, 6)
+    content = stuck.read_bytes()
     stuck.unlink()
     os.mkfifo(stuck)
     with running(images, run, "--nproc", nproc) as process:
         wait_for_lines(run, 5, process)
-        time.sleep(1)  # it goes from the line to the wait
+        time.sleep(1)  # from the line to the wait
+        sent = time.monotonic()
+        os.kill(ranks(process)[0] if nproc > 1 else process.pid, number)
+        result = finish(process, timeout_s=BOUND_S)
+        assert time.monotonic() - sent < BOUND_S
+    assert result.code == 128 + number
+    assert_no_noise(result, "barlow: 1 loader threads hang in a read; they end with it")
+    assert the_step(result, run, number.name) == 5
+    if nproc == 1:
+        stuck.unlink()
+        stuck.write_bytes(content)
+        for place in (run, unbroken):
+            more = barlow_here(capfd, "train", images, "--run", place, *LONG, "--train.steps", 7)
+            assert more.code == 0, more.err
+        assert metrics(run) == metrics(unbroken)
+        assert tensors(run, 7) == tensors(unbroken, 7)
+
+
+HANGING_DISK = """
+import os, sys, time
+from pathlib import Path
+from typing import Any
+from barlow import cli
+flush = os.fsync
+def hang(descriptor):
+    if "/step-" in str(Path(f"/proc/self/fd/{descriptor}").readlink()):
+        print("hangs", flush=True)
+        time.sleep(600)
+    flush(descriptor)
+os.fsync = hang
+cli.main()
+"""
+
+
+@pytest.mark.parametrize("nproc", [1, 2])
+def test_a_second_signal_ends_at_once_and_saves_nothing(images: Path, tmp_path: Path, nproc: int) -> None:
+    """While the first one's checkpoint hangs on its way to the disk, or another rank in mid-step."""
+    run = tmp_path / "run"
+    launcher = ("-c", HANGING_DISK) if nproc == 1 else ("-m", "barlow")
+    with running(images, run, "--nproc", nproc, "--train.lost_after", 0, launcher=launcher) as process:
+        if nproc == 2:
+            os.kill(ranks(process)[1], signal.SIGSTOP)
         process.send_signal(signal.SIGTERM)
         time.sleep(COPIES_S + 0.5)
-        assert process.poll() is None, "the step isn't finished"
+        assert process.poll() is None, "nothing hangs"
         sent = time.monotonic()
         process.send_signal(signal.SIGTERM)
         result = finish(process, timeout_s=BOUND_S)  # of the ranks too, which hold its pipes
@@ -179,8 +210,8 @@ def test_a_second_signal_ends_at_once_and_saves_nothing(tmp_path: Path, nproc: i
     assert result.code == 128 + signal.SIGTERM
     assert_no_noise(result, "barlow: SIGTERM again: ended without a checkpoint")
     assert "stopped by" not in result.out
-    assert not list((run / "checkpoints").glob("step-*"))
-    assert lines(run) == 5
+    assert nproc == 2 or "hangs" in result.out
+    assert not list((run / "checkpoints").glob("step-????????"))
 
 
 BLOCKED = """
@@ -226,9 +257,11 @@ def in_force() -> tuple[object, ...]:
     return (*map(signal.getsignal, SIGNALS), descriptor, "barlow-stop" in names)
 
 
-def test_train_returns_the_signal_and_leaves_no_handler(images: Path, tmp_path: Path) -> None:
+def test_train_returns_the_signal_and_leaves_no_handler(
+    images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     run, before = tmp_path / "run", in_force()
-    first = barlow("train", images, "--run", run, *LONG, "--train.steps", 1)
+    first = barlow_here(capfd, "train", images, "--run", run, *LONG, "--train.steps", 1)
     assert first.code == 0, first.err
     config = load(run / "config.json")
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=0))

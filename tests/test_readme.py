@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+import nursery
 from barlow import synthetic
 from barlow.config import PRESETS
+from commands import barlow_here
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = (
@@ -46,7 +47,7 @@ BLOCKS = [
 def test_a_python_block_runs(block: str, folder: Path) -> None:
     if '"cuda"' in block and not torch.cuda.is_available():
         pytest.skip("needs a GPU")
-    result = subprocess.run([sys.executable, "-c", block], cwd=folder, capture_output=True, text=True)
+    result = nursery.run([sys.executable, "-c", block], cwd=folder)
     assert result.returncode == 0, result.stderr
     promised = re.findall(r"print\(.*\)  # (\{.*\})", block)
     for text in promised:
@@ -68,13 +69,11 @@ def test_links_and_commands_exist(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_subcommands_have_help(name: str) -> None:
+def test_subcommands_have_help(name: str, capfd: pytest.CaptureFixture[str]) -> None:
     commands = set(re.findall(r"(?:^    |`|-m |^        )barlow ([a-z]+)\b", page(name), re.MULTILINE))
     for command in sorted(commands):
-        shown = subprocess.run(
-            [sys.executable, "-m", "barlow", command, "--help"], capture_output=True, text=True
-        )
-        assert shown.returncode == 0, f"{name}: barlow {command}: {shown.stderr}"
+        shown = barlow_here(capfd, command, "--help")
+        assert shown.code == 0, f"{name}: barlow {command}: {shown.err}"
 
 
 def test_flags_of_the_readme_are_fields() -> None:

@@ -105,7 +105,7 @@ def test_two_ranks_measure_together_and_nothing_is_left(data: Path, config: Conf
         f" Path({str(tmp_path / 'run')!r}), nproc=2)\n"
         "print(json.dumps(dataclasses.asdict(found)))"
     )
-    result = finish(start(launcher=("-c", code)), timeout_s=240)
+    result = finish(start("--nproc", launcher=("-c", code)), timeout_s=240)  # a word for the nursery
     assert result.code == 0, result.err
     found = Rehearsal(**json.loads(result.out.splitlines()[-1]))
     assert (found.processes, found.measured, found.last_step) == (2, 20, 30)

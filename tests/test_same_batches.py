@@ -22,6 +22,7 @@ import pytest
 
 import sources
 from barlow.data import Loader, index_source, open_index, pack
+from nursery import Forked
 from photos import NUM_IMAGES, endless, loader, samples, write_folder, write_tar
 
 BATCH_SIZE = 8  # what `loader` gives by default
@@ -200,7 +201,7 @@ def killed_after(steps: int, source: Path, size: int, state: dict[str, int]) -> 
     """What a process had recorded (state and rows of each step) when it was killed at some later moment."""
     command = [sys.executable, "-c", KILLED, str(source), str(size), json.dumps(state)]
     folder = Path(__file__).parent
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=folder) as process:
+    with Forked(command, stdout=subprocess.PIPE, text=True, cwd=folder) as process:
         assert process.stdout is not None
         lines = list(islice(process.stdout, steps))
         process.kill()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import threading
 import time
@@ -31,9 +32,9 @@ ONE = World(0, 1, 0, torch.device("cpu"))
 LINE = {"step": 1, "time_s": 0.5, "loss": 3.0}
 
 
-def configuration(on_error: str = "raise") -> Config:
+def configuration(on_error: str = "raise", every_steps: int = 2) -> Config:
     config = tiny_config(epochs=2, width=4)
-    of = replace(config.checkpoint, every_steps=2, keep=2, on_error=on_error)
+    of = replace(config.checkpoint, every_steps=every_steps, keep=2, on_error=on_error)
     return replace(config, optim=replace(config.optim, batch_size=8), checkpoint=of)
 
 
@@ -122,6 +123,47 @@ def test_one_at_a_time_and_none_is_left_out(
     for step, value in ((2, 1.0), (4, 2.0)):
         folder = tmp_path / "checkpoints" / f"step-{step:08d}"
         assert load_file(folder / "model.safetensors")["backbone.conv1.weight"].unique().tolist() == [value]
+
+
+@pytest.mark.parametrize(
+    ("every_steps", "saved", "free", "waits"),
+    [(1, 1, 1, 2), (2, 1, 2, 3), (5, 3, 5, 6)],
+)
+def test_no_step_begins_that_would_put_more_than_an_interval_at_stake(
+    tmp_path: Path, loader: Loader, gate: Gate, every_steps: int, saved: int, free: int, waits: int
+) -> None:
+    """The first checkpoint hangs: up to step `free` nothing waits for it, the one after that does."""
+    learner = learner_of(configuration(every_steps=every_steps))
+    assert learner.plan.saves(saved) or learner.plan.bridges(saved)
+    with Saver(tmp_path, learner, None, ONE) as saver:
+        for step in range(1, free + 1):
+            saver.make_room(step)
+            if step == saved:
+                saver.save(step, loader, 0.0)
+        assert not gate.opened.is_set()
+        assert saver.newest == -1
+        threading.Timer(0.2, gate.opened.set).start()
+        saver.make_room(waits)
+        assert saver.newest == saved
+
+
+def test_a_step_that_is_saved_is_not_saved_again(tmp_path: Path, loader: Loader, gate: Gate) -> None:
+    gate.opened.set()
+    with Saver(tmp_path, learner_of(configuration("warn")), None, ONE, resumed_step=2) as saver:
+        saver.save(2, loader, 0.0)
+        assert not gate.flushed
+        gate.error = errno.EIO
+        saver.save(4, loader, 0.0)
+        with pytest.warns(UserWarning, match=r"step 4 could not .*; that of step 2 is the newest"):
+            saver.finish(needed=False)
+        gate.error = 0
+        saver.save(4, loader, 0.0)  # unless it has failed
+        saver.finish(needed=True)
+        count = len(gate.flushed)
+        saver.save(4, loader, 0.0)
+        saver.finish(needed=True)
+        assert saver.newest == 4
+        assert len(gate.flushed) == count
 
 
 def test_metrics_are_on_the_disk_before_the_checkpoint(tmp_path: Path, loader: Loader, gate: Gate) -> None:
@@ -248,6 +290,16 @@ def test_when_a_plan_saves_and_keeps() -> None:
     assert [step for step in range(1, 1400) if plan.saves(step)] == [*range(100, 1201, 100), 1250, 1300]
     assert [step for step in range(1, 4000) if plan.keeps(step)] == [1250, 2500, 3750]
     assert not any(map(Plan.of(base, 625).keeps, range(4000)))
+    assert [step for step in range(1, 700) if plan.bridges(step)] == [50, 150, 250, 350, 450, 550, 650]
+
+
+@pytest.mark.parametrize("every_steps", range(2, 8))
+def test_any_two_checkpoints_are_half_an_interval_apart(every_steps: int) -> None:
+    plan = Plan(steps_per_epoch=50, total_steps=100, last_step=100, log_every=1, save_every=every_steps)
+    steps = [0, *(step for step in range(1, 101) if plan.saves(step) or plan.bridges(step))]
+    gaps = {later - earlier for earlier, later in itertools.pairwise(steps)}
+    assert max(gaps) == -(-every_steps // 2)
+    assert all(later - earlier <= every_steps for earlier, later in zip(steps, steps[2:], strict=False))
 
 
 def train_where_nothing_can_be_saved(world: World, images: Path, config: Config, run: Path) -> str:

@@ -129,8 +129,8 @@ def test_four_processes_stopped_and_continued_are_bit_equal(
 
 def test_torchrun_is_nproc(images: Path, unbroken_by_two: Path, tmp_path: Path) -> None:
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "barlow", "--")
-    process = start("train", images, "--run", tmp_path / "run", *TINY, "--train.steps", 6, launcher=torchrun)
-    result = finish(process)
+    command = ("train", images, "--run", tmp_path / "run", *TINY, "--train.steps", 6)
+    result = finish(start(*command, launcher=torchrun, anew=True))
     assert result.code == 0, result.err
     expected = [line for line in metrics(unbroken_by_two) if line["step"] <= 6]
     assert metrics(tmp_path / "run") == expected

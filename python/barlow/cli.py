@@ -20,7 +20,19 @@ import tyro
 
 from barlow import __version__
 from barlow.ablations import ABLATIONS, METHODS
-from barlow.commands import bench, images, listing, rehearsal, replays, runs, submit
+from barlow.commands import (
+    bench,
+    detection,
+    evaluation,
+    images,
+    listing,
+    rehearsal,
+    replays,
+    reproduction,
+    runs,
+    submit,
+    weights,
+)
 from barlow.commands.arguments import MAX_EPOCHS, MAX_THREADS, Data, check
 from barlow.config import PRESETS, Config, load
 from barlow.terminal import notes, one_line, show_warning, unboxed, worded_here
@@ -70,7 +82,7 @@ def _train(default: Config) -> Callable[..., None]:
             init_from: Begin with the backbone of another run or file of weights, and with its projector if
                 that fits; optimizer and schedule begin anew.
             allow_changes: What may be another than when the run was started: fields of the config, such as
-                optim.momentum, or barlow, views, data, order. The run's record keeps what was changed.
+                optim.momentum, or barlow, code, views, data, order. The run's record keeps what was changed.
             dry_run: Write nothing: take 20 steps, throw them away, and say what the run is going to be: its
                 config, parameters, memory, steps and time.
             config: The recipe.
@@ -161,12 +173,15 @@ def _parse(arguments: list[str]) -> Callable[[], None]:
         "unpack": images.unpack,
         "train": _train(_defaults(arguments) if arguments[:1] == ["train"] else Config()),
         "submit": submit.submitting(_defaults(arguments) if arguments[:1] == ["submit"] else Config()),
-        "eval": runs.evaluate,
-        "export": runs.export,
+        "eval": evaluation.evaluating(_evaluated(arguments)),
+        "detect": detection.detect,
+        "embed": weights.embed,
+        "export": weights.export,
         "report": runs.report,
         "runs": listing.list_runs,
         "import": runs.import_run,
         "replay": replays.replay,
+        "reproduce": reproduction.reproduce,
         "bench": _bench,  # whose own subcommands are below
         "doctor": doctor,
         "demo": demo,
@@ -217,6 +232,22 @@ def _defaults(arguments: list[str]) -> Config:
         if (name := _flag(arguments, f"--{kind}")) is not None:
             config = _named(changes, kind, name).applied(config)
     return config
+
+
+def _evaluated(arguments: list[str]) -> Config:
+    """The config of the run that is to be evaluated: its values are the defaults of eval's flags."""
+    if arguments[:1] != ["eval"]:
+        return Config()
+    found: list[Path] = []
+
+    @functools.wraps(evaluation.evaluating(Config()))
+    def note(target: Path, *_: Any, **__: Any) -> None:
+        found.append(target)
+
+    words = [word for word in arguments if word not in ("--help", "-h")]
+    with contextlib.suppress(ValueError, SystemExit):  # the parse that counts has the same to say
+        _choose({"eval": note}, "barlow", "", words)()
+    return evaluation.config_of(found[0]) if found else Config()
 
 
 T = TypeVar("T")

@@ -51,6 +51,19 @@ def write_file(path: Path | str, content: bytes | str) -> None:
     _flush_folder(path.parent)
 
 
+def move_file(source: Path, path: Path) -> None:
+    """Gives a finished file its name, in place of what had it, once its bytes are on the disk. `OSError`."""
+    with _naming(path):
+        descriptor = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        source.replace(path)
+    _flush_folder(path.parent)
+    _flush_folder(source.parent)
+
+
 def write_folder(path: Path | str, files: Mapping[str, Content]) -> None:
     """Makes the folder `path` of these files and their manifest; it appears complete or not at all.
 
@@ -156,26 +169,29 @@ def prune(
     pattern: str = "*",
     required: Collection[str] = (),
     spare: Callable[[Path], bool] = lambda path: False,
+    passing: Callable[[Path], bool] = lambda path: False,
 ) -> list[Path]:
     """Removes every folder older (by name) than the `keep` newest that verify; returns what it removed.
 
     Damaged folders do not count among those kept, so pruning never trades a good folder for a bad one. Those
-    that `spare` says yes to stay as well, whatever their age.
+    that `spare` says yes to stay as well, whatever their age. Those that are only `passing` do not count
+    either, and go as soon as a newer one verifies.
     """
     if keep < 1:
         raise ValueError(f"keep must be at least 1, not {keep}")
     found = _newest_first(Path(directory), pattern)
-    if all(map(spare, found[keep:])):
+    lasting = [path for path in found if not passing(path)]
+    if all(map(spare, lasting[keep:])) and not any(map(passing, found[1:])):
         return []  # then nobody needs to read them all
-    removed, num_valid = [], 0
+    removed, num_valid, has_valid = [], 0, False
     for path in found:
-        if num_valid < keep:
-            with contextlib.suppress(Damaged):
-                verify_folder(path, required)
-                num_valid += 1
-        elif not spare(path):
+        if has_valid if passing(path) else num_valid == keep and not spare(path):
             remove_folder(path)
             removed.append(path)
+        elif num_valid < keep:
+            with contextlib.suppress(Damaged):
+                verify_folder(path, required)
+                has_valid, num_valid = True, num_valid + (not passing(path))
     return removed
 
 

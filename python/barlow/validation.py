@@ -5,9 +5,10 @@ Not here: the fields themselves and their types (config/), what a folder or a ma
 
 from __future__ import annotations
 
+import re
 from typing import get_args
 
-from barlow.config import Config, Objective, ObjectiveConfig
+from barlow.config import RESNETS, TIMM, Config, ModelConfig, Objective, ObjectiveConfig
 
 RANGES = {
     "data.image_size": "[1, 4096]",  # what the loader's views can be
@@ -19,6 +20,7 @@ RANGES = {
     "data.prefetch": "[1, 4096]",
     "data.max_replaced": "[0, 1]",
     "model.width": "[1, 4096]",
+    "model.image_size": "[0, 4096]",
     "model.projector": "[1, 65536]",  # beyond, the last layer alone may have 16 GiB
     "objective.lambd": "[0, inf)",
     "objective.eps": "[0, inf)",
@@ -41,6 +43,9 @@ RANGES = {
     "optim.trust_coefficient": "(0, inf)",
     "optim.weight_decay": "[0, inf)",
     "optim.reference_world_size": "[1, inf)",
+    "optim.adamw_lr": "(0, inf)",
+    "optim.adamw_weight_decay": "[0, inf)",
+    "optim.adamw_betas": "[0, 1)",
     "train.seed": "[0, 9223372036854775808)",
     "train.micro_batch": "[0, inf)",
     "train.steps": "[0, inf)",
@@ -57,7 +62,19 @@ RANGES = {
     "evaluate.linear_lr": "(0, inf)",
     "evaluate.linear_batch_size": "[1, inf)",
     "evaluate.linear_weight_decay": "[0, inf)",
+    "evaluate.sweep_lrs": "(0, inf)",
+    "evaluate.sweep_held_out": "(0, 1)",
+    "evaluate.svm_costs": "(0, inf)",
+    "evaluate.svm_folds": "[2, inf)",
+    "evaluate.few_shot_ways": "[2, inf)",
+    "evaluate.few_shot_shots": "[1, inf)",
+    "evaluate.few_shot_queries": "[1, inf)",
+    "evaluate.few_shot_episodes": "[2, inf)",
+    "evaluate.retrieval_at": "[1, inf)",
     "evaluate.batch_size": "[1, inf)",
+    "evaluate.recipe_epochs": "[0, inf)",
+    "evaluate.recipe_batch_size": "[0, inf)",
+    "evaluate.recipe_lr_factor": "(0, inf)",
     "evaluate.online_every_epochs": "[0, inf)",
     "evaluate.online_images": "[1, inf)",
 }
@@ -97,6 +114,29 @@ def validate_ranges(config: Config) -> None:
         for number in numbers:
             if not _within(number, interval):
                 raise ValueError(f"{flag} must lie in {interval}, not {number}")
+    validate_backbone(config.model)
+
+
+def validate_backbone(model: ModelConfig) -> None:
+    """`ValueError` for a name that no backbone can have, or settings that have no part in it.
+
+    Whether timm has a model of the name, and of which size, is known when it is built.
+    """
+    name, default = model.backbone, ModelConfig()
+    if name.startswith(TIMM):
+        if not re.fullmatch(r"\w+(\.\w+)?", name.removeprefix(TIMM), re.ASCII):
+            raise ValueError(f"--model.backbone {name!r} names no model of timm: {TIMM}vit_small_patch16_224")
+        for field in ("stem", "width"):
+            value, usual = getattr(model, field), getattr(default, field)
+            if value != usual:
+                raise ValueError(
+                    f"--model.{field} {value} is for the ResNets and has no part in {name}: add "
+                    f"--model.{field} {usual}"
+                )
+    elif name not in RESNETS:
+        raise ValueError(f"--model.backbone {name!r} must be one of {', '.join(RESNETS)} or {TIMM}NAME")
+    elif model.image_size:
+        raise ValueError(f"--model.image-size has no part in {name}, which takes images of any size")
 
 
 def _within(number: float, interval: str) -> bool:

@@ -20,8 +20,9 @@ from typing import Any, Literal
 
 from barlow.config.fields import Config, ModelConfig
 
-FORMAT = 2
-"""Of the files that `to_json` writes. Format 1 did not say so; 2 has `format` and the fields since then."""
+FORMAT = 3
+"""Of the files that `to_json` writes. Format 1 did not say so; 2 has `format` and the fields since then; 3
+has those of backbones from timm and of AdamW."""
 _FORMAT_KEY = "format"
 _FROM_THE_FIRST = {
     Config: {"data", "model", "objective", "optim", "train", "checkpoint", "evaluate"},

@@ -16,6 +16,13 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
 CIFAR10_STD = (0.2470, 0.2435, 0.2616)
+RESNETS = (
+    "resnet10", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152",
+    "wide_resnet50_2", "wide_resnet101_2",
+)  # fmt: skip
+"""Backbones that need no other package than torchvision."""
+TIMM = "timm:"
+"""What stands before the name of a model of timm."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,12 +62,16 @@ class DataConfig:
 class ModelConfig:
     """Backbone and projector (paper, section 2.2)."""
 
-    backbone: Literal["resnet10", "resnet18", "resnet34", "resnet50"] = "resnet50"
-    """torchvision's ResNet; resnet10 is resnet18 with one block in each stage."""
+    backbone: str = "resnet50"
+    """resnet10 (resnet18 with one block in each stage), 18, 34, 50, 101, 152, wide_resnet50_2 or 101_2, all
+    torchvision's; or timm:NAME, any model of timm (docs/backbones.md; needs barlow[timm])."""
     stem: Literal["imagenet", "cifar"] = "imagenet"
-    """imagenet: 7x7 stride 2 and max-pool; cifar: 3x3 stride 1 and no pool."""
+    """Of the ResNets. imagenet: 7x7 stride 2 and max-pool; cifar: 3x3 stride 1 and no pool."""
     width: int = 64
-    """Channels of the first stage; 64 is torchvision's."""
+    """Of the ResNets: channels of the first stage; 64 is torchvision's."""
+    image_size: int = 0
+    """Side in pixels of the images that a model of timm is built for, if it is for one size, as a ViT with
+    its positions is; 0: data.image_size in training. All others take any size: 0."""
     projector: tuple[int, ...] = (8192, 8192, 8192)
     """Output sizes of the projector's linear layers; the last one is the embedding's."""
     projector_norm: Literal["hidden", "none", "all"] = "hidden"
@@ -121,7 +132,7 @@ class ObjectiveConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """LARS and its schedule (paper, section 2.2; official main.py).
+    """LARS or AdamW, and their schedule (paper, section 2.2; official main.py).
 
     Learning rates are those of the official flags: the peak is rate * batch_size / 256. The official
     code's gradient is 1/W of the true one (W processes); `reference_world_size` is that W. It divides
@@ -133,8 +144,11 @@ class OptimConfig:
     """Images of one optimizer step, over all processes."""
     epochs: int = 1000
     """Passes over the data."""
+    optimizer: Literal["auto", "lars", "adamw"] = "auto"
+    """auto: adamw for backbones with layer norm or without any batch norm (ViT, Swin, ConvNeXt), on which
+    LARS is known to collapse; lars for all others (docs/backbones.md)."""
     variant: Literal["lars", "larc"] = "lars"
-    """lars: the official code's; larc: apex's with clipping, as in solo-learn's CIFAR recipes."""
+    """Of LARS. lars: the official code's; larc: apex's with clipping, as in solo-learn's CIFAR recipes."""
     warmup_epochs: float = 10
     """Linear warm-up from 0, in epochs, stepped every step."""
     lr_weights: float = 0.2
@@ -151,6 +165,13 @@ class OptimConfig:
     """Weight decay of weights, inside the trust ratio (paper; the official code's default is 1e-6)."""
     reference_world_size: int = 32
     """Processes of the run that the rates above were tuned on (the paper's 32)."""
+    adamw_lr: float = 5e-4
+    """Learning rate of AdamW, per 256 images (stable-pretraining's for ViT-S). AdamW has only these three,
+    not the rates, decay, momentum and trust of LARS."""
+    adamw_weight_decay: float = 0.05
+    """Decoupled weight decay of AdamW, on weights of two dimensions and more (the choice of DeiT and MAE)."""
+    adamw_betas: tuple[float, float] = (0.9, 0.999)
+    """Decay of AdamW's means of gradients and of their squares."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,11 +216,13 @@ class CheckpointConfig:
     """Checkpoints: folders that are valid only if their manifest verifies."""
 
     every_epochs: float = 1.0
-    """Epochs between checkpoints; the end of the run always writes one."""
+    """Epochs between checkpoints; the end of the run always writes one. It is also the most that a death at
+    any moment costs: halfway to the next there is one that is removed when that is written."""
     every_steps: int = 0
-    """Steps between checkpoints, instead of `every_epochs`; 0 leaves it at those."""
+    """Steps between checkpoints and the most that a death costs, instead of `every_epochs`; 0 leaves it at
+    those. 1 has every step wait for the disk."""
     keep: int = 2
-    """Newest checkpoints kept."""
+    """Newest checkpoints kept, beside one of halfway to the next."""
     keep_every_epochs: int = 0
     """Of every so many epochs a checkpoint is written and kept for good, besides; 0 is none."""
     on_error: Literal["raise", "warn"] = "raise"
@@ -209,7 +232,7 @@ class CheckpointConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
-    """kNN and linear probe (paper, section 3.1 and appendix B.1; official evaluate.py)."""
+    """The protocols of `barlow eval` (docs/evaluation.md); the defaults are the published numbers."""
 
     knn_k: int = 20
     """Neighbours that vote (DINO's choice)."""
@@ -228,8 +251,44 @@ class EvaluateConfig:
     """Weight decay of the probe."""
     linear_standardize: bool = False
     """Standardise each feature by the training set first: rates then suit features of any scale."""
+    sweep_lrs: tuple[float, ...] = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
+    """Learning rates of the linear sweep, all in one pass over cached features; its other settings are those
+    of the linear probe."""
+    sweep_held_out: float = 0.1
+    """Share of each class of the training images by which the rate of the sweep is chosen."""
+    svm_costs: tuple[float, ...] = (0.01, 0.1, 1.0, 2.0, 5.0, 10.0, 15.0, 20.0, 50.0, 100.0, 1000.0)
+    """C of the SVMs, chosen for each class by cross-validation (VISSL's list)."""
+    svm_folds: int = 3
+    """Folds of that cross-validation."""
+    few_shot_ways: int = 5
+    """Classes of an episode."""
+    few_shot_shots: tuple[int, ...] = (1, 5)
+    """Labelled images of each class of an episode; each number has a result of its own."""
+    few_shot_queries: int = 15
+    """Images of each class that an episode classifies."""
+    few_shot_episodes: int = 600
+    """Episodes that are averaged over."""
+    retrieval_at: tuple[int, ...] = (1, 5, 10)
+    """Neighbours among which one of the same class must be, for the recall of retrieval."""
     batch_size: int = 256
-    """Images of one forward pass when features are computed."""
+    """Images of one forward pass of each process when features are computed."""
+    recipe: Literal["default", "official", "paper", "vissl"] = "default"
+    """Whose numbers semi-1, semi-10 and finetune (official or paper), places205 and inat18 (paper or vissl)
+    train by; default is the first one named, also where a protocol has none of the one asked for."""
+    recipe_epochs: int = 0
+    """Epochs of these protocols instead of the recipe's own; 0 is those. Drops of the rate move along."""
+    recipe_batch_size: int = 0
+    """Images of one of their steps, of all processes; 0 is the recipe's own, 256."""
+    recipe_lr_factor: float = 1.0
+    """Factor of their learning rates, as for other batches than 256."""
+    recipe_batch_norm: Literal["synchronised", "local", "frozen"] = "synchronised"
+    """What batch norm of a backbone in training averages over: the whole batch, each process's own images
+    (official code), or nothing: the weights' own statistics stay."""
+    semi_1_list: str = ""
+    """File with the names of semi-1's labelled images, one a line (SimCLR's imagenet_subsets/1percent.txt);
+    without it 1 % of each class is drawn."""
+    semi_10_list: str = ""
+    """The same for semi-10."""
     online_every_epochs: float = 10.0
     """Epochs between two kNN classifications while a run trains, beside one at its end; only where images
     have labels. 0 is never."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 import warnings
 import weakref
 from collections import deque
@@ -21,19 +22,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from barlow import _native
-from barlow._native import DataError, Index
+from barlow._native import DataError
 from barlow.data.source import Source, open_index
+from barlow.data.stalls import Patience, described
 from barlow.data.stats import Stats, stats_of
 from barlow.data.views import View
 
 HandOver = Literal["views", "crops", "encoded"]
 
+_Taken = tuple[int, list[tuple[int, DataError]], list[list[bytes | None]], list[NDArray[np.uint8]]]
+"""Samples replaced, those found damaged, extra members, encoded images."""
+
 CLOSE_S = 1.0
 """How long `close` waits for threads; an image takes milliseconds, a read from a dead disk for ever."""
 _ERROR_S = 0.05
 """The same after an exception, Ctrl-C among them: it is to be heard at once."""
-_GIVE_UP = 10
-"""After how many reports of a stall it is an error."""
 
 _log = logging.getLogger("barlow.data")
 
@@ -137,6 +140,7 @@ class Loader:
             raise ValueError(f"hand_over must be one of {get_args(HandOver)}, not {hand_over!r}")
         self.hand_over: HandOver = hand_over
         self._stall_after = _number("stall_after", stall_after, 1e-3, 1e6)
+        self._patience = Patience(self._stall_after)
         if not views:
             raise ValueError("views must hold at least one view")
         for view in views:
@@ -171,6 +175,9 @@ class Loader:
         self._stream: _native.Loader | None = None
         self._finalizer: weakref.finalize | None = None
         self._lent: deque[Batch] = deque()
+        self._taken: _Taken | Exception | None = None
+        """What the stream has said of the oldest lent batch, whose turn comes next."""
+        self._asks = False
         self._closed = False
 
     def __len__(self) -> int:
@@ -229,17 +236,46 @@ class Loader:
     ) -> None:
         self.close()
 
-    def _next(self) -> Batch:
+    def ready(self, timeout_s: float = 0.0) -> bool:
+        """Waits up to `timeout_s` for the batch that comes next; whether taking it will wait no more.
+
+        Also where taking it will raise, or where no more come. The position stays as it is.
+        """
+        if self._end_epoch is not None and self._epoch >= self._end_epoch:
+            return True
         stream = self._stream or self._start()
         if stream.forked:
             raise RuntimeError(
                 "this process was forked off after the loader had started; make a new one here"
             )
+        if self._taken is None:
+            try:
+                if timeout_s > 0 and not self._asks:
+                    self._asks = True
+                    self._meter.ask()
+                self._lend(stream)
+                self._taken = self._take(stream, timeout_s)
+            except Exception as error:
+                self._taken = error  # of the batch whose turn it is not yet
+            except BaseException:
+                self._stop(_ERROR_S)
+                raise
+        return self._taken is not None
+
+    def _next(self) -> Batch:
+        while not self.ready(self._stall_after):
+            pass
+        stream, taken = self._stream, self._taken
+        assert stream is not None
+        assert taken is not None
         try:
-            self._meter.ask()
-            self._lend(stream)
-            self._take(stream)
+            if isinstance(taken, Exception):
+                raise taken
+            if not self._asks:
+                self._meter.ask()
             batch = self._lent.popleft()
+            self._note(batch, *taken)
+            self._taken, self._asks = None, False
             self._lend(stream)
             self._meter.answer()
         except BaseException:
@@ -300,28 +336,34 @@ class Loader:
             return torch.empty(shape, dtype=torch.uint8, pin_memory=True)
         return torch.from_numpy(self._pool.take(shape))
 
-    def _take(self, stream: _native.Loader) -> None:
-        """Waits for the oldest lent batch."""
-        for reports in range(1, _GIVE_UP + 1):
-            taken = stream.take(self._stall_after)
-            if taken is not None:
-                replaced, damaged, members, encoded = taken
-                self._note(replaced, damaged)
-                self._lent[0].encoded.extend(encoded)
-                self._lent[0].members.update(zip(self._members, members, strict=True))
-                return
-            batch, waited_s = self._lent[0], reports * self._stall_after
+    def _take(self, stream: _native.Loader, timeout_s: float) -> _Taken | None:
+        """Waits for the oldest lent batch; speaks up, and at last gives up, when that is too long in all."""
+        begin_s = time.monotonic()
+        taken = stream.take(min(timeout_s, self._patience.left_s))
+        if taken is not None:
+            self._patience.renew()
+        elif waited_s := self._patience.spend(time.monotonic() - begin_s):
+            batch = self._lent[0]
             where = f"epoch {batch.epoch}, step {batch.step}"
-            stalled = stall(self.index, stream, f"no batch for {waited_s:g} s ({where})")
-            if reports == _GIVE_UP:
+            stalled = described(self.index, stream, f"no batch for {waited_s:g} s ({where})")
+            if self._patience.is_over:
                 raise TimeoutError(stalled)
-            warnings.warn(stalled, RuntimeWarning, stacklevel=4)
+            warnings.warn(stalled, RuntimeWarning, stacklevel=5)
+        return taken
 
-    def _note(self, replaced: int, damaged: Sequence[tuple[int, DataError]]) -> None:
-        """Keeps count of the samples that were replaced in the batch just taken."""
-        epoch = self._lent[0].epoch
-        before = self._replaced[1] if self._replaced[0] == epoch else 0
-        self._replaced = (epoch, before + replaced)
+    def _note(
+        self,
+        batch: Batch,
+        replaced: int,
+        damaged: Sequence[tuple[int, DataError]],
+        members: Sequence[list[bytes | None]],
+        encoded: Sequence[NDArray[np.uint8]],
+    ) -> None:
+        """What the stream has said of the batch: its part beside the tensors, and the samples replaced."""
+        batch.encoded.extend(encoded)
+        batch.members.update(zip(self._members, members, strict=True))
+        before = self._replaced[1] if self._replaced[0] == batch.epoch else 0
+        self._replaced = (batch.epoch, before + replaced)
         for sample, error in damaged:
             if self._damaged.setdefault(sample, error) is error:
                 _log.warning("sample %d is damaged and was replaced: %s", sample, error)
@@ -330,28 +372,13 @@ class Loader:
         stream, finalizer = self._stream, self._finalizer
         self._stream, self._finalizer = None, None
         self._lent.clear()
+        self._taken, self._asks = None, False
+        self._patience.renew()
         if stream is not None and finalizer is not None:
             left = stream.close(patience_s)
             finalizer.detach()
             if left:
                 _log.warning("%d loader threads hang in a read; they end with it", left)
-
-
-def stall(index: Index, stream: _native.Loader, symptom: str) -> str:
-    """A sentence about a stream that does not get on: what each of its threads is at, and for how long."""
-    threads = []
-    for number, activity, sample, since_s in stream.doing():
-        place = (
-            ""
-            if activity == "idle"
-            else f" {_printable(index.shard(sample))}: {_printable(index.name(sample))}"
-        )
-        threads.append(f"barlow-{number}: {activity}{place} for {since_s:.1f} s")
-    return f"{symptom}; threads: " + "; ".join(threads)
-
-
-def _printable(name: object) -> str:
-    return ascii(str(name))[1:-1]
 
 
 def _whole(name: str, value: int, least: int, most: int) -> int:

@@ -114,6 +114,11 @@ class StagedLoader:
             if self._position["step"] == 0:
                 return
 
+    def ready(self, timeout_s: float = 0.0) -> bool:
+        """Waits up to `timeout_s` for what the next batch is made of, and what is read ahead with it; whether
+        taking it will wait for no more reading. See `Loader.ready`."""
+        return self._read_ahead(timeout_s)
+
     def state_dict(self) -> dict[str, int]:
         """The position of the batch that comes next; see `Loader.state_dict`."""
         return dict(self._position)
@@ -163,7 +168,7 @@ class StagedLoader:
             views = self._stage.take()
             self._waited_s += time.perf_counter() - begin_s
             batch = self._ahead.popleft()
-            self._read_ahead()  # so that the stage has work while the consumer has its own
+            self._read_ahead(0.0)  # so that the stage has work while the consumer has its own
         except BaseException as error:
             named = self._culprit(error)
             self._rewind()
@@ -175,19 +180,23 @@ class StagedLoader:
         self._position = {"epoch": epoch, "step": step}
         return replace(batch, views=views, cuts=[], steps=[], encoded=[])
 
-    def _read_ahead(self) -> None:
+    def _read_ahead(self, timeout_s: float | None = None) -> bool:
+        """Fills the stage; whether that was done within `timeout_s` seconds for each batch (None: it is)."""
         while len(self._ahead) < self._stage.depth and self._failure is None:
+            if timeout_s is not None and not self.loader.ready(timeout_s):
+                return False
             if self._source is None:
                 self._source = endless(self.loader)
             try:
                 batch = next(self._source)
             except StopIteration:
-                return
+                return True
             except Exception as error:  # the batches before it are whole, and come first
                 self._failure = error
-                return
+                return True
             self._ahead.append(batch)
             self._stage.submit(batch)
+        return True
 
     def _culprit(self, error: BaseException) -> DataError | None:
         """The damaged image because of which DALI failed, with its address: decoded here, one after the

@@ -11,7 +11,8 @@ import numpy as np
 
 from barlow import _native
 from barlow._native import DataError, Index
-from barlow.data.loader import CLOSE_S, stall
+from barlow.data.loader import CLOSE_S
+from barlow.data.stalls import described
 
 _IN_FLIGHT = 64
 """Enough for any number of cores to be busy while this thread does something else."""
@@ -53,7 +54,7 @@ def damaged(
                 in_flight += 1
             try:
                 if stream.take(_STALL_S) is None:
-                    raise TimeoutError(stall(index, stream, f"nothing was read for {_STALL_S:g} s"))
+                    raise TimeoutError(described(index, stream, f"nothing was read for {_STALL_S:g} s"))
             except DataError as error:
                 found.append((i, error))
             in_flight -= 1

@@ -1,6 +1,6 @@
 """Here: top-k accuracy of class scores, with one fixed answer to ties.
 
-Not here: where the scores come from (knn.py, linear.py), rounding for the report.
+Not here: where the scores come from (knn.py, linear.py).
 """
 
 from __future__ import annotations
@@ -25,3 +25,8 @@ def hits(scores_MC: Tensor, labels_M: Tensor, k: int) -> Tensor:
 def percent(hits_M: Tensor) -> float:
     """The share of hits in percent."""
     return 100.0 * hits_M.double().mean().item()
+
+
+def rounded(value: float | None) -> float | None:
+    """Percent as they are reported: to two digits."""
+    return None if value is None else round(value, 2)

@@ -1,6 +1,6 @@
-"""Here: what an evaluation says while it runs, and its table at the end.
+"""Here: what an evaluation says while it runs, line by line or as a bar.
 
-Not here: numbers; they come in and are only laid out.
+Not here: what its tables hold (tables.py).
 """
 
 from __future__ import annotations
@@ -8,8 +8,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
 
 import rich.console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -45,30 +43,9 @@ class Console:
                 bar.update(task, completed=done, total=total)
 
             yield report
-        self.say(f"{name}: {total_seen:,} in {time.monotonic() - began:.1f} s")
+        took = f"{time.monotonic() - began:.1f} s"
+        self.say(f"{name}: {total_seen:,} in {took}" if total_seen else f"{name}: kept, read in {took}")
 
-    def table(self, result: dict[str, Any], path: Path) -> None:
-        """The accuracies, what is missing and why, and where the whole result is."""
-        if result["knn"] is not None:
-            table = Table(title="Top-1, percent")
-            for column in ("", "kNN", "linear"):
-                table.add_column(column, justify="right" if column else "left")
-            for name, key in (("trained", None), ("untrained", "untrained"), ("raw pixels", "raw_pixels")):
-                row = result if key is None else result.get(key)
-                if row is not None:
-                    table.add_row(name, *(f"{row[probe]['top1']:.2f}" for probe in ("knn", "linear")))
-            self._console.print(table)
-        else:
-            self.say(f"No accuracies: {result['reason']}.")
-        table = Table(title="Without labels")
-        for column in ("", "effective rank", "a view finds its twin, %"):
-            table.add_column(column, justify="right" if column else "left")
-        for name, row in (("trained", result), ("untrained", result.get("untrained"))):
-            if row is not None:
-                free = row["label_free"]
-                rank = f"{free['effective_rank']:.2f} of {free['num_features']}"
-                table.add_row(name, rank, f"{free['instance_retrieval_top1']:.2f}")
+    def show(self, table: Table) -> None:
+        """A table."""
         self._console.print(table)
-        for note in result["protocol"]["deviations"]:
-            self.say(f"differs from the official protocol: {note}")
-        self.say(f"wrote {path}")

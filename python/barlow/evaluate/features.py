@@ -1,27 +1,32 @@
 """Here: images to feature matrices: a frozen network (or the bare pixels) over every image, in order.
 
-Not here: what the features are used for; which images they are of.
+Not here: what the features are used for; which images they are of; keeping them on disk (cache.py).
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Iterator
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from barlow import distributed
 from barlow.config import DataConfig
-from barlow.data import Index, Loader
+from barlow.data import Batch, Index, Loader
 from barlow.data.device import normalise
 from barlow.data.views import View
+from barlow.evaluate import sharing
 from barlow.model.precision import autocast
 
 Forward = Callable[[Tensor], Tensor]
 """Normalised images float32 [B, 3, H, W] on the device -> features [B, F]."""
 Progress = Callable[[int, int], None]
 """(images or epochs done, of how many)."""
+
+_PATIENCE_S = 0.25
+"""So long a batch is waited for before `gives_up` is asked again."""
 
 
 def pixels(images_B3HW: Tensor) -> Tensor:
@@ -40,13 +45,30 @@ def network(backbone: nn.Module, dtype: torch.dtype) -> Forward:
     return forward
 
 
+class GivenUp(Exception):
+    """Whoever wanted the features does so no more."""
+
+
+class Shelf(Protocol):
+    """Where passes are looked up before they are computed, and put afterwards."""
+
+    def find(self, epoch: int) -> Tensor | None:
+        """The features of pass `epoch`, or None."""
+        ...
+
+    def keep(self, epoch: int, features_NF: Tensor) -> None:
+        """Keeps them."""
+        ...
+
+
 class Passes:
     """Feature matrices of the same images, one per augmented pass, in the order of the index.
 
     Calling it with an epoch gives float32 [N, F] on the CPU. With `num_cached` = 0 every epoch is a new
     pass over the data; otherwise the first `num_cached` passes are kept and cycled over. Pass p is a
-    function of (`seed`, p) alone. The `num_epochs` epochs must be asked for once and in order. To be used
-    with `with`, which ends the loader's threads.
+    function of (`seed`, p) alone. `shelf` is asked first; `memory` keeps passes beyond this object. With
+    `shared` all ranks take part: each computes `batch_size` images at a time, and all have the whole matrix.
+    To be used with `with`, which ends the loader's threads.
     """
 
     def __init__(
@@ -63,11 +85,19 @@ class Passes:
         num_cached: int = 0,
         progress: Progress | None = None,
         on_error: Literal["raise", "replace"] = "raise",
+        gives_up: Callable[[], bool] = lambda: False,
+        shelf: Shelf | None = None,
+        memory: dict[int, Tensor] | None = None,
+        shared: bool = False,
     ) -> None:
+        rank, world_size = (distributed.rank_in(), distributed.world_size()) if shared else (0, 1)
+        self._most_rows = min(batch_size, -(-len(index) // world_size))
         self._loader = Loader(
             index,
             views=[view],
-            batch_size=min(batch_size, len(index)),
+            batch_size=self._most_rows * world_size,
+            rank=rank,
+            world_size=world_size,
             seed=seed,
             threads=data.threads,
             shuffle=False,
@@ -77,29 +107,42 @@ class Passes:
             on_error=on_error,
             max_replaced=data.max_replaced,
         )
-        self._forward, self._data, self._device = forward, data, device
+        self._forward, self._data, self._device, self._gives_up = forward, data, device, gives_up
         self._num_images, self._num_cached, self._progress = len(index), num_cached, progress
-        self._cache: list[Tensor] = []
-        self._next = 0
+        self._shelf, self._shared = shelf, shared
+        self._cache: dict[int, Tensor] = {} if memory is None else memory
 
     def __call__(self, epoch: int) -> Tensor:
         """The features of epoch `epoch`, counted from 0."""
-        if self._num_cached and epoch >= self._num_cached:
-            return self._cache[epoch % self._num_cached]
-        assert epoch == self._next, f"pass {epoch} asked for after {self._next} passes"
-        features_NF = self._compute()
-        self._next += 1
+        number = epoch % self._num_cached if self._num_cached else epoch
+        if number in self._cache:
+            return self._cache[number]
+        features_NF = self._shelf.find(number) if self._shelf is not None else None
+        if features_NF is None:
+            features_NF = self._compute(number)
+            if self._shelf is not None:
+                self._shelf.keep(number, features_NF)
         if self._num_cached:
-            self._cache.append(features_NF)
+            self._cache[number] = features_NF
         return features_NF
 
+    @property
+    def replaced(self) -> list[int]:
+        """The rows of images that can't be decoded, where another one stands in (`on_error="replace"`)."""
+        return [position for position, _ in self._loader.damaged]
+
     @torch.no_grad()
-    def _compute(self) -> Tensor:
+    def _compute(self, number: int) -> Tensor:
+        position = {"epoch": number, "step": 0}
+        if self._loader.state_dict() != position:  # which would end the threads that prepare it
+            self._loader.load_state_dict(position)
         features_NF = torch.empty(0)
         done = 0
-        for batch in self._loader:
+        for batch in self._batches():
             images_B3HW = normalise(batch.views[0], self._data.mean, self._data.std, device=self._device)
             part_BF = self._forward(images_B3HW)
+            if self._shared:
+                part_BF = sharing.rows_of_all(part_BF, self._most_rows)
             if done == 0:
                 features_NF = torch.empty(self._num_images, part_BF.shape[1])
             features_NF[done : done + len(part_BF)] = part_BF
@@ -109,6 +152,16 @@ class Passes:
         if done != self._num_images:
             raise RuntimeError(f"the loader gave {done} of {self._num_images} images")
         return features_NF
+
+    def _batches(self) -> Iterator[Batch]:
+        batches = iter(self._loader)
+        while True:
+            while not self._loader.ready(_PATIENCE_S):
+                if self._gives_up():
+                    raise GivenUp
+            if (batch := next(batches, None)) is None:
+                return
+            yield batch
 
     def __enter__(self) -> Passes:
         return self

@@ -1,6 +1,6 @@
 """Here: the weighted k-nearest-neighbour classifier on feature matrices, and plain neighbour search.
 
-Not here: computing features, splitting data.
+Not here: computing features (job.py), splitting data.
 
 Source of the protocol: Wu et al., CVPR 2018 (non-parametric instance discrimination), section 3.4, as
 used for self-supervised features since: cosine similarity s, the k nearest training images vote for
@@ -12,6 +12,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from barlow.config import Config
+from barlow.evaluate import accuracy, sharing
+from barlow.evaluate.job import Job, Json, Row
 
 _BLOCK_BYTES = 256 << 20
 """Bound on one block of similarities; a block needs about twice this with its search."""
@@ -87,3 +91,46 @@ def votes(
     scores_MC.scatter_add_(1, classes_Mk, weight_Mk)
     voted_MC = torch.zeros_like(scores_MC, dtype=torch.bool).scatter_(1, classes_Mk, True)
     return scores_MC.masked_fill(~voted_MC, -torch.inf)
+
+
+def run(job: Job, row: Row, seed: int) -> Json:
+    """`top1` and, of more than five classes, `top5` of the test images in percent. Nothing is random.
+
+    Each rank classifies its part of the test images.
+    """
+    bank_NF, test_MF = job.features(row, "train"), job.features(row, "test")
+    settings, device = job.config.evaluate, job.device
+    own = sharing.own_part(len(test_MF))
+    scores_MC = votes(
+        bank_NF.to(device),
+        job.labelled.train_labels_N.to(device),
+        test_MF[own].to(device),
+        num_classes=job.num_classes,
+        k=min(settings.knn_k, len(bank_NF)),
+        temperature=settings.knn_temperature,
+    )
+    labels_M = job.labelled.test_labels_M[own].to(device)
+
+    def percent(k: int) -> float | None:
+        hits = int(accuracy.hits(scores_MC, labels_M, k).sum())
+        return accuracy.rounded(100.0 * (sharing.total(hits, device) / len(test_MF)))
+
+    result: Json = {"top1": percent(1), "top5": percent(5) if job.num_classes > 5 else None}
+    if settings.knn_k > len(bank_NF):
+        result["notes"] = [f"kNN: all {len(bank_NF)} training images vote, not {settings.knn_k}"]
+    return result
+
+
+def settings(config: Config) -> Json:
+    """For eval.json."""
+    return {
+        "k": config.evaluate.knn_k,
+        "temperature": config.evaluate.knn_temperature,
+        "similarity": "cosine",
+        "weight": "exp(similarity / temperature)",
+    }
+
+
+def deviations(config: Config) -> list[str]:
+    """None: neither k nor the temperature was ever settled; both are in the settings."""
+    return []

@@ -5,14 +5,49 @@ Not here: kNN and the probe, computing features, the spectrum itself (objectives
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from barlow.evaluate import knn
+from barlow.data import Index, views
+from barlow.evaluate import accuracy, knn
+from barlow.evaluate.job import Job, Json, Row
 from barlow.objectives import spectrum
 
 _MAX_ROWS = 8192
 """Images that the spectrum is taken of: its cost grows with the square of the feature size only."""
+_TWINS = 1000
+"""Images of which one view is to find the other."""
+
+
+def measure(job: Job, row: Row) -> Json:
+    """Of the test images, or of all where nothing has a label; of pixels nothing that needs two views."""
+    if isinstance(job.parts, Index):
+        index = job.parts
+        (view,) = views.evaluation(size=row.size, resize=row.resize)
+        features_NF = job.extract(row, index, view, f"{row.name}: features")
+    else:
+        index, features_NF = job.parts.test, job.features(row, "test")
+    told = {
+        "effective_rank": round(effective_rank(features_NF), 2),
+        "num_features": features_NF.shape[1],
+        "dead_features": dead_features(features_NF),
+        "num_images": len(features_NF),
+    }
+    if row.backbone is not None:
+        told["instance_retrieval_top1"] = accuracy.rounded(_twins_found(job, row, index))
+    return told
+
+
+def _twins_found(job: Job, row: Row, index: Index) -> float:
+    """`instance_retrieval` by the training views of up to 1000 evenly spaced images."""
+    if len(index) > _TWINS:
+        index = index.subset((np.arange(_TWINS) * len(index) // _TWINS).astype(np.uint32))
+    first, second = views.training(job.config.data)
+    return instance_retrieval(
+        job.extract(row, index, first, f"{row.name}: first views"),
+        job.extract(row, index, second, f"{row.name}: second views"),
+    )
 
 
 def effective_rank(features_NF: Tensor) -> float:

@@ -1,6 +1,6 @@
 """Here: the linear probe on frozen features: a softmax regression trained by SGD.
 
-Not here: computing the features (features.py); what an epoch's augmented views are.
+Not here: computing the features (job.py); what an epoch's augmented views are.
 
 Source of the protocol: the paper, appendix B.1, and the official evaluate.py: weights drawn from
 N(0, 0.01), biases 0, SGD with momentum 0.9 (no Nesterov), cosine learning rate stepped once per epoch,
@@ -10,6 +10,7 @@ weight decay on weights and biases alike, batches of 256, last short batch kept.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,11 +19,85 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from barlow.config import EvaluateConfig
-from barlow.evaluate import accuracy
+from barlow.config import Config, EvaluateConfig
+from barlow.evaluate import accuracy, published, sharing
+from barlow.evaluate.job import Job, Json, Row
 
 MOMENTUM = 0.9
 INIT_STD = 0.01
+
+
+def run(job: Job, row: Row, seed: int) -> Json:
+    """`top1`, `top5` and `best_top1` of the test images in percent, `best_epoch`, `train_loss`, the rate."""
+    settings = job.config.evaluate
+    with (
+        job.talk.stage(f"{row.name}: linear probe, epochs") as progress,
+        job.augmented(
+            row, seed, num_epochs=settings.linear_epochs, num_cached=settings.linear_crops
+        ) as passes,
+    ):
+        results = probe(
+            passes,
+            job.labelled.train_labels_N,
+            job.features(row, "test"),
+            job.labelled.test_labels_M,
+            num_classes=job.num_classes,
+            config=settings,
+            seed=seed,
+            device=job.device,
+            factors=row.factors,
+            progress=progress,
+        )
+    best = max(range(len(results)), key=lambda i: results[i].top1)
+    result = results[best]
+    return {
+        "top1": accuracy.rounded(result.top1),
+        "top5": accuracy.rounded(result.top5),
+        "best_top1": accuracy.rounded(result.best_top1),
+        "best_epoch": result.best_epoch,
+        "train_loss": round(result.train_loss, 4) if math.isfinite(result.train_loss) else None,
+        "learning_rate": settings.linear_lr * row.factors[best],
+    }
+
+
+def settings(config: Config) -> Json:
+    """For eval.json."""
+    settings = config.evaluate
+    return {
+        "epochs": settings.linear_epochs,
+        "learning_rate": settings.linear_lr,
+        "schedule": "cosine per epoch",
+        "momentum": MOMENTUM,
+        "weight_decay": settings.linear_weight_decay,
+        "batch_size": settings.linear_batch_size,
+        "init_std": INIT_STD,
+        "cached_crops": settings.linear_crops,
+        "standardized": settings.linear_standardize,
+        "training_view": f"random resized crop to {config.data.image_size} px (bilinear), flip",
+    }
+
+
+def deviations(config: Config) -> list[str]:
+    """From the official evaluate.py."""
+    settings = config.evaluate
+    told = published.differences(
+        config,
+        "linear probe",
+        (
+            ("linear_epochs", "epochs"),
+            ("linear_lr", "learning rate"),
+            ("linear_batch_size", "images per step"),
+            ("linear_weight_decay", "weight decay"),
+        ),
+    )
+    if settings.linear_crops and settings.linear_crops < settings.linear_epochs:
+        told.append(
+            f"linear probe: {settings.linear_crops} augmented views of each training image, cached and "
+            "cycled over, instead of new ones every epoch"
+        )
+    if settings.linear_standardize:
+        told.append("linear probe: every feature is standardised by the training images")
+    return told
 
 
 @dataclass(frozen=True)
@@ -59,7 +134,8 @@ def probe(
     `passes(epoch)` gives the float32 [N, F] features of the training images in epoch `epoch` (row i is
     image i, label `labels_N[i]`); it is called once per epoch, in order. `factors` multiply the learning
     rate: the probes start alike and see the same batches in one pass over the features. Everything
-    random is a function of `seed`. A probe whose loss is not finite ends with `top1` 0.
+    random is a function of `seed`. A probe whose loss is not finite ends with `top1` 0. The ranks share the
+    probes: each trains some of them.
     """
     if config.linear_epochs < 1:
         raise ValueError(f"evaluate.linear_epochs must be at least 1, not {config.linear_epochs}")
@@ -68,29 +144,33 @@ def probe(
     shift_F, scale_F = (t.to(device) for t in _standardization(features_NF, config.linear_standardize))
     test_MF, test_labels_M = (test_MF.to(device) - shift_F) * scale_F, test_labels_M.to(device)
     first = _head(test_MF.shape[1], num_classes, generator)
-    heads = [copy.deepcopy(first).to(device) for _ in factors]
-    optimizer = torch.optim.SGD(
-        [
-            {"params": head.parameters(), "factor": factor}
-            for head, factor in zip(heads, factors, strict=True)
-        ],
-        momentum=MOMENTUM,
-        weight_decay=config.linear_weight_decay,
-    )
+    heads = [(copy.deepcopy(first).to(device), factor) for factor in sharing.own_items(factors)]
+    optimizer = _optimizer(heads, config)
     history = [_History() for _ in heads]
     for epoch in range(config.linear_epochs):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(epoch, config) * group["factor"]
         features_NF = passes(epoch) if epoch > 0 else features_NF
-        total_H = torch.zeros(len(heads), device=device)
-        for ids_B in torch.randperm(len(labels_N), generator=generator).split(config.linear_batch_size):
-            batch_BF = (features_NF[ids_B].to(device) - shift_F) * scale_F
-            total_H += _step(heads, optimizer, batch_BF, labels_N[ids_B].to(device)) * len(ids_B)
-        for head, so_far, loss in zip(heads, history, (total_H / len(labels_N)).tolist(), strict=True):
-            so_far.add(head, test_MF, test_labels_M, loss)
+        if optimizer is not None:
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(epoch, config) * group["factor"]
+            total_H = torch.zeros(len(heads), device=device)
+            for ids_B in torch.randperm(len(labels_N), generator=generator).split(config.linear_batch_size):
+                batch_BF = (features_NF[ids_B].to(device) - shift_F) * scale_F
+                total_H += _step(heads, optimizer, batch_BF, labels_N[ids_B].to(device)) * len(ids_B)
+            losses = (total_H / len(labels_N)).tolist()
+            for (head, _), so_far, loss in zip(heads, history, losses, strict=True):
+                so_far.add(head, test_MF, test_labels_M, loss)
         if progress is not None:
             progress(epoch + 1, config.linear_epochs)
-    return [so_far.result(num_classes) for so_far in history]
+    own = [dataclasses.asdict(so_far.result(num_classes)) for so_far in history]
+    return [Result(**found) for found in sharing.of_all(own)]
+
+
+def _optimizer(heads: list[tuple[nn.Linear, float]], config: EvaluateConfig) -> torch.optim.SGD | None:
+    """One for all heads, each with its own rate; None for a rank that has none."""
+    groups = [{"params": head.parameters(), "factor": factor} for head, factor in heads]
+    if not groups:
+        return None
+    return torch.optim.SGD(groups, momentum=MOMENTUM, weight_decay=config.linear_weight_decay)
 
 
 class _History:
@@ -115,11 +195,14 @@ class _History:
 
 
 def _step(
-    heads: list[nn.Linear], optimizer: torch.optim.Optimizer, batch_BF: Tensor, labels_B: Tensor
+    heads: list[tuple[nn.Linear, float]],
+    optimizer: torch.optim.Optimizer,
+    batch_BF: Tensor,
+    labels_B: Tensor,
 ) -> Tensor:
     """One step of every head; their losses [H] before it. The heads share nothing, so the sum's gradient
     is each head's own."""
-    losses_H = torch.stack([functional.cross_entropy(head(batch_BF), labels_B) for head in heads])
+    losses_H = torch.stack([functional.cross_entropy(head(batch_BF), labels_B) for head, _ in heads])
     optimizer.zero_grad()
     losses_H.sum().backward()
     optimizer.step()

@@ -1,10 +1,11 @@
 """Here: kNN while a run trains: few images, the backbone as it is, nothing changed in it.
 
-Not here: the classifier (knn.py), the full evaluation (protocol.py), when it is done (train/loop.py).
+Not here: the classifier (knn.py), the full evaluation (evaluation.py), when it is done (train/loop.py).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -37,36 +38,49 @@ class OnlineKnn:
             f"every {config.evaluate.online_every_epochs:g} epochs: {parts.how}"
         )
 
-    def __call__(self, backbone: nn.Module) -> float:
-        """The backbone's mode afterwards is as before; no parameter and no buffer changes."""
+    def __call__(self, backbone: nn.Module, gives_up: Callable[[], bool] = lambda: False) -> float | None:
+        """The backbone's mode afterwards is as before; no parameter and no buffer changes.
+
+        Images that can't be decoded take no part, where the run goes on without them. None if there is no
+        other, or if an image never comes and `gives_up()` is true meanwhile.
+        """
         was_training = backbone.training
         forward = features.network(backbone, self._dtype)
         try:
-            bank_NF, test_MF = (self._features(index, forward) for index in (self._train, self._test))
+            bank_NF, labels_N = self._features(self._train, self._train_labels_N, forward, gives_up)
+            test_MF, test_labels_M = self._features(self._test, self._test_labels_M, forward, gives_up)
+        except features.GivenUp:
+            return None
         finally:
             backbone.train(was_training)
+        if len(bank_NF) == 0 or len(test_MF) == 0:
+            return None
         settings = self._config.evaluate
         scores_MC = knn.votes(
             bank_NF.to(self._device),
-            self._train_labels_N.to(self._device),
+            labels_N.to(self._device),
             test_MF.to(self._device),
             num_classes=self._num_classes,
             k=min(settings.knn_k, len(bank_NF)),
             temperature=settings.knn_temperature,
         )
-        hits = accuracy.hits(scores_MC, self._test_labels_M.to(self._device), 1)
+        hits = accuracy.hits(scores_MC, test_labels_M.to(self._device), 1)
         return round(accuracy.percent(hits), 2)
 
-    def _features(self, index: Index, forward: features.Forward) -> Tensor:
+    def _features(
+        self, index: Index, labels_N: Tensor, forward: features.Forward, gives_up: Callable[[], bool]
+    ) -> tuple[Tensor, Tensor]:
         data = self._config.data
         (view,) = views.evaluation(size=data.image_size, resize=data.eval_resize)
         batch_size = self._config.evaluate.batch_size
         with features.Passes(
             index, view, forward, data=data, batch_size=batch_size, device=self._device,
-            # Where training goes on without a damaged image, so does this: one vote under a wrong label.
-            on_error=data.on_error,
+            on_error=data.on_error, gives_up=gives_up,
         ) as passes:  # fmt: skip
-            return passes(0)
+            features_NF = passes(0)
+            own_N = torch.ones(len(features_NF), dtype=torch.bool)
+            own_N[passes.replaced] = False
+            return features_NF[own_N], labels_N[own_N]
 
 
 def online_knn(index: Index, config: Config, device: torch.device) -> OnlineKnn | None:

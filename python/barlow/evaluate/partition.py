@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from barlow.data import Index, open_index
+from barlow.evaluate import voc
+from barlow.evaluate.voc import MultiLabel
 
 SPLIT = 0.2
 """Share of each class that tests, where the data come without a test part."""
@@ -35,6 +37,10 @@ class Partition:
     """Where the two parts come from, in words."""
 
 
+Parts = Partition | MultiLabel | Index
+"""What images to be evaluated on can be: with one class each, with several, without any."""
+
+
 def find(data: Path, held_out: Path | None = None) -> tuple[Path, Path | None]:
     """The paths of the two parts: (training, test or None where DATA is to be split).
 
@@ -51,12 +57,15 @@ def find(data: Path, held_out: Path | None = None) -> tuple[Path, Path | None]:
     return data, None
 
 
-def load(data: Path, held_out: Path | None = None) -> Partition | Index:
+def load(data: Path, held_out: Path | None = None) -> Parts:
     """The labelled partition of DATA, or the plain index (of the test part) where no image has a label.
 
+    DATA may also be PASCAL VOC (voc.py), and `held_out` then, too.
     `ValueError`: fewer than two classes, a class of the test images that has no training image, a test
     part without labels, classes too small to split.
     """
+    if (devkit := voc.find(data)) is not None:
+        return voc.load(devkit, None if held_out is None else voc.find(held_out) or held_out)
     train_path, test_path = find(data, held_out)
     return of(open_index(train_path), None if test_path is None else open_index(test_path))
 
@@ -104,26 +113,29 @@ def _renumber(test: Index, names: list[str], train_path: str, test_path: str) ->
 
 
 def _split(index: Index, note: str) -> Partition:
-    """Takes a fixed fifth of every class, chosen by the names of the images alone.
-
-    The hash of a name decides, so neither the order of the index nor any seed changes the parts.
-    """
-    labels_N = _labels(index)
-    test_ids: list[int] = []
-    for label in labels_N.unique().tolist():
-        ids = (labels_N == label).nonzero()[:, 0].tolist()
-        ids.sort(key=lambda i: (hashlib.sha256(index.name(i).encode("utf-8", "surrogateescape")).digest(), i))
-        test_ids += ids[: min(len(ids) - 1, max(1, round(SPLIT * len(ids))))]
-    if not test_ids:
+    """Takes a fixed fifth of every class, chosen by the names of the images alone."""
+    chosen = fixed_share(index, _labels(index), SPLIT)
+    if not chosen.any():
         raise ValueError(
             f"every class of {index.source} has a single image: give the test images with --held-out"
         )
-    chosen = np.zeros(len(index), dtype=bool)
-    chosen[test_ids] = True
     train, test = (index.subset(np.flatnonzero(part).astype(np.uint32)) for part in (~chosen, chosen))
     chosen_by = f"{SPLIT:.0%} of each class, chosen by a hash of the names"
     how = f"{index.source} has no test part: {chosen_by}, test{note}"
     return _checked(Partition(train, test, _labels(train), _labels(test), list(index.class_names), how))
+
+
+def fixed_share(index: Index, labels_N: Tensor, share: float) -> np.ndarray:
+    """Which images make up a share of every class; bool [N]. A class keeps an image, and gives one if it can.
+
+    The hashes of their names decide: neither the order of the index nor any seed does.
+    """
+    chosen = np.zeros(len(index), dtype=bool)
+    for label in labels_N.unique().tolist():
+        ids = (labels_N == label).nonzero()[:, 0].tolist()
+        ids.sort(key=lambda i: (hashlib.sha256(index.name(i).encode("utf-8", "surrogateescape")).digest(), i))
+        chosen[ids[: min(len(ids) - 1, max(1, round(share * len(ids))))]] = True
+    return chosen
 
 
 def _labels(index: Index) -> Tensor:

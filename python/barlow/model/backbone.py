@@ -1,35 +1,55 @@
-"""Here: torchvision's ResNets without classifier, with a stem for small images, a width and our batch norm.
+"""Here: torchvision's ResNets without classifier, with a stem for small images, a width and our batch norm;
+the way from a configuration to any backbone.
 
-Not here: the projector, reading weights, other architectures.
+Not here: the projector, reading weights, models of timm (timm_models.py).
 
 The residual blocks are torchvision's own, and so are the names: a state dict loads strictly into
-torchvision.models.resnet18/34/50 whose `fc` is an Identity (with the "imagenet" stem and width 64).
+torchvision.models.resnet18/34/50/101/152 or wide_resnet50_2/101_2 whose `fc` is an Identity (with the
+"imagenet" stem and width 64).
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, conv1x1
 
-from barlow.config import ModelConfig
+from barlow.config import RESNETS, TIMM, ModelConfig
 from barlow.model.batchnorm import ViewBatchNorm2d
+from barlow.model.timm_models import build_timm
 
-ARCHITECTURES: dict[str, tuple[type[BasicBlock | Bottleneck], tuple[int, int, int, int]]] = {
-    "resnet10": (BasicBlock, (1, 1, 1, 1)),
-    "resnet18": (BasicBlock, (2, 2, 2, 2)),
-    "resnet34": (BasicBlock, (3, 4, 6, 3)),
-    "resnet50": (Bottleneck, (3, 4, 6, 3)),
+ARCHITECTURES: dict[str, tuple[type[BasicBlock | Bottleneck], tuple[int, int, int, int], int]] = {
+    "resnet10": (BasicBlock, (1, 1, 1, 1), 64),
+    "resnet18": (BasicBlock, (2, 2, 2, 2), 64),
+    "resnet34": (BasicBlock, (3, 4, 6, 3), 64),
+    "resnet50": (Bottleneck, (3, 4, 6, 3), 64),
+    "resnet101": (Bottleneck, (3, 4, 23, 3), 64),
+    "resnet152": (Bottleneck, (3, 8, 36, 3), 64),
+    "wide_resnet50_2": (Bottleneck, (3, 4, 6, 3), 128),
+    "wide_resnet101_2": (Bottleneck, (3, 4, 23, 3), 128),
 }
-"""Block and number of blocks in each of the four stages."""
+"""Block, number of blocks in each of the four stages, and channels of a bottleneck's 3x3 convolution for each
+64 that the block has outside it."""
 
 
-class ResNet(nn.Module):
+class Backbone(nn.Module):
+    """What the rest of the package knows of a backbone: images [N, 3, H, W] to features [N, num_features]."""
+
+    num_features: int
+
+    if TYPE_CHECKING:  # its layers are what its architecture calls them
+
+        def __getattr__(self, name: str) -> Any: ...
+
+
+class ResNet(Backbone):
     """Images [N, 3, H, W] to features [N, num_features], the mean over the last stage's pixels."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        block, num_blocks = ARCHITECTURES[config.backbone]
+        block, num_blocks, group = ARCHITECTURES[config.backbone]
         width = config.width
         if config.stem == "imagenet":
             self.conv1 = nn.Conv2d(3, width, kernel_size=7, stride=2, padding=3, bias=False)
@@ -39,10 +59,14 @@ class ResNet(nn.Module):
             self.maxpool = nn.Identity()
         self.bn1 = ViewBatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
-        self.layer1 = _stage(block, width, width, num_blocks[0], stride=1)
-        self.layer2 = _stage(block, width * block.expansion, 2 * width, num_blocks[1], stride=2)
-        self.layer3 = _stage(block, 2 * width * block.expansion, 4 * width, num_blocks[2], stride=2)
-        self.layer4 = _stage(block, 4 * width * block.expansion, 8 * width, num_blocks[3], stride=2)
+        self.layer1 = _stage(block, width, width, num_blocks[0], stride=1, group=group)
+        self.layer2 = _stage(block, width * block.expansion, 2 * width, num_blocks[1], stride=2, group=group)
+        self.layer3 = _stage(
+            block, 2 * width * block.expansion, 4 * width, num_blocks[2], stride=2, group=group
+        )
+        self.layer4 = _stage(
+            block, 4 * width * block.expansion, 8 * width, num_blocks[3], stride=2, group=group
+        )
         self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
         self.num_features = 8 * width * block.expansion
         self._initialise()
@@ -65,17 +89,28 @@ class ResNet(nn.Module):
 
 
 def _stage(
-    block: type[BasicBlock | Bottleneck], inputs: int, planes: int, num_blocks: int, stride: int
+    block: type[BasicBlock | Bottleneck], inputs: int, planes: int, num_blocks: int, stride: int, group: int
 ) -> nn.Sequential:
     outputs = planes * block.expansion
     downsample = None
     if stride != 1 or inputs != outputs:
         downsample = nn.Sequential(conv1x1(inputs, outputs, stride), ViewBatchNorm2d(outputs))
-    blocks = [block(inputs, planes, stride, downsample, norm_layer=ViewBatchNorm2d)]
-    blocks += [block(outputs, planes, norm_layer=ViewBatchNorm2d) for _ in range(num_blocks - 1)]
+    blocks = [block(inputs, planes, stride, downsample, base_width=group, norm_layer=ViewBatchNorm2d)]
+    blocks += [
+        block(outputs, planes, base_width=group, norm_layer=ViewBatchNorm2d) for _ in range(num_blocks - 1)
+    ]
     return nn.Sequential(*blocks)
 
 
-def build_backbone(config: ModelConfig) -> ResNet:
-    """The backbone of a configuration, initialised from torch's global random state."""
+def build_backbone(config: ModelConfig) -> Backbone:
+    """The backbone of a configuration, initialised from torch's global random state.
+
+    `ValueError` for a name that there is no backbone of, or if timm can't build it for the image size.
+    """
+    if config.backbone.startswith(TIMM):
+        return cast("Backbone", build_timm(config.backbone.removeprefix(TIMM), config.image_size))
+    if config.backbone not in ARCHITECTURES:
+        raise ValueError(
+            f"there is no backbone {config.backbone!r}, only {', '.join(RESNETS)} and {TIMM}NAME"
+        )
     return ResNet(config)

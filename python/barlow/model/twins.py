@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from barlow.config import ModelConfig
-from barlow.model.backbone import ResNet, build_backbone
+from barlow.model.backbone import Backbone, build_backbone
 from barlow.model.batchnorm import num_views_of
 from barlow.model.projector import build_projector
 
@@ -22,7 +22,7 @@ class Twins(nn.Module):
     Batch norm keeps the views apart (see batchnorm.py): the result is that of one pass per view.
     """
 
-    def __init__(self, backbone: ResNet, projector: nn.Module) -> None:
+    def __init__(self, backbone: Backbone, projector: nn.Module) -> None:
         super().__init__()
         self.backbone = backbone
         self.projector = projector

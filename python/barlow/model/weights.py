@@ -1,6 +1,6 @@
 """Here: weights to and from safetensors files; finding, strictly loading and describing a trained backbone.
 
-Not here: checkpoints (train/), formats of other libraries (export.py), pickled files.
+Not here: checkpoints (train/), writing for other libraries (export/), what theirs look like (foreign.py).
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import errno
 import os
 import warnings
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -19,16 +19,20 @@ from torch import Tensor, nn
 from barlow import config as configuration
 from barlow import durable
 from barlow.config import Config, ModelConfig
-from barlow.model.backbone import ARCHITECTURES, ResNet, build_backbone
+from barlow.model.backbone import Backbone, build_backbone
+from barlow.model.foreign import read_foreign, recognise
 
 METADATA_KEY = "barlow"
 """Entry of a file's metadata that holds its ModelConfig as JSON."""
 RUN_METADATA_KEY = "barlow.config"
 """Entry that holds the Config of the run, so that a file that has left its run keeps its preprocessing."""
 _PREFIX = "backbone."
+_PROJECTOR = "projector."
 _OBJECTIVE = "objective."
 _FILE = "model.safetensors"
 """The file of a checkpoint that holds the network."""
+ARCHIVES = (".pth", ".pt", ".bin", ".tar", ".ckpt")
+"""Endings of files that torch.save writes; what ends otherwise is read as safetensors."""
 
 
 def encode(
@@ -47,11 +51,7 @@ def encode(
 
 def read(path: Path | str) -> tuple[dict[str, Tensor], ModelConfig | None]:
     """The tensors of a safetensors file and the model it describes, if it does; `ValueError`, `OSError`."""
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
-    if not path.is_file():
-        raise ValueError(f"{path} is not a file")
+    path = _existing(Path(path))
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
@@ -62,6 +62,14 @@ def read(path: Path | str) -> tuple[dict[str, Tensor], ModelConfig | None]:
         return tensors, None if text is None else configuration.model_from_json(text)
     except ValueError as error:
         raise ValueError(f"{path}: the model in its metadata can't be read: {error}") from error
+
+
+def _existing(path: Path) -> Path:
+    if not path.exists():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+    if not path.is_file():
+        raise ValueError(f"{path} is not a file")
+    return path
 
 
 def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], source: Path | str) -> None:
@@ -96,46 +104,58 @@ def load_model(model: nn.Module, path: Path | str) -> None:
     load_strictly(model, {n: t for n, t in tensors.items() if not n.startswith(_OBJECTIVE)}, path)
 
 
-def load_backbone(path: Path | str) -> tuple[ResNet, ModelConfig, Config | None]:
+@dataclass(frozen=True)
+class Parts:
+    """What a file of weights holds."""
+
+    backbone: dict[str, Tensor]
+    """By the names that the network has."""
+    projector: dict[str, Tensor]
+    """The same; empty where the file has none."""
+    model: ModelConfig
+    run: Config | None
+    """The config of the run that made it, if the file knows it."""
+
+
+def load_backbone(path: Path | str) -> tuple[Backbone, ModelConfig, Config | None]:
     """A trained backbone in evaluation mode, its configuration, and the run's if the file knows it.
 
-    `path` is a run folder (its newest valid checkpoint), a checkpoint folder, a checkpoint's
-    `model.safetensors` or a file of backbone weights with torchvision's names. A file that says nothing about
-    its network must be a ResNet-10/18/34/50, which its shapes tell. Raises `ValueError` unless every tensor
-    of the backbone is there and every tensor of the file is used (but for those of projector and objective).
+    `path` is a run folder (its newest valid checkpoint), a checkpoint folder or a file as of `read_parts`.
+    Raises `ValueError` that names them unless every tensor of the backbone is there and every tensor of the
+    file is used (but for those of projector and objective, and the classifier of another library's file).
     """
     file = weights_file(Path(path))
-    tensors, model = read(file)
-    run = _run_config(file) or _described_run(file)
+    parts = read_parts(file)
+    backbone = build_backbone(parts.model)
+    load_strictly(backbone, parts.backbone, file)
+    return backbone.eval(), parts.model, parts.run
+
+
+def read_parts(file: Path) -> Parts:
+    """The tensors of a file of weights, and what they are of.
+
+    It is a checkpoint's `model.safetensors`, an exported file, or one of torchvision or timm, in safetensors
+    or as torch.save writes (.pth, .pt, .bin, .tar). A file that says nothing about its network must be a
+    ResNet, which its shapes tell, or one of timm (`foreign.recognise`). `OSError`, `ValueError`.
+    """
+    named = model = run = None
+    if file.suffix in ARCHIVES:
+        tensors, named = read_foreign(_existing(file))
+    else:
+        tensors, model = read(file)
+        run = _run_config(file) or _described_run(file)
+    projector: dict[str, Tensor] = {}
     if any(name.startswith(_PREFIX) for name in tensors):
+        projector = {name: t for name, t in tensors.items() if name.startswith(_PROJECTOR)}
         tensors = {
             name.removeprefix(_PREFIX): tensor
             for name, tensor in tensors.items()
-            if not name.startswith(("projector.", _OBJECTIVE))
+            if not name.startswith((_PROJECTOR, _OBJECTIVE))
         }
-    model = model or (run.model if run else None) or infer(tensors, file)
-    backbone = build_backbone(model)
-    load_strictly(backbone, tensors, file)
-    return backbone.eval(), model, run
-
-
-def infer(tensors: Mapping[str, Tensor], source: Path | str) -> ModelConfig:
-    """The configuration of a backbone by its weights' names and shapes; `ValueError` if none of ours."""
-    blocks = tuple(
-        len({name.split(".")[1] for name in tensors if name.startswith(f"layer{stage}.")})
-        for stage in range(1, 5)
-    )
-    bottleneck = "layer1.0.conv3.weight" in tensors
-    names = [
-        name
-        for name, (block, num_blocks) in ARCHITECTURES.items()
-        if num_blocks == blocks and (block.expansion > 1) == bottleneck
-    ]
-    stems = {3: "cifar", 7: "imagenet"}
-    stem = tensors.get("conv1.weight")
-    if not names or stem is None or stem.dim() != 4 or stem.shape[-1] not in stems:
-        raise ValueError(f"{source} holds no ResNet-10/18/34/50 with torchvision's names")
-    return replace(ModelConfig(), backbone=names[0], stem=stems[stem.shape[-1]], width=stem.shape[0])
+    model = model or (run.model if run else None)
+    if model is None:
+        model, tensors = recognise(tensors, file, named)
+    return Parts(tensors, {n.removeprefix(_PROJECTOR): t for n, t in projector.items()}, model, run)
 
 
 def weights_file(path: Path) -> Path:

@@ -1,7 +1,6 @@
 """Here: reading the official code's checkpoint.pth and resnet50.pth, checked tensor by tensor.
 
-Not here: flags, our run folder. The only file that reads what pickle wrote, by torch's reader that builds
-tensors and plain containers and runs nothing (`weights_only=True`).
+Not here: flags, our run folder, how such files are read without running anything (model/archives.py).
 
 A checkpoint is {"epoch", "model", "optimizer"}. The model's names begin with "module." (it was saved inside
 DistributedDataParallel): backbone.* are torchvision's, projector.* those of a Sequential, bn.* the running
@@ -12,7 +11,6 @@ then those with one dimension (the first release: in the model's order). resnet5
 from __future__ import annotations
 
 import math
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +21,8 @@ from torch import Tensor
 
 from barlow import durable
 from barlow.config import ModelConfig
-from barlow.model import weights
+from barlow.model.archives import read_archive
+from barlow.model.foreign import infer
 
 _DDP = "module."
 _LOSS_NORM = {"bn.running_mean", "bn.running_var", "bn.num_batches_tracked"}
@@ -70,7 +69,7 @@ class Checkpoint:
 def read(path: Path) -> Checkpoint:
     """Reads either file. `OSError`; `ValueError` naming the tensor that is missing, unknown or unusable."""
     num_bytes, sha256 = durable.size_and_digest(path)
-    content = _load(path)
+    content = read_archive(path, [(exclude_bias_and_norm, "__main__.exclude_bias_and_norm")])
     if not isinstance(content, Mapping) or not content:
         raise ValueError(f"{path} holds no dictionary of tensors")
     if not any(key in content for key in ("epoch", "model", "optimizer")):
@@ -91,36 +90,6 @@ def read(path: Path) -> Checkpoint:
 def exclude_bias_and_norm(parameter: Tensor) -> bool:
     """The first releases saved a reference to the script's function of this name; this takes its place."""
     return parameter.ndim == 1
-
-
-def _load(path: Path) -> Any:
-    _check_archive(path)
-    try:
-        # Allowed by name, and bound to our own function: nothing of the script is imported.
-        with torch.serialization.safe_globals([(exclude_bias_and_norm, "__main__.exclude_bias_and_norm")]):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, MemoryError):
-        raise
-    except Exception as error:  # a hostile or broken file fails in as many ways as torch has readers
-        raise ValueError(
-            f"{path} is no file that torch reads without running code from it: {error}"
-        ) from error
-
-
-def _check_archive(path: Path) -> None:
-    """`ValueError` for an archive whose entries are larger than itself: a small file may not fill the memory.
-
-    torch writes them uncompressed. What is no archive is left to torch's reader.
-    """
-    if not zipfile.is_zipfile(path):
-        return
-    try:
-        with zipfile.ZipFile(path) as archive:
-            unpacked = sum(entry.file_size for entry in archive.infolist())
-    except (zipfile.BadZipFile, NotImplementedError) as error:
-        raise ValueError(f"{path} is a damaged archive: {error}") from error
-    if unpacked > path.stat().st_size:
-        raise ValueError(f"{path} unpacks to {unpacked} bytes, more than it has: torch didn't write it")
 
 
 def _undistributed(path: Path, tensors: Mapping[Any, Any]) -> dict[Any, Any]:
@@ -170,7 +139,7 @@ def _model(path: Path, tensors: Mapping[str, Tensor]) -> ModelConfig:
     }
     if f"bn1.{_COUNTER}" not in backbone:
         raise ValueError(f"{path} lacks backbone.bn1.{_COUNTER}")
-    model = weights.infer(backbone, path)
+    model = infer(backbone, path)
     layers = {
         int(parts[1]): len(tensor)
         for name, tensor in tensors.items()

@@ -42,8 +42,12 @@ def true_gradient_rates(optim: OptimConfig) -> Rates:
 
     With W = `reference_world_size` the official gradient is g / W. A bias or batch-norm parameter steps by
     lr * g / W: divide its rate by W. An adapted weight steps along g / W + wd * p, scaled to its own norm:
-    along g + W * wd * p just as well, so its rate stays and its decay is multiplied by W.
+    along g + W * wd * p just as well, so its rate stays and its decay is multiplied by W. The steps of AdamW
+    don't depend on the gradient's scale, and its rate is one for all.
     """
     scale = optim.batch_size / _IMAGES_PER_RATE
+    if optim.optimizer == "adamw":
+        rate = optim.adamw_lr * scale
+        return Rates(rate, rate, optim.adamw_weight_decay)
     world = optim.reference_world_size
     return Rates(optim.lr_weights * scale, optim.lr_biases * scale / world, optim.weight_decay * world)

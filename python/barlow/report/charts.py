@@ -1,6 +1,7 @@
 """Here: line charts as inline SVG text, drawn from lists of numbers.
 
-Not here: reading metrics, choosing what to chart, colours (the page's style sheet owns them).
+Not here: reading metrics, choosing what to chart, round ticks (barlow.axes), colours (the page's style sheet
+owns them).
 
 A chart's viewBox is as wide as a phone's column, so its letters are readable there without zooming;
 the page sets charts side by side where there is room.
@@ -11,6 +12,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from html import escape
+
+from barlow.axes import Axis, number
 
 WIDTH, HEIGHT = 360, 216
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 12, 38
@@ -51,8 +54,8 @@ def line_chart(
         return f'<p class="missing">{escape(title)}: nothing was logged.</p>'
     xs = [x for line in lines for x, _ in line.points]
     ys = [y for line in lines for _, y in line.points] + [y for y in include if y > 0 or not log_y]
-    x_axis = _Axis(min(xs), max(xs), _LEFT, WIDTH - _RIGHT, log=log_x)
-    y_axis = _Axis(min(ys), max(ys), HEIGHT - _BOTTOM, _TOP, log=log_y, pad=True)
+    x_axis = Axis(min(xs), max(xs), _LEFT, WIDTH - _RIGHT, log=log_x)
+    y_axis = Axis(min(ys), max(ys), HEIGHT - _BOTTOM, _TOP, log=log_y, pad=True)
     last = "; ".join(f"{line.name} ends at {number(line.points[-1][1])}" for line in lines)
     parts = [
         f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
@@ -74,65 +77,7 @@ def legend(lines: list[Line]) -> str:
     return f'<ul class="legend">{items}</ul>'
 
 
-def number(value: float) -> str:
-    """A number in at most four significant digits; an exponent only from a million up or below 1e-3."""
-    size = abs(value)
-    if size == 0 or not math.isfinite(value):
-        return f"{value:g}"
-    if size >= 1e6 or size < 1e-3:
-        mantissa, exponent = f"{value:.2e}".split("e")
-        return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
-    return f"{value:,.0f}" if size >= 1000 else f"{value:.4g}"
-
-
-class _Axis:
-    """Maps values to positions and knows its round ticks."""
-
-    def __init__(
-        self, low: float, high: float, start: float, end: float, *, log: bool, pad: bool = False
-    ) -> None:
-        if low == high:
-            low, high = (
-                (low / 2, high * 2) if log else (low - (abs(low) or 1) / 2, high + (abs(high) or 1) / 2)
-            )
-        self.log, self.start, self.end = log, start, end
-        self.ticks = _log_ticks(low, high) if log else _linear_ticks(low, high)
-        if pad:
-            low, high = min(low, self.ticks[0]), max(high, self.ticks[-1])
-        else:
-            self.ticks = [tick for tick in self.ticks if low <= tick <= high]
-        self.low, self.high = self._scale(low), self._scale(high)
-
-    def _scale(self, value: float) -> float:
-        return math.log10(value) if self.log else value
-
-    def position(self, value: float) -> float:
-        share = (self._scale(value) - self.low) / (self.high - self.low)
-        return self.start + share * (self.end - self.start)
-
-
-def _linear_ticks(low: float, high: float) -> list[float]:
-    """Four to seven multiples of 1, 2 or 5 times a power of ten that enclose the range."""
-    power = 10.0 ** math.floor(math.log10((high - low) / 4))
-    step = next(step for step in (power, 2 * power, 5 * power, 10 * power) if (high - low) / step <= 5)
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(i * step, 12) for i in range(first, last + 1)]
-
-
-def _log_ticks(low: float, high: float) -> list[float]:
-    first, last = math.floor(math.log10(low) + 1e-9), math.ceil(math.log10(high) - 1e-9)
-    if last - first > 6:
-        stride = math.ceil((last - first) / 6)
-        return [10.0**i for i in range(first, last + stride, stride)]
-    factors = (1, 2, 5) if last - first <= 3 else (1,)
-    ticks = [factor * 10.0**i for i in range(first, last + 1) for factor in factors]
-    # The outermost ticks that still enclose the range, so that a chart never begins a decade too early.
-    begin = max(i for i, tick in enumerate(ticks) if tick <= low * (1 + 1e-9))
-    end = min(i for i, tick in enumerate(ticks) if tick >= high * (1 - 1e-9))
-    return ticks[begin : end + 1]
-
-
-def _frame(x_axis: _Axis, y_axis: _Axis, x_label: str, y_label: str) -> list[str]:
+def _frame(x_axis: Axis, y_axis: Axis, x_label: str, y_label: str) -> list[str]:
     left, right, bottom, top = _LEFT, WIDTH - _RIGHT, HEIGHT - _BOTTOM, _TOP
     parts = []
     for tick in y_axis.ticks:
@@ -169,7 +114,7 @@ def _drawable(line: Line, log_x: bool, log_y: bool) -> Line:
     return Line(line.name, line.style, points)
 
 
-def _draw(line: Line, x_axis: _Axis, y_axis: _Axis) -> str:
+def _draw(line: Line, x_axis: Axis, y_axis: Axis) -> str:
     def place(points: list[tuple[float, float]]) -> str:
         return " ".join(f"{x_axis.position(x):.1f},{y_axis.position(y):.1f}" for x, y in points)
 

@@ -10,7 +10,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from barlow.config import flat
+from barlow.config import TIMM, flat
 from barlow.report import charts
 from barlow.report.record import Record
 
@@ -101,7 +101,8 @@ def _facts(rec: Record) -> list[tuple[str, str, bool]]:
     if rec.config is not None:
         model, optim, train = rec.config.model, rec.config.optim, rec.config.train
         width = "" if model.width == 64 else f", width {model.width}"
-        add("backbone", f"{model.backbone}{width}, {model.stem} stem")
+        shape = "" if model.backbone.startswith(TIMM) else f"{width}, {model.stem} stem"
+        add("backbone", f"{model.backbone}{shape}")
         add("projector", "-".join(map(str, model.projector)))
         add("view size", f"{rec.config.data.image_size} px")
         add("batch", f"{optim.batch_size} images")

@@ -8,6 +8,7 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
+from barlow.evaluate.scores import ROWS, Score, legend, scores
 from barlow.report import charts
 from barlow.report.page import end_of, missing, section
 from barlow.report.paper import Published, published
@@ -20,62 +21,59 @@ def section_of(evaluation: dict[str, Any] | None, theirs: Published | None = Non
     if evaluation is None:
         gap = "This run has not been evaluated yet: run <code>barlow eval</code>."
         return section(intro, missing(gap), _published(theirs), anchor="results")
-    if evaluation.get("knn") is None:
+    found = scores(evaluation)
+    if not found:
         reason = escape(str(evaluation.get("reason") or "no labels"))
         return section(intro, missing(f"No accuracies: {reason}."), _label_free(evaluation), anchor="results")
-    columns = [
-        ("trained", evaluation),
-        ("untrained", evaluation.get("untrained")),
-        ("raw pixels", evaluation.get("raw_pixels")),
-    ]
-    columns = [(name, row) for name, row in columns if isinstance(row, dict)]
-    head = "".join(f"<th scope=col>{name}</th>" for name, _ in columns)
-    rows = "".join(
-        _result_row(name, probe, metric, columns)
-        for name, probe, metric in (
-            ("kNN top-1", "knn", "top1"),
-            ("linear top-1", "linear", "top1"),
-            ("linear top-5", "linear", "top5"),
-        )
-        if (evaluation.get(probe) or {}).get(metric) is not None
-    )
-    data = evaluation.get("data", {})
-    why = ""
-    if data.get("test_images"):
-        why = (
-            f'<p class="why">Percent of {data["test_images"]:,} test images of {data["num_classes"]} '
-            f"classes, from probes on the frozen features of {data['train_images']:,} labelled training "
-            "images. "
-            f"Always naming the commonest class would give {data['majority_class_percent']:g}. "
-            "The gain is over the same network before training.</p>"
-        )
+    columns = {
+        name: key for name, key in ROWS.items() if key is None or isinstance(evaluation.get(key), dict)
+    }
+    head = "".join(f"<th scope=col>{name}</th>" for name in columns)
     table = (
-        '<div class="scroll"><table class="results"><thead><tr><th scope=col>probe</th>'
+        '<div class="scroll"><table class="results"><thead><tr><th scope=col>protocol</th>'
         f"{head}<th scope=col>gain</th></tr>"
-        f"</thead><tbody>{rows}</tbody></table></div>"
+        f"</thead><tbody>{''.join(_result_row(score, columns) for score in found)}</tbody></table></div>"
     )
+    spread = f'<p class="why">{escape(legend(found))}</p>' if legend(found) else ""
     parts = (_published(theirs), _label_free(evaluation), _protocol(evaluation))
-    return section(intro, why, table, *parts, anchor="results")
+    return section(intro, _what_of(evaluation), table, spread, *parts, anchor="results")
 
 
-def _result_row(name: str, probe: str, metric: str, columns: list[tuple[str, Any]]) -> str:
+def _what_of(evaluation: dict[str, Any]) -> str:
+    data = evaluation.get("data", {})
+    if not data.get("test_images"):
+        return ""
+    chance = (
+        f"Always naming the commonest class would give {data['majority_class_percent']:g}. "
+        if "majority_class_percent" in data
+        else ""
+    )
+    return (
+        f'<p class="why">Percent of {data["test_images"]:,} test images of {data["num_classes"]} '
+        f"classes, with {data['train_images']:,} labelled training images. {chance}"
+        "The gain is over the same network before training.</p>"
+    )
+
+
+def _result_row(score: Score, columns: dict[str, str | None]) -> str:
     cells, values = [], {}
-    for column, row in columns:
-        value = (row.get(probe) or {}).get(metric)
+    for column, key in columns.items():
+        value, spread = score.of(key)
         if value is None:
             cells.append("<td>&ndash;</td>")
             continue
         values[column] = value
         main = " main" if column == "trained" else ""
+        around = "" if spread is None else f' <span class="spread">&plusmn; {spread:.2f}</span>'
         cells.append(
-            f'<td><span class="value{main}">{value:.2f}</span>'
+            f'<td><span class="value{main}">{value:.2f}</span>{around}'
             f'<span class="bar" aria-hidden="true"><i class="{main.strip()}" style="width:{value:.1f}%">'
             "</i></span></td>"
         )
     gain = "&ndash;"
     if "trained" in values and "untrained" in values:
         gain = f"{values['trained'] - values['untrained']:+.2f}".replace("-", "&minus;")
-    return f'<tr><th scope=row>{name}</th>{"".join(cells)}<td class="gain">{gain}</td></tr>'
+    return f'<tr><th scope=row>{escape(score.words)}</th>{"".join(cells)}<td class="gain">{gain}</td></tr>'
 
 
 def _published(theirs: Published | None) -> str:
@@ -90,18 +88,20 @@ def _published(theirs: Published | None) -> str:
 
 def comparison(records: list[Record]) -> str:
     """The accuracies of several runs in one table, beside what is published for their recipes."""
-    columns = (
-        ("kNN top-1", "knn", "top1"),
-        ("linear top-1", "linear", "top1"),
-        ("linear top-5", "linear", "top5"),
-    )
+    heading = "<h2>What the backbones learned</h2>"
+    evaluated = [scores(rec.evaluation) for rec in records if rec.evaluation]
+    if not any(evaluated):
+        gap = "None of these runs has been evaluated: run <code>barlow eval</code>."
+        return section(heading, missing(gap), anchor="results")
+    columns = list(dict.fromkeys(score.place for found in evaluated for score in found))
+    words = {score.place: score.words for found in evaluated for score in found}
     published_for = [published(rec.config, rec.run.get("num_samples")) for rec in records]
-    head = "".join(f"<th scope=col>{words}</th>" for words, _, _ in columns)
+    head = "".join(f"<th scope=col>{escape(words[place])}</th>" for place in columns)
     if any(published_for):
         head += "<th scope=col>published linear top-1</th>"
     rows = []
     for i, (rec, theirs) in enumerate(zip(records, published_for, strict=True)):
-        cells = "".join(_cell((rec.evaluation or {}).get(probe), metric) for _, probe, metric in columns)
+        cells = "".join(_cell(Score(*place, rec.evaluation or {})) for place in columns)
         if any(published_for):
             cells += (
                 f"<td>{theirs.linear_top1:.1f} ({escape(theirs.source)})</td>"
@@ -109,22 +109,21 @@ def comparison(records: list[Record]) -> str:
                 else "<td>&ndash;</td>"
             )
         rows.append(f'<tr><th scope=row><i class="swatch r{i % 6}"></i>{escape(rec.name)}</th>{cells}</tr>')
-    if not any(rec.evaluation for rec in records):
-        gap = "None of these runs has been evaluated: run <code>barlow eval</code>."
-        return section("<h2>What the backbones learned</h2>", missing(gap), anchor="results")
     return section(
-        "<h2>What the backbones learned</h2>",
-        '<p class="why">Percent of the test images, from probes on frozen features. Only runs that were '
-        "evaluated on the same images can be compared.</p>",
+        heading,
+        '<p class="why">Percent of the test images. Only runs that were evaluated on the same images, by the '
+        "same settings, can be compared.</p>",
         f'<div class="scroll"><table class="runs"><thead><tr><th scope=col>run</th>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>",
         anchor="results",
     )
 
 
-def _cell(row: Any, metric: str) -> str:
-    value = row.get(metric) if isinstance(row, dict) else None
-    return f"<td>{value:.2f}</td>" if isinstance(value, int | float) else "<td>&ndash;</td>"
+def _cell(score: Score) -> str:
+    value, spread = score.of(None)
+    if value is None:
+        return "<td>&ndash;</td>"
+    return f"<td>{value:.2f}{'' if spread is None else f'&nbsp;&plusmn;&nbsp;{spread:.2f}'}</td>"
 
 
 def _label_free(evaluation: dict[str, Any]) -> str:

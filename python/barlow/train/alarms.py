@@ -221,8 +221,8 @@ TABLE = (
         "learning rate too high",
         _learning_rate_too_high,
         "Steps are longer than the distance over which the gradient holds.",
-        "Divide --optim.lr-weights by 10 or lengthen --optim.warmup-epochs. Rates are per 256 images: "
-        "--optim.batch-size multiplies them.",
+        "Divide --optim.lr-weights (AdamW: --optim.adamw-lr) by 10 or lengthen --optim.warmup-epochs. Rates "
+        "are per 256 images: --optim.batch-size multiplies them.",
     ),
     Illness(
         "data_starved",

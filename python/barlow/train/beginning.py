@@ -188,20 +188,13 @@ def _parts_that_fit(file: Path, config: Config) -> tuple[dict[str, Tensor], str]
 
     with torch.device("meta"):  # names and shapes are all that is wanted
         twins = build_model(config.model, seed=0)
-    found = weights.read(file)[0]
-    backbone = {name: tensor for name, tensor in found.items() if name.startswith("backbone.")}
-    if not backbone:  # exported weights have torchvision's names
-        backbone = {f"backbone.{name}": tensor for name, tensor in found.items()}
-    projector = {name: tensor for name, tensor in found.items() if name.startswith("projector.")}
-    weights.check_fit(twins.backbone, _without_prefix(backbone), file)
-    if not projector:
+    found = weights.read_parts(file)
+    weights.check_fit(twins.backbone, found.backbone, file)
+    backbone = {f"backbone.{name}": tensor for name, tensor in found.backbone.items()}
+    if not found.projector:
         return backbone, "; it has no projector, which begins anew"
     try:
-        weights.check_fit(twins.projector, _without_prefix(projector), file)
+        weights.check_fit(twins.projector, found.projector, file)
     except ValueError as error:
         return backbone, f"; the projector begins anew: {error}"
-    return {**backbone, **projector}, ""
-
-
-def _without_prefix(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.partition(".")[2]: tensor for name, tensor in tensors.items()}
+    return backbone | {f"projector.{name}": tensor for name, tensor in found.projector.items()}, ""

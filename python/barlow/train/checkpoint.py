@@ -25,7 +25,8 @@ CHECKPOINTS = "checkpoints"
 """The folder of a run that holds them."""
 PATTERN = "step-*"
 FILES = ("model.safetensors", "optim.safetensors", "state.json")
-
+OfStep = Callable[[int], bool]
+"""Says something of the checkpoint of a step."""
 
 _DTYPES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
@@ -70,24 +71,34 @@ def write_checkpoint(
     optimizer: Mapping[str, Tensor],
     state: dict[str, Any],
     keep: int,
-    spare: Callable[[int], bool] = lambda step: False,
+    spare: OfStep = lambda step: False,
+    passing: OfStep = lambda step: False,
 ) -> Path:
-    """Writes `directory/step-…`, then removes all but the `keep` newest that verify.
+    """Writes `directory/step-…`, then prunes the folder.
 
-    Tensors are on the CPU in any layout (`state_tensors` names them), `state` must be JSON. `spare(step)`
-    says of older checkpoints which ones stay nevertheless. `OSError` names what could not be written.
+    Tensors are on the CPU in any layout (`state_tensors` names them), `state` must be JSON. `OSError` names
+    what could not be written.
     """
     path = directory / f"step-{step:08d}"
     described = (json.dumps({"format": 1, "step": step, **state}, indent=2) + "\n").encode()
     contents = (_safetensors(model), _safetensors(optimizer), described)
     durable.write_folder(path, dict(zip(FILES, contents, strict=True)))
-    prune(directory, keep, spare)
+    prune(directory, keep, spare, passing)
     return path
 
 
-def prune(directory: Path, keep: int, spare: Callable[[int], bool] = lambda step: False) -> None:
-    """Removes all but the `keep` newest checkpoints that verify and those of whose step `spare` says yes."""
-    durable.prune(directory, keep, PATTERN, FILES, lambda older: spare(_step_of(older) or 0))
+def prune(
+    directory: Path, keep: int, spare: OfStep = lambda step: False, passing: OfStep = lambda step: False
+) -> None:
+    """Removes all but the `keep` newest checkpoints that verify and those of whose step `spare` says yes.
+
+    Those of whose step `passing` says yes don't count, and go once a newer one verifies.
+    """
+
+    def of_path(says: OfStep) -> Callable[[Path], bool]:
+        return lambda path: says(_step_of(path) or 0)
+
+    durable.prune(directory, keep, PATTERN, FILES, of_path(spare), of_path(passing))
 
 
 def _safetensors(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
@@ -155,10 +166,16 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimiz
         key, _, name = full_name.partition(".")
         states.setdefault(key, {})[name] = tensor
     for key, by_name in states.items():
-        _same_shapes(path, by_name, parameters)
+        counts = all(tensor.ndim == 0 for tensor in by_name.values())  # AdamW's steps, a number for each
+        like = (
+            {name: torch.empty((), device=p.device) for name, p in parameters.items()}
+            if counts
+            else parameters
+        )
+        _same_shapes(path, by_name, like)
         for name, tensor in by_name.items():
             # The parameter's own strides, so that sums over the buffer run in the same order as before.
-            restored = torch.empty_like(parameters[name], dtype=tensor.dtype).copy_(tensor)
+            restored = torch.empty_like(like[name], dtype=tensor.dtype).copy_(tensor)
             optimizer.state[parameters[name]][key] = restored.detach()
 
 

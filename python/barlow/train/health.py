@@ -19,7 +19,7 @@ from barlow.config import Config
 from barlow.distributed import all_gather, world_size
 from barlow.objectives import correlation_summary, loss_floor
 from barlow.objectives.spectrum import effective_rank, power_law_exponent, spectrum
-from barlow.optim import LARS, StepNorms, step_norms
+from barlow.optim import LARS, AdamW, StepNorms, step_norms
 from barlow.train.learner import Learner
 
 MAX_ROWS = 512
@@ -66,7 +66,7 @@ def line(
     )
 
 
-def _of_update(optimizer: LARS) -> dict[str, float]:
+def _of_update(optimizer: LARS | AdamW) -> dict[str, float]:
     """`step_norms` by name; NaN for a step that the scaler has left out, which has none."""
     skipped = optimizer.found_inf is not None and optimizer.found_inf.item() > 0
     return dict.fromkeys(StepNorms._fields, math.nan) if skipped else step_norms(optimizer)._asdict()

@@ -9,17 +9,22 @@ config.json and run.json.
 from __future__ import annotations
 
 import dataclasses
+import functools
+import hashlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from barlow import __version__
 from barlow.config import Config
 from barlow.data import VIEWS_VERSION, Index, Order
 
+CODE = "code"
 CODE_AND_DATA = {
     "barlow": "the version of barlow",
+    CODE: "the digest of barlow's own files",
     "views": "the version of the augmentations' parameters and pixels",
     "data": "the digest of the index",
     "order": "the digest of the order of the samples",
@@ -41,7 +46,20 @@ class Change:
 
 def of_code() -> dict[str, Any]:
     """What decides, beside the config and the data, which numbers come out."""
-    return {"barlow": __version__, "views": VIEWS_VERSION}
+    return {"barlow": __version__, CODE: digest_of_files(), "views": VIEWS_VERSION}
+
+
+@functools.cache
+def digest_of_files(package: Path = Path(__file__).parents[1]) -> str:
+    """Of the package's Python files and its native library, as this process finds them: 16 hex digits.
+
+    A version stays while a checkout is edited or built anew; this does not.
+    """
+    hasher = hashlib.sha256()
+    for path in sorted((*package.rglob("*.py"), *package.glob("_native*.so"))):
+        content = path.read_bytes()
+        hasher.update(f"{path.relative_to(package).as_posix()} {len(content)}\n".encode() + content)
+    return hasher.hexdigest()[:16]
 
 
 def of_libraries() -> dict[str, Any]:
@@ -66,9 +84,10 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
     found = [
         Change(name, before[name], now[name]) for name in now if before.get(name, now[name]) != now[name]
     ]
-    if _ORDER_DEPENDS_ON & {change.name for change in found}:
-        return [change for change in found if change.name != "order"]  # by that change: it says nothing new
-    return found
+    names = {change.name for change in found}
+    follows = {"order"} if _ORDER_DEPENDS_ON & names else set()
+    follows |= {CODE} if "barlow" in names else set()
+    return [change for change in found if change.name not in follows]  # which say nothing new
 
 
 def check_names(names: Collection[str]) -> None:

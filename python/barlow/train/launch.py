@@ -82,7 +82,9 @@ def launch(
     import torch
 
     from barlow.data import open_index
+    from barlow.train.settle import settled
 
+    config = settled(config)
     nproc = nproc or max(1, torch.cuda.device_count())
     if nproc > 1 and not in_rank():
         index = open_index(data)
@@ -105,7 +107,7 @@ def check(
     """Raises `ValueError` for a config that cannot run on this data, or a folder that holds another run.
 
     Another run is one of other code or data or with another config; but for FREE_FIELDS and what `begin`
-    allows. Gives those of the latter that are indeed different.
+    allows. Gives those of the latter that are indeed different, and other files of the same version.
     """
     import torch
 
@@ -159,7 +161,8 @@ def _check_same(
     now = {**identity.of_config(config), **identity.of_code(), **identity.of_data(config, index)}
     free = (*FREE_FIELDS, *begin.freed(run, saved, config))
     found = [c for c in identity.changes(before, now) if not c.name.startswith(free)]
-    refused = [change for change in found if change.name not in begin.allow_changes]
+    # Who mends something in a checkout means to go on with it: `prepare` says and records that.
+    refused = [change for change in found if change.name not in (*begin.allow_changes, identity.CODE)]
     remedy = f"choose another --run, or allow it with --allow-changes {' '.join(c.name for c in refused)}"
     if [change.name for change in refused] == ["optim.epochs"]:
         remedy = begin.remedy(saved, config) + remedy
@@ -227,6 +230,12 @@ def prepare(
     with contextlib.suppress(OSError, ValueError):  # nothing hangs on it: it is written anew
         before = durable.read_json(path)
     samples = identity.of_data(config, index)
+    for change in changes:
+        if change.name == identity.CODE and change.name not in begin.allow_changes:
+            warnings.warn(
+                f"{run} goes on with other files of the same version of barlow: {change}; run.json keeps it",
+                stacklevel=2,
+            )
     changed = [
         {"after_step": newest_step(run / CHECKPOINTS), "name": c.name, "before": c.before, "now": c.now}
         for c in changes
@@ -275,7 +284,10 @@ def _as_rank(
         if world.rank > 0:
             warnings.simplefilter("ignore")  # the first rank gives the same ones
         # First of all: whatever else they do together hangs or fails if they disagree on this.
-        agree({**identity.of_code(), **identity.of_libraries(), **identity.of_config(config)})
+        facts = {**identity.of_code(), **identity.of_libraries(), **identity.of_config(config)}
+        if identity.CODE in begin.allow_changes:
+            del facts[identity.CODE]
+        agree(facts)
         index = open_index(data)
         _by_the_first(world, lambda: check(config, index, world.size, run, begin))
         agree(identity.of_data(config, index))

@@ -1,4 +1,4 @@
-"""Here: one optimizer step (twins, DDP, autocast, objective, LARS, rates), and when a run logs, saves, stops.
+"""Here: one training step (twins, DDP, autocast, objective, optimizer), and when a run logs, saves, stops.
 
 Not here: forward and backward (accumulate.py), which loss it is (objective.py), data, metrics, checkpoints,
 the order of the steps (loop.py).
@@ -7,7 +7,7 @@ the order of the steps (loop.py).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -21,7 +21,7 @@ from barlow.model import Twins, build_model
 from barlow.model.parallel import data_parallel
 from barlow.model.precision import autocast, training_dtype
 from barlow.objectives import Form, choose_form
-from barlow.optim import LARS, learning_rate, parameter_groups, true_gradient_rates
+from barlow.optim import LARS, AdamW, choose_optimizer, learning_rate, parameter_groups, true_gradient_rates
 from barlow.train.accumulate import backward, split
 from barlow.train.beginning import Initial
 from barlow.train.guard import PATIENCE, Guard
@@ -39,6 +39,7 @@ class Plan:
     """`total_steps`, or where `--train.steps` stops short of them."""
     log_every: int
     save_every: int
+    """The most steps that a kill may cost."""
     keep_every: int = 0
     """Checkpoints at multiples of this are kept for good; 0: at none."""
     judge_every: int = 0
@@ -71,6 +72,13 @@ class Plan:
         """Whether a checkpoint follows this step."""
         return step % self.save_every == 0 or step == self.last_step or self.keeps(step)
 
+    def bridges(self, step: int) -> bool:
+        """Whether a checkpoint follows this step that only has to last until the next one is there.
+
+        So each one has the time of half an interval to be written in, and a whole interval is never at stake.
+        """
+        return step % self.save_every == math.ceil(self.save_every / 2) and not self.saves(step)
+
     def keeps(self, step: int) -> bool:
         """Whether the checkpoint of this step stays when newer ones have come."""
         return self.keep_every > 0 and step % self.keep_every == 0
@@ -84,8 +92,11 @@ class Learner:
 
     def __init__(self, config: Config, plan: Plan, world: World, initial: Initial | None = None) -> None:
         """`initial`: weights to begin with instead of those drawn from the seed."""
-        self.config, self.plan, self.device = config, plan, world.device
+        self.plan, self.device = plan, world.device
         self.twins = build_model(config.model, config.train.seed).to(world.device)
+        optimizer, self.optimizer_reason = choose_optimizer(config.optim, self.twins.backbone)
+        """Why it is LARS or AdamW."""
+        self.config = config = replace(config, optim=replace(config.optim, optimizer=optimizer))
         if initial is not None:  # before the objective, whose target network is a copy of the twins
             initial.load(self.twins)
         if config.train.channels_last:
@@ -103,19 +114,11 @@ class Learner:
         self.num_micro_batches = num_micro_batches(config, world.size)
         static, compression = self.num_micro_batches == 1, config.train.gradient_compression
         parallel = data_parallel(self.twins, static=static, compression=compression)
-        self._model = _rehearsed(parallel, self.twins, world.device)
+        self._model = _rehearsed(parallel, self.twins, world.device, config.model.image_size)
         if config.train.compile:
             compile_parts(self.twins)  # now, or it would compile for the rehearsal's size as well
-        optim, self._peak = config.optim, true_gradient_rates(config.optim)
-        self.optimizer = LARS(
-            parameter_groups(self.network),
-            lr=0.0,  # every step sets its own
-            momentum=optim.momentum,
-            weight_decay=self._peak.weight_decay,
-            trust_coefficient=optim.trust_coefficient,
-            variant=optim.variant,
-            fused=config.train.fused_lars or config.train.compile,
-        )
+        self._peak = true_gradient_rates(config.optim)
+        self.optimizer = _optimizer(config, self.network, self._peak.weight_decay)
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=self.autocast_dtype == torch.float16)
         self._guard = Guard(world.device, PATIENCE if self.scaler.is_enabled() else 1)
 
@@ -168,6 +171,22 @@ class Learner:
         return self._peak.lr_weights * ratio, self._peak.lr_biases * ratio
 
 
+def _optimizer(config: Config, network: nn.Module, weight_decay: float) -> LARS | AdamW:
+    """For every parameter that is trained; each step sets its own learning rate."""
+    optim, groups = config.optim, parameter_groups(network)
+    if optim.optimizer == "adamw":
+        return AdamW(groups, lr=0.0, betas=optim.adamw_betas, weight_decay=weight_decay)
+    return LARS(
+        groups,
+        lr=0.0,
+        momentum=optim.momentum,
+        weight_decay=weight_decay,
+        trust_coefficient=optim.trust_coefficient,
+        variant=optim.variant,
+        fused=config.train.fused_lars or config.train.compile,
+    )
+
+
 def _form(config: Config, world: World, *, half: bool) -> tuple[Form, str]:
     if config.objective.form != "auto":
         return config.objective.form, "by --objective.form"
@@ -187,9 +206,9 @@ def compile_parts(twins: Twins, backend: str = "inductor") -> None:
 
 
 def _rehearsed(
-    model: Twins | DistributedDataParallel, twins: Twins, device: torch.device
+    model: Twins | DistributedDataParallel, twins: Twins, device: torch.device, image_size: int
 ) -> Twins | DistributedDataParallel:
-    """The data-parallel twins after two passes that leave no trace in them."""
+    """The data-parallel twins after two passes that leave no trace in them. `image_size`: 0 is any."""
     if model is twins:
         return model
     # DDP lays its buckets out anew after the first backward pass, and a ring's sums round by the place in
@@ -197,7 +216,8 @@ def _rehearsed(
     # of one that never stopped. A rehearsal puts that behind us; it leaves only the statistics to restore.
     # Two passes: with a static graph the first one only learns what there is to be laid out.
     before = [buffer.clone() for buffer in twins.buffers()]
-    blank = torch.zeros(2, 3, 32, 32, device=device)
+    side = image_size or 32
+    blank = torch.zeros(2, 3, side, side, device=device)
     for _ in range(2):
         torch.stack(model([blank, blank])).sum().backward()
     for buffer, value in zip(twins.buffers(), before, strict=True):

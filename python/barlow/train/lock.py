@@ -9,6 +9,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import socket
 import time
 import warnings
 from collections.abc import Iterator
@@ -22,7 +23,9 @@ def alone(run: Path) -> Iterator[None]:
     """Holds the run folder (made if need be) for this process; `ValueError` if another process has it.
 
     The kernel gives the lock back when the process ends in whatever way, so the file that stays behind means
-    nothing. Where the file system knows no locks, a warning says that two runs would not notice each other.
+    nothing; what stands in it is only who had it last. Other machines see the lock where the file system
+    passes it on (docs/checkpoints.md). Where that knows no locks, a warning says that two runs would not
+    notice each other.
     """
     run.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(run / FILE_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -30,13 +33,18 @@ def alone(run: Path) -> Iterator[None]:
         try:
             _take(descriptor)
         except BlockingIOError:
-            raise ValueError(f"{run} is in use: another process is training in it") from None
+            holder = _read(descriptor) or "another process"
+            raise ValueError(f"{run} is in use: {holder} is training in it") from None
         except OSError as error:
             if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
                 raise
             warnings.warn(
                 f"{run} cannot be locked ({error.strerror}): start no second run in it", stacklevel=3
             )
+        else:
+            with contextlib.suppress(OSError):  # a full disk: then nobody is named
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
         yield
     finally:
         os.close(descriptor)
@@ -52,6 +60,11 @@ def is_held(run: Path) -> bool:
     except OSError:  # no lock, or a file system without any
         return False
     return False
+
+
+def _read(descriptor: int) -> str:
+    # Whoever can write to the run could have written anything.
+    return "".join(c for c in os.pread(descriptor, 200, 0).decode(errors="replace") if c.isprintable())
 
 
 def _take(descriptor: int) -> None:

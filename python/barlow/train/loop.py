@@ -16,7 +16,7 @@ import torch
 from barlow.config import Config
 from barlow.data import Index
 from barlow.data.staged import endless
-from barlow.distributed import LateMax, World
+from barlow.distributed import World
 from barlow.train import snapshots
 from barlow.train.algorithms import algorithms
 from barlow.train.beginning import initial_weights
@@ -32,6 +32,7 @@ from barlow.train.preempt import Stop
 from barlow.train.progress import Display
 from barlow.train.saving import FAILED, Saver, resume
 from barlow.train.throughput import Throughput
+from barlow.train.turns import Turns
 
 
 def train(
@@ -40,7 +41,7 @@ def train(
     """Trains until `config` says stop, from the run's newest checkpoint if there is one; returns 0.
 
     SIGTERM or SIGUSR1 to any rank stops all of them after the same step, with a checkpoint: then it returns
-    the signal's number, on every rank. A rank that waits for a batch gets it and takes that step first. A
+    the signal's number, on every rank. Nobody waits for a batch any more then: a read may hang for ever. A
     second signal ends the process (`preempt.py`).
     `threads` is this rank's share of the machine's cores: loader threads unless the config says otherwise
     and, on a CPU, torch's. `FloatingPointError` when the loss, a gradient or a weight stops being finite: of
@@ -73,8 +74,11 @@ def train(
             display.say(said)
         form = f"{learner.form} form, {learner.form_reason}"
         display.say(f"loss: {form if config.objective.name == 'barlow_twins' else config.objective.name}")
+        if learner.config.optim.optimizer != "lars":
+            display.say(f"optimizer: {learner.config.optim.optimizer}, since {learner.optimizer_reason}")
         if stage:
             display.say(stage)
+        stop = stack.enter_context(Stop())
         metrics = observer = None
         if world.rank == 0:
             metrics = Metrics(
@@ -87,20 +91,23 @@ def train(
             stack.enter_context(metrics)
             snapshots.forget_after(run, resumed_step)
             judge = make_judge(index, config, world.device) if make_judge else None
-            observer = Observer(metrics, display, config, judge)
+            observer = Observer(metrics, display, config, judge, lambda: stop.number > 0)
         stack.enter_context(display)
-        stop = stack.enter_context(Stop())
-        saver = stack.enter_context(Saver(run, learner, metrics, world))
-        stops = stack.enter_context(LateMax(lambda: saver.poll() or stop.number))
+        saver = stack.enter_context(Saver(run, learner, metrics, world, resumed_step))
+        turns = stack.enter_context(Turns(loader, lambda: saver.poll() or stop.number))
         clock = Clock(past_s, step)
         feed = Feed(world.device)
         meter = Throughput(learner, plan.last_step, world.size, lambda: loader.stats().waited_s)
         if initial:
             saver.save(0, loader, past_s)  # from now on the run needs nobody else's weights
-        for batch in endless(loader):
+        batches = endless(loader)
+        stopped_by = 0
+        while step < plan.last_step and not (stopped_by := stopped_by or turns.wait()):
+            batch = next(batches)
             step += 1
-            stops.ask()
-            saves = plan.saves(step)
+            saver.make_room(step)
+            turns.ask()
+            saves = plan.saves(step) or plan.bridges(step)
             with meter.step():
                 with meter.stage("copy"):
                     views_u8 = feed(batch.views)
@@ -123,22 +130,20 @@ def train(
                 snapshots.take(run if metrics else None, step, embeddings, config.objective.eps)
             display.saved(saver.newest)
             display.advance(step)
-            stopped_by = stops.answer()
-            if stopped_by == FAILED:
-                saver.raise_failure()
-            if saves or stopped_by:
+            stopped_by = turns.answer()
+            if saves and not stopped_by and step < plan.last_step:
                 saver.save(step, loader, clock.now_s())
-            if step == plan.last_step:
-                saver.finish(needed=True)
-                display.saved(saver.newest)
-                break
-            if stopped_by:
-                # Before all is saved no late copy of the signal may find a rank without handlers.
-                saver.finish(needed=False)
-                saved = "is saved" if saver.newest == step else "could not be saved"
-                name = signal.Signals(stopped_by).name
-                display.say(f"stopped by {name} after step {step}, which {saved}; the same command goes on")
-                return stopped_by
+        if stopped_by == FAILED:
+            saver.raise_failure()
+        saver.save(step, loader, clock.now_s())
+        # Before all is saved no late copy of the signal may find a rank without handlers.
+        saver.finish(needed=step == plan.last_step)
+        display.saved(saver.newest)
+        if step < plan.last_step:
+            saved = "is saved" if saver.newest == step else "could not be saved"
+            name = signal.Signals(stopped_by).name
+            display.say(f"stopped by {name} after step {step}, which {saved}; the same command goes on")
+            return stopped_by
     return 0
 
 

@@ -17,8 +17,9 @@ from barlow.train.alarms import Facts, examine
 from barlow.train.metrics import Metrics
 from barlow.train.progress import Display
 
-Judge = Callable[[nn.Module], float]
-"""A backbone -> percent of held-out images that its neighbours classify rightly."""
+Judge = Callable[[nn.Module, Callable[[], bool]], float | None]
+"""A backbone -> percent of held-out images that its neighbours classify rightly; None if it can't be said, or
+if an image never comes and the function says that nobody waits any more."""
 MakeJudge = Callable[[Index, Config, torch.device], Judge | None]
 """Given from above (`barlow.evaluate.online`), which this room may not import; None without labels."""
 
@@ -26,14 +27,22 @@ MakeJudge = Callable[[Index, Config, torch.device], Judge | None]
 class Observer:
     """Tells metrics and display of a line, with kNN and alarms in it."""
 
-    def __init__(self, metrics: Metrics, display: Display, config: Config, judge: Judge | None) -> None:
-        self._metrics, self._display, self._judge = metrics, display, judge
+    def __init__(
+        self,
+        metrics: Metrics,
+        display: Display,
+        config: Config,
+        judge: Judge | None,
+        gives_up: Callable[[], bool],
+    ) -> None:
+        self._metrics, self._display, self._judge, self._gives_up = metrics, display, judge, gives_up
         self._facts = Facts.of(config)
 
     def tell(self, line: dict[str, Any], backbone: nn.Module | None) -> None:
         """A line of `health.line`, and the backbone if it is due to be judged."""
         if backbone is not None and self._judge is not None:
-            line["knn_top1"] = self._judge(backbone)
+            top1 = self._judge(backbone, self._gives_up)
+            line |= {} if top1 is None else {"knn_top1": top1}
         alarms = examine([*self._metrics.lines, line], self._facts)
         if alarms:
             line["alarms"] = [alarm.illness.name for alarm in alarms]

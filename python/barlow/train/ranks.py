@@ -11,6 +11,7 @@ import ctypes
 import logging
 import os
 import signal
+import socket
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -78,7 +79,10 @@ def start_ranks(nproc: int, arguments: list[str], options: Sequence[str] | None 
     SIGTERM and SIGUSR1 are passed on to the ranks, which have half a minute (or the seconds of torchrun's
     TORCH_ELASTIC_SHUTDOWN_TIMEOUT) to end by themselves; with the second such signal everything ends at once.
     `SystemExit` with 128 + the number of the signal, or the exit code of the rank that failed first.
+    `ValueError` where this machine's processes can't meet.
     """
+    if options is None:
+        _check_loopback()
     from torch.distributed import run as torchrun
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -116,6 +120,20 @@ def start_ranks(nproc: int, arguments: list[str], options: Sequence[str] | None 
             logging.disable(logging.NOTSET)
             del os.environ[_LAUNCHER]
             os.environ.pop(_HOLDS_RUN, None)
+
+
+def _check_loopback() -> None:
+    """As a container may be without: torchrun would try for an hour and say nothing."""
+    with socket.socket() as server:
+        try:
+            server.bind(("127.0.0.1", 0))
+            server.listen()
+            socket.create_connection(server.getsockname(), timeout=5).close()
+        except OSError as error:
+            raise ValueError(
+                "the processes of this machine meet over its loopback network, which does not work "
+                f"({error.strerror or error}); `ip link set lo up` starts it"
+            ) from None
 
 
 @contextlib.contextmanager

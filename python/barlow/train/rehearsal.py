@@ -74,7 +74,9 @@ def rehearse(data: Path, config: Config, run: Path, *, nproc: int = 0) -> Rehear
     import torch
 
     from barlow.data import open_index
+    from barlow.train.settle import settled
 
+    config = settled(config)
     nproc = nproc or max(1, torch.cuda.device_count())
     if nproc == 1 or in_rank():
         return _as_rank(data, config, run)

@@ -60,7 +60,8 @@ def resume(run: Path, learner: Learner, loader: AnyLoader, world: World) -> Resu
         durable.remove_leftovers(directory)
         found = find_checkpoint(directory)
         if found is not None:  # the process before may have died between writing and removing
-            prune(directory, learner.config.checkpoint.keep, learner.plan.keeps)
+            plan = learner.plan
+            prune(directory, learner.config.checkpoint.keep, plan.keeps, plan.bridges)
     # The first rank verified it; the others take its word rather than read everything twice.
     name = broadcast_value(found.name if found else None)
     if name is None:
@@ -79,26 +80,40 @@ class Saver:
 
     `save` copies the state and returns; a thread checks the copy, flushes the metrics that belong to it,
     writes, and prunes. One checkpoint is under way at most: a save that comes before it is done waits for it,
-    so none that was planned is left out, and there is one copy of the state. The first rank does all this.
+    so none that was planned is left out, and there is one copy of the state. `make_room` keeps what a death
+    at any moment may cost to an interval (`Plan.save_every`). The first rank does all this.
     An error is its own until all ranks have agreed on it: through `poll`, whose answer is to be shared
     between steps, or in `finish`.
     """
 
-    def __init__(self, run: Path, learner: Learner, metrics: Metrics | None, world: World) -> None:
-        """`metrics` is None on the ranks that only follow."""
+    def __init__(
+        self, run: Path, learner: Learner, metrics: Metrics | None, world: World, resumed_step: int = 0
+    ) -> None:
+        """`metrics` is None on the ranks that only follow; `resumed_step` is where the run goes on, or 0."""
         self._directory, self._learner, self._metrics = run / CHECKPOINTS, learner, metrics
         self._is_first = world.rank == 0
         self._buffers: dict[str, Tensor] = {}
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
         self._has_told_of_waiting = False
-        self._begun = -1
-        self.newest = -1
-        """Step of the newest checkpoint written by this process; -1: none so far."""
+        self._begun = resumed_step or -1
+        self.newest = resumed_step or -1
+        """Step of the newest checkpoint that is on the disk; -1: there is none."""
+
+    def make_room(self, step: int) -> None:
+        """Before step `step`: waits for the checkpoint under way if more than an interval would be at stake
+        without it. Of one that fails `poll` tells."""
+        if self._is_first and step - max(self.newest, 0) > self._learner.plan.save_every:
+            self._wait_for_the_one_before(step)
 
     def save(self, step: int, loader: AnyLoader, time_s: float) -> None:
-        """Begins a checkpoint of this moment, after step `step`. Nothing if an earlier one has failed."""
+        """Begins a checkpoint of this moment, after step `step`. Nothing if an earlier one has failed, or if
+        this one is there."""
         if not self._is_first:
+            return
+        if step == self._begun:
+            self._join()
+        if step == self.newest:
             return
         self._wait_for_the_one_before(step)
         if self.poll():
@@ -131,9 +146,7 @@ class Saver:
         if not isinstance(error, OSError) or self._learner.config.checkpoint.on_error == "raise":
             return FAILED
         self._failure = None
-        kept = (
-            f"step {self.newest} is the newest of this process" if self.newest >= 0 else "there is none yet"
-        )
+        kept = f"that of step {self.newest} is the newest" if self.newest >= 0 else "there is none yet"
         warnings.warn(f"step {self._begun} could not be saved ({_described(error)}); {kept}", stacklevel=2)
         return 0
 
@@ -175,8 +188,8 @@ class Saver:
                 )
             if self._metrics:
                 self._metrics.sync()  # no checkpoint may be there without the lines up to it
-            keep, spare = learner.config.checkpoint.keep, learner.plan.keeps
-            write_checkpoint(self._directory, step, model, optimizer, state, keep, spare)
+            keep, plan = learner.config.checkpoint.keep, learner.plan
+            write_checkpoint(self._directory, step, model, optimizer, state, keep, plan.keeps, plan.bridges)
             self.newest = step
         except BaseException as error:
             self._failure = error

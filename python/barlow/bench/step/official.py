@@ -26,8 +26,8 @@ class OfficialTwins(nn.Module):
 
     def __init__(self, backbone: str, projector: tuple[int, ...]) -> None:
         super().__init__()
-        block, num_blocks = ARCHITECTURES[backbone]
-        self.backbone = ResNet(block, list(num_blocks), zero_init_residual=True)
+        block, num_blocks, group = ARCHITECTURES[backbone]
+        self.backbone = ResNet(block, list(num_blocks), zero_init_residual=True, width_per_group=group)
         inputs = self.backbone.fc.in_features
         self.backbone.add_module("fc", nn.Identity())
         layers: list[nn.Module] = []

@@ -1,0 +1,110 @@
+"""Here: the model card: what a file is, how to load it, what goes in, where it comes from, how good it is.
+
+Not here: writing it (write.py), measuring anything.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from barlow import durable
+from barlow.config import TIMM, Config, DataConfig, ModelConfig
+from barlow.evaluate.result import read as read_evaluation
+
+_NO_LICENCE = "Not stated: it depends on the images, and only who trained this knows theirs."
+
+
+def card(
+    target: Path,
+    title: str,
+    about: str,
+    model: ModelConfig,
+    run: Config | None,
+    data: DataConfig,
+    recipe: str,
+    licence: str,
+) -> str:
+    """The card as Markdown. `about` says what the file is, `data` which images it takes. No `licence`: ""."""
+    parts = [
+        f"# {title}",
+        f"{_network(model)}{_training(run)} {about} The projector is not included.",
+        "## Loading",
+        f"```python\n{recipe}```",
+        *_preprocessing(data),
+        *_origin(target, run),
+        *_results(target),
+        f"## Licence\n\n{licence or _NO_LICENCE}",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _network(model: ModelConfig) -> str:
+    if model.backbone.startswith(TIMM):
+        size = f" for images of {model.image_size} pixels" if model.image_size else ""
+        return f"timm's {model.backbone.removeprefix(TIMM)}{size}"
+    stem = "3x3 stride 1, no pooling" if model.stem == "cifar" else "7x7 stride 2, max-pooling"
+    return f"A {model.backbone} (width {model.width}, stem {stem})"
+
+
+def _training(run: Config | None) -> str:
+    if run is None:
+        return " from a file that does not say how it was trained, written by barlow."
+    if run.objective.name == "barlow_twins":
+        return " trained without labels by Barlow Twins (Zbontar et al., ICML 2021) with barlow."
+    return f" trained without labels by the objective {run.objective.name} with barlow."
+
+
+def _preprocessing(data: DataConfig) -> list[str]:
+    code = (
+        "from torchvision import transforms\n\n"
+        "preprocess = transforms.Compose([\n"
+        f"    transforms.Resize({data.eval_resize}),\n"
+        f"    transforms.CenterCrop({data.image_size}),\n"
+        "    transforms.ToTensor(),\n"
+        f"    transforms.Normalize(mean={list(data.mean)}, std={list(data.std)}),\n"
+        "])\n"
+    )
+    return ["## Input", f"RGB images, {data.image_size} x {data.image_size} pixels:", f"```python\n{code}```"]
+
+
+def _origin(target: Path, run: Config | None) -> list[str]:
+    if run is None:
+        return []
+    path = target / "run.json"
+    record = durable.read_json(path) if path.exists() else {}
+    optim, objective = run.optim, run.objective
+    loss = (
+        f"lambda {objective.lambd:g}" if objective.name == "barlow_twins" else f"objective {objective.name}"
+    )
+    rates = "AdamW" if optim.optimizer == "adamw" else optim.variant.upper()
+    lines = [
+        f"- recipe: {optim.epochs} epochs, batches of {optim.batch_size}, {rates}, {loss}, "
+        f"projector {'-'.join(map(str, run.model.projector))}, seed {run.train.seed}",
+    ]
+    if isinstance(record.get("num_samples"), int):
+        lines.insert(0, f"- data: {record['num_samples']:,} images of {Path(str(record.get('data'))).name}")
+    if record.get("preset"):
+        lines.append(f"- preset: {record['preset']}")
+    if isinstance(record.get("imported"), dict):
+        lines.append(
+            f"- begun by the official code, whose file had the SHA-256 {record['imported'].get('sha256')}"
+        )
+    return ["## Training", "\n".join(lines)]
+
+
+def _results(target: Path) -> list[str]:
+    path = target / "eval.json"
+    result = read_evaluation(path) if path.exists() else {}
+    if not (result.get("knn") and result.get("linear")):
+        return []
+    rows = ["| | kNN top-1 | linear top-1 |", "|---|---|---|"]
+    for name, row in (
+        ("this backbone", result),
+        ("the same, untrained", result.get("untrained")),
+        ("raw pixels", result.get("raw_pixels")),
+    ):
+        if row:
+            rows.append(f"| {name} | {row['knn']['top1']:.2f} | {row['linear']['top1']:.2f} |")
+    data = result["data"]
+    told = f"Percent of {data['test_images']:,} test images of {data['num_classes']} classes, by barlow eval."
+    return ["## Results", told, "\n".join(rows)]

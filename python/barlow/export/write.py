@@ -1,0 +1,125 @@
+"""Here: a trained backbone as a file for others, its model card, and the proof that the file works.
+
+Not here: what the formats are (a file each), training checkpoints (train/), reading weights (model/).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from barlow import durable
+from barlow.config import TIMM, DataConfig
+from barlow.data import DataError, Loader, open_index, views
+from barlow.data.device import normalise
+from barlow.export.card import card as card_of
+from barlow.export.detectron2_file import DETECTRON2
+from barlow.export.format import Features, Format, Source
+from barlow.export.onnx_file import ONNX
+from barlow.export.safetensors_file import SAFETENSORS
+from barlow.export.timm_file import TIMM_FILE
+from barlow.export.torchvision_file import TORCHVISION
+from barlow.model import weights
+from barlow.model.foreign import described
+
+FormatName = Literal["torchvision", "timm", "safetensors", "onnx", "detectron2"]
+FORMATS: dict[str, Format] = {
+    "torchvision": TORCHVISION,
+    "timm": TIMM_FILE,
+    "safetensors": SAFETENSORS,
+    "onnx": ONNX,
+    "detectron2": DETECTRON2,
+}
+assert tuple(FORMATS) == get_args(FormatName)
+
+_NUM_CHECKED = 8
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What `export` wrote."""
+
+    weights: Path
+    card: Path
+    checked_on: str
+    """The images on which the features of the written file and of the run were compared."""
+    largest_difference: float
+    """Of any feature."""
+    recipe: str
+    """Python that loads the file."""
+
+
+def export(
+    target: str | Path, out: str | Path, format: FormatName = "torchvision", *, licence: str = ""
+) -> Exported:
+    """Writes the backbone of a run (or of a weights file) and a model card beside it, and checks the file.
+
+    `out` is a folder, or a name with the format's ending. torchvision, timm: safetensors files that load
+    strictly into that library's network without classifier. safetensors: any backbone, for this package. All
+    three have metadata by which `barlow.model.load_backbone` rebuilds the network. onnx: a graph of images to
+    features. detectron2: weights for its checkpointer. `ValueError` for a backbone that the format can't
+    hold, with one that can. `licence`: what the card says of it. Prints where the file is and how to load it.
+
+    The file is loaded back, by the library that it is for, and must give the same features as the run on real
+    images of its data (or on noise, where those are gone); otherwise it is removed and `RuntimeError` raised.
+    """
+    if format not in FORMATS:
+        raise ValueError(f"--format must be one of {', '.join(FORMATS)}, not {format}")
+    form, target, out = FORMATS[format], Path(target), Path(out)
+    backbone, model, run = weights.load_backbone(target)
+    form.refuse(model)
+    data = described(model, run).data
+    file = out if out.suffix == form.suffix else out / f"{model.backbone.removeprefix(TIMM)}{form.suffix}"
+    card = file.with_name(f"{file.stem}.md")
+    content = form.encode(Source(backbone, model, run, data.image_size))
+    # Before the first write: no weights without their card.
+    about = f"{len(content) / 1e6:.1f} MB, {backbone.num_features} features per image. {form.promise}"
+    recipe = form.recipe(model, file.name)
+    card_text = card_of(target, file.stem, about, model, run, data, recipe, licence)
+    durable.write_file(file, content)
+    try:
+        images_N3HW, origin = _images(target, data)
+        difference = _compare(backbone, form.load(file, model), images_N3HW, form.tolerance)
+        durable.write_file(card, card_text)
+    except BaseException:
+        file.unlink(missing_ok=True)
+        raise
+    recipe = form.recipe(model, str(file))
+    print(f"wrote {file} and {card}; same features as the run on {origin}. To load it:\n\n{recipe}")
+    return Exported(file, card, origin, difference, recipe)
+
+
+def _images(target: Path, data: DataConfig) -> tuple[Tensor, str]:
+    """A few normalised images [N, 3, S, S] of the run's data, or noise where they cannot be read."""
+    (view,) = views.evaluation(size=data.image_size, resize=data.eval_resize)
+    try:
+        run = durable.read_json(target / "run.json")
+        index = open_index(run["data"])
+        with Loader(
+            index, views=[view], batch_size=min(_NUM_CHECKED, len(index)), shuffle=False, epochs=1, threads=1
+        ) as loader:
+            batch = next(iter(loader))
+        return normalise(batch.views[0], data.mean, data.std), f"{len(batch.ids)} images of {run['data']}"
+    except (OSError, ValueError, KeyError, TypeError, DataError):
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.randn(_NUM_CHECKED, 3, data.image_size, data.image_size, generator=generator)
+        return noise, f"{_NUM_CHECKED} images of noise (the data of the run are not there)"
+
+
+@torch.no_grad()
+def _compare(own: Features, exported: Features, images_N3HW: Tensor, tolerance: float) -> float:
+    """The largest difference between the features of the two networks; `RuntimeError` if it matters."""
+    expected_NF, found_NF = own(images_N3HW), exported(images_N3HW)
+    if found_NF.shape != expected_NF.shape:
+        raise RuntimeError(
+            f"the exported file gives {list(found_NF.shape)} features, not {list(expected_NF.shape)}"
+        )
+    difference = (expected_NF - found_NF).abs().max().item()
+    # Written so that a NaN counts as different.
+    if not difference <= tolerance * max(1.0, expected_NF.abs().max().item()):
+        raise RuntimeError(f"the exported file gives other features: they differ by up to {difference:g}")
+    return difference

@@ -1,0 +1,222 @@
+"""`barlow embed`: rows in the index's order, unbroken or resumed the same bytes, nothing mixed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+import warnings
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import pytest
+import torch
+
+import tiny_run
+from barlow.config import ModelConfig
+from barlow.data import open_index, views
+from barlow.embed import embed
+from barlow.embed import write as writing
+from barlow.evaluate import features as features_of
+from barlow.evaluate.features import Passes, network
+from barlow.model import load_backbone
+from test_export import make_run
+
+MODEL = ModelConfig(backbone="resnet10", width=4, stem="cifar", projector=(8,))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("embed") / "run", MODEL)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_run.write_pictures(tmp_path_factory.mktemp("embed") / "pictures", per_class=7)
+
+
+def expected(run: Path, data: Path) -> np.ndarray:
+    """By the evaluation's own way from images to features."""
+    backbone, _, config = load_backbone(run)
+    assert config is not None
+    (view,) = views.evaluation(size=16, resize=16)
+    with Passes(
+        open_index(data), view, network(backbone, torch.float32), data=config.data, batch_size=4,
+        device=torch.device("cpu"),
+    ) as passes:  # fmt: skip
+        return passes(0).numpy()
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_every_image_has_its_row(run: Path, pictures: Path, tmp_path: Path) -> None:
+    out = embed(run, pictures, tmp_path / "e.npy", batch_size=4, quiet=True)
+    found, index = np.load(out, mmap_mode="r"), open_index(pictures)
+    assert isinstance(found, np.memmap)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected(run, pictures), rtol=1e-6)
+    rows = [json.loads(line) for line in (tmp_path / "e.rows.jsonl").read_text().splitlines()]
+    assert [row["id"] for row in rows] == list(range(21))
+    for row in rows:
+        number = row["id"]
+        assert row["member"] == index.name(number)
+        assert (pictures / row["shard"]).is_file()
+        assert row["label"] == index.labels[number]
+        assert row["class"] == index.class_names[index.labels[number]]
+        assert row["class"] in row["member"]
+    assert content(tmp_path).keys() == {"e.npy", "e.rows.jsonl", "e.json"}
+    described = json.loads((tmp_path / "e.json").read_text())
+    assert described["data_sha256"] == index.digest()
+    assert described["weights_sha256"] == features_of.digest(load_backbone(run)[0])
+
+
+class Stopped(Exception):
+    pass
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".parquet"])
+def test_what_was_interrupted_ends_in_the_same_bytes(
+    suffix: str, run: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if suffix == ".parquet":
+        pytest.importorskip("pyarrow")
+    monkeypatch.setattr(writing, "_SAVED_IMAGES", 8)  # every second batch
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    settings: dict[str, Any] = {"batch_size": 4, "quiet": True}
+    embed(run, pictures, whole / f"e{suffix}", **settings)
+    good, seen = writing.network, []
+
+    def counting(stop_at: int) -> Any:
+        def network(*arguments: Any) -> Any:
+            forward = good(*arguments)
+
+            def counted(images: torch.Tensor) -> torch.Tensor:
+                seen.append(len(images))
+                if len(seen) == stop_at:
+                    raise Stopped
+                return forward(images)
+
+            return counted
+
+        return network
+
+    monkeypatch.setattr(writing, "network", counting(stop_at=4))
+    with pytest.raises(Stopped):
+        embed(run, pictures, broken / f"e{suffix}", **settings)
+    assert not (broken / f"e{suffix}").exists()
+    partial = broken / f"e{suffix}.partial"
+    assert json.loads((partial / "progress.json").read_text())["rows"] == 8
+    # Rows that nobody vouches for may be anything after a power cut.
+    with (partial / "features.npy").open("r+b") as file:
+        file.seek(-16, os.SEEK_END)
+        file.write(b"\xff" * 16)
+    seen.clear()
+    monkeypatch.setattr(writing, "network", counting(stop_at=0))
+    embed(run, pictures, broken / f"e{suffix}", **settings)
+    assert content(broken) == content(whole)
+    assert sum(seen) == 21 - 8  # and none of the images before is embedded again
+
+
+def _embed_until_rows_are_saved(run: Path, data: Path, out: Path) -> NoReturn:
+    """In a child: ends by SIGKILL as soon as rows are saved."""
+    try:
+        torch.set_num_threads(1)
+        writing._SAVED_IMAGES = 4
+        good = writing.Store.advance
+
+        def advance(store: Any, rows: int) -> None:
+            good(store, rows)
+            if rows:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        setattr(writing.Store, "advance", advance)  # noqa: B010 (typed as one)
+        embed(run, data, out, batch_size=4, quiet=True)
+    finally:
+        os._exit(1)
+
+
+def test_a_killed_process_loses_nothing_that_was_saved(run: Path, pictures: Path, tmp_path: Path) -> None:
+    """SIGKILL at once after the first rows were saved, again and again."""
+    embed(run, pictures, tmp_path / "whole" / "e.npy", batch_size=4, quiet=True)
+    out = tmp_path / "killed" / "e.npy"
+    saved = []
+    for _ in range(3):
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore", DeprecationWarning
+            )  # of forks beside threads, of which it uses none
+            child = os.fork()
+        if child == 0:
+            _embed_until_rows_are_saved(run, pictures, out)
+        deadline = time.monotonic() + 120
+        while os.waitpid(child, os.WNOHANG) == (0, 0):
+            if time.monotonic() > deadline:
+                os.kill(child, signal.SIGKILL)
+            time.sleep(0.02)
+        saved.append(
+            json.loads((tmp_path / "killed" / "e.npy.partial" / "progress.json").read_text())["rows"]
+        )
+    assert saved == [4, 8, 12]
+    embed(run, pictures, out, batch_size=4, quiet=True)
+    assert content(tmp_path / "killed") == content(tmp_path / "whole")
+
+
+def test_nothing_is_mixed(run: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out" / "e.npy"
+
+    def stop(*_: Any) -> None:
+        raise Stopped
+
+    with monkeypatch.context() as patched:
+        patched.setattr(writing, "network", lambda *_: stop)
+        with pytest.raises(Stopped):
+            embed(run, pictures, out, quiet=True)
+    other_run = make_run(
+        tmp_path / "other", ModelConfig(backbone="resnet10", width=5, stem="cifar", projector=(8,))
+    )
+    other_data = tiny_run.write_pictures(tmp_path / "data", per_class=2)
+    for change, message in (
+        ({"target": other_run}, "begun otherwise: weights_sha256 is"),
+        ({"data": other_data}, "data_sha256 is"),
+        ({"dtype": "float16"}, "dtype is float32 there and float16 here"),
+        ({"normalised": True}, "normalised is False there and True here"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            embed(**{"target": run, "data": pictures, "out": out, "quiet": True, **change})  # pyright: ignore
+    embed(run, pictures, out, quiet=True)
+    before = content(out.parent)
+    with pytest.raises(ValueError, match="is there already and of something else: dtype"):
+        embed(run, pictures, out, dtype="float16", quiet=True)
+    (out.parent / "e.npy.partial").mkdir()
+    embed(run, pictures, out, quiet=True)  # it is done
+    assert content(out.parent) == before
+    with pytest.raises(ValueError, match=r"must end in \.npy or \.parquet"):
+        embed(run, pictures, tmp_path / "e.csv", quiet=True)
+
+
+def test_parquet_and_half_precision_and_no_labels(run: Path, tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    flat = tiny_run.write_pictures(tmp_path / "flat", per_class=3, flat=True)
+    embed(run, flat, tmp_path / "e.parquet", dtype="float16", normalised=True, batch_size=4, quiet=True)
+    table = parquet.read_table(tmp_path / "e.parquet")
+    index = open_index(flat)
+    assert table.column("member").to_pylist() == [index.name(i) for i in range(9)]
+    assert table.column("label").to_pylist() == table.column("class").to_pylist() == [None] * 9
+    found = np.stack(table.column("embedding").to_numpy())
+    assert found.dtype == np.float16
+    whole = expected(run, flat)
+    np.testing.assert_allclose(found, whole / np.linalg.norm(whole, axis=1, keepdims=True), atol=1e-3)
+    assert json.loads(table.schema.metadata[b"barlow"])["dtype"] == "float16"
+
+
+def test_numbers_that_do_not_fit_are_refused(
+    run: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = writing.network
+    monkeypatch.setattr(writing, "network", lambda *a: lambda x: good(*a)(x) + 1e6)
+    with pytest.raises(ValueError, match="too large for float16: --dtype float32, or --normalise"):
+        embed(run, pictures, tmp_path / "e.npy", dtype="float16", quiet=True)

@@ -1,0 +1,232 @@
+"""`barlow eval` as a command: its flags, several ranks, several seeds, and what a reader finds of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import tiny_run
+from barlow.config import Config
+from barlow.distributed import World
+from barlow.evaluate import evaluate, result
+from barlow.evaluate.protocols import PROTOCOLS
+from barlow.model import build_model, weights
+from barlow.report import record, results
+from commands import barlow_here
+from conftest import one_core
+from processes import run
+
+FROZEN = ("knn", "linear", "linear-sweep", "voc07-svm", "few-shot", "retrieval")
+Capture = pytest.CaptureFixture[str]
+
+
+def quick() -> Config:
+    config = tiny_run.tiny_config(width=4)
+    settings = dataclasses.replace(
+        config.evaluate,
+        linear_epochs=2,
+        sweep_lrs=(0.1, 1.0, 10.0),
+        svm_costs=(1.0, 10.0),
+        few_shot_episodes=6,
+        batch_size=7,  # so that the last batch is short, and shorter on one of the ranks
+    )
+    return dataclasses.replace(config, evaluate=settings)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("eval")
+    tiny_run.write_pictures(folder / "train", per_class=11, seed=1)
+    tiny_run.write_pictures(folder / "held-out", per_class=7, seed=2)
+    content = weights.encode(build_model(quick().model, 5).backbone.state_dict(), quick().model, quick())
+    (folder / "w.safetensors").write_bytes(content)
+    return folder
+
+
+def measured(world: World | None, place: str, cache: str, out: str) -> dict[str, Any]:
+    warnings.simplefilter("default")
+    found = evaluate(
+        Path(place) / "w.safetensors", place, protocols=FROZEN, seeds=2, device="cpu", quiet=True,
+        cache=cache, cache_gib=1, out=out,
+    )  # fmt: skip
+    return {key: value for key, value in found.items() if key not in ("seconds", "processes")}
+
+
+@pytest.fixture(scope="module")
+def alone(place: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A folder with features and eval.json of one process, and what `evaluate` gave."""
+    folder = tmp_path_factory.mktemp("alone")
+    with one_core():
+        return folder, measured(None, str(place), str(folder / "features"), str(folder / "eval.json"))
+
+
+def test_two_processes_give_what_one_gives_bit_for_bit(
+    place: Path, alone: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    """Every number of every protocol: features to the bit, since a row's don't depend on its batch here."""
+    folder, alone_found = alone
+    shared = run(measured, 2, str(place), str(tmp_path / "features"), str(tmp_path / "two.json"))
+    assert shared[0] == shared[1] == alone_found
+    written = json.loads((tmp_path / "two.json").read_text())
+    assert written["processes"] == 2
+    assert {key: written[key] for key in alone_found} == alone_found
+    ours, theirs = (
+        {entry.name: (entry / "features.f32").read_bytes() for entry in (place / "features").iterdir()}
+        for place in (folder, tmp_path)
+    )
+    assert ours == theirs
+
+
+def test_what_is_random_has_a_spread_and_what_is_not_has_none(alone: tuple[Path, dict[str, Any]]) -> None:
+    folder, found = alone
+    few = found["few-shot"]
+    values = [seed["centroid_1_shot"] for seed in few["seeds"]]
+    assert len(values) == 2
+    assert values[0] != values[1]
+    assert few["centroid_1_shot"] == round(sum(values) / 2, 2)
+    assert few["std"]["centroid_1_shot"] == round(abs(values[0] - values[1]) / 2**0.5, 2)
+    assert set(found["linear"]["std"]) == {"top1", "top5"}
+    assert "std" not in found["knn"]
+    assert {k: v for k, v in result.read(folder / "eval.json").items() if k in found} == found
+
+
+def test_flags_change_what_the_weights_say(place: Path, tmp_path: Path, capfd: Capture) -> None:
+    out = tmp_path / "e.json"
+    found = barlow_here(
+        capfd, "eval", place / "w.safetensors", place, "--protocols", "few-shot", "knn", "--seeds", 3,
+        "--evaluate.few-shot-shots", 2, "--evaluate.knn-k", 3, "--data.eval-resize", 20,
+        "--precision", "bf16", "--no-baselines", "--cache-gib", 0, "--out", out,
+    )  # fmt: skip
+    assert found.code == 0, found.err
+    told = json.loads(out.read_text())
+    assert told["protocol"]["knn"]["k"] == 3
+    assert told["protocol"]["few-shot"]["shots"] == [2]
+    assert told["protocol"]["few-shot"]["episodes"] == 6  # the weights' own
+    assert told["protocol"]["precision"] == "bfloat16"
+    assert told["protocol"]["test_view"].startswith("shorter side to 20 px")
+    assert "linear" not in told
+    assert "untrained" not in told
+    few = told["few-shot"]
+    assert [set(seed) >= {"centroid_2_shot", "logistic_2_shot"} for seed in few["seeds"]] == [True] * 3
+    assert re.search(
+        rf"few-shot centroid 2 shot\W+{few['centroid_2_shot']:.2f} ± {few['std']['centroid_2_shot']:.2f}",
+        found.out,
+    )
+    assert "Mean ± standard deviation of 3 seeds" in found.out
+    assert "views: 16 px after a resize to 20 px instead of 224 px after 256 px" in found.out
+    assert not (place / "w.features").exists()
+
+
+def test_help_shows_the_values_of_the_weights_and_every_protocol(place: Path, capfd: Capture) -> None:
+    shown = barlow_here(capfd, "eval", place / "w.safetensors", place, "--help")
+    assert shown.code == 0
+    words = " ".join(re.sub(r"[│\s]+", " ", shown.out).split())
+    assert re.search(r"--evaluate\.few-shot-episodes INT .{,60}\(default: 6\)", words)
+    assert re.search(r"--data\.image-size INT .{,60}\(default: 16\)", words)
+    for name in PROTOCOLS:
+        assert name in words
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--protocols", "svm"), "there is no protocol 'svm', only knn, linear, linear-sweep, voc07-svm"),
+        (("--protocols", "knn", "knn"), "must be different ones"),
+        (("--seeds", "0"), "--seeds must lie between 1 and 1000, not 0"),
+        (("--cache-gib", "-1"), "--cache-gib must lie in"),
+        (("--data.prefetch", "9"), "--data.prefetch has no part in barlow eval"),
+        (("--evaluate.sweep-held-out", "1"), "--evaluate.sweep-held-out must lie in (0, 1), not 1"),
+        (("--evaluate.svm-costs",), "--evaluate.svm-costs"),
+    ],
+)
+def test_what_cannot_be_meant_is_one_line(
+    place: Path, capfd: Capture, flags: tuple[str, ...], message: str
+) -> None:
+    before = sorted(place.iterdir())
+    found = barlow_here(capfd, "eval", place / "w.safetensors", place, *flags)
+    assert found.code == 2, found.out
+    assert message in found.err
+    assert "Traceback" not in found.err
+    assert sorted(place.iterdir()) == before
+
+
+def test_ranks_are_started_and_give_the_same(
+    place: Path, alone: tuple[Path, dict[str, Any]], tmp_path: Path, capfd: Capture
+) -> None:
+    words = ("eval", place / "w.safetensors", place, "--protocols", "knn", "retrieval", "--no-baselines")
+    found = barlow_here(capfd, *words, "--nproc", 2, "--cache-gib", 0, "--out", tmp_path / "e.json")
+    assert found.code == 0, found.err
+    written = json.loads((tmp_path / "e.json").read_text())
+    assert written["processes"] == 2
+    for name in ("knn", "retrieval", "label_free"):
+        assert written[name] == alone[1][name]
+    assert found.out.count("wrote") == 1
+
+
+def test_a_missing_library_is_one_line(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from barlow.evaluate import extra
+
+    monkeypatch.setattr(extra, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"few-shot needs sklearn: pip install 'barlow\[eval\]'"):
+        evaluate(
+            place / "w.safetensors", place, protocols=["few-shot"], quiet=True, device="cpu", baselines=False
+        )
+
+
+# The report
+
+
+def test_the_report_has_every_score_with_its_spread(
+    reported_run: Path, alone: tuple[Path, dict[str, Any]]
+) -> None:
+    _, found = alone
+    page = results.section_of(found)
+    for name, metric, words in (
+        ("linear-sweep", "top1", "linear sweep top-1"),
+        ("voc07-svm", "map_11_point", "VOC07 SVM mAP, 11-point"),
+        ("few-shot", "centroid_5_shot", "few-shot centroid 5 shot"),
+    ):
+        row = re.search(rf"<tr><th scope=row>{words}</th>(.*?)</tr>", page)
+        assert row is not None, words
+        values = [
+            (r[name][metric], r[name]["std"][metric])
+            for r in (found, found["untrained"], found["raw_pixels"])
+        ]
+        shown = re.findall(r">([\d.]+)</span> <span class=\"spread\">&plusmn; ([\d.]+)<", row[1])
+        assert [(float(a), float(b)) for a, b in shown] == values
+    assert "standard deviation of 2 seeds" in page
+    assert "retrieval recall@5" in page
+    # Beside a run that was evaluated by two protocols only.
+    old = record.read(reported_run)
+    new = dataclasses.replace(old, evaluation=found, name="new")
+    both = results.comparison([old, new])
+    assert both.count("<th scope=col>few-shot centroid 1 shot</th>") == 1
+    assert both.count("&ndash;") >= 8
+
+
+# On a GPU
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_gives_what_the_cpu_gives_to_rounding(
+    place: Path, alone: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    _, on_cpu = alone
+    for precision, share in (("fp32", 0.05), ("bf16", 0.15)):
+        config = dataclasses.replace(quick(), train=dataclasses.replace(quick().train, precision=precision))
+        found = evaluate(
+            place / "w.safetensors", place, protocols=FROZEN, seeds=2, device="cuda", quiet=True,
+            config=config, out=tmp_path / "gpu.json",
+        )  # fmt: skip
+        assert found["device"] == torch.cuda.get_device_name()
+        for name, metric in (("knn", "top1"), ("retrieval", "map"), ("voc07-svm", "map_area")):
+            assert found[name][metric] == pytest.approx(on_cpu[name][metric], abs=100 * share)
+        rank = found["label_free"]["effective_rank"]
+        assert rank == pytest.approx(on_cpu["label_free"]["effective_rank"], rel=share)
