@@ -23,6 +23,8 @@ COMMANDS = (
     "eval",
     "detect",
     "export",
+    "embed",
+    "reproduce",
     "report",
     "runs",
     "import",
@@ -72,6 +74,15 @@ def test_no_command_prints_the_help_and_is_no_success(capfd: Capture) -> None:
     assert (result.code, result.err) == (2, "")
     assert "usage: barlow" in result.out
     assert "barlow --version" in result.out
+
+
+def test_help_may_be_cut_off() -> None:
+    with start("train", "--help") as process:
+        assert process.stdout is not None
+        process.stdout.close()  # as `head` does when it has its lines
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+        assert process.wait() == 0
 
 
 def test_version(capfd: Capture) -> None:

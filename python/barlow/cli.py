@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import os
 import signal
 import sys
 import warnings
@@ -212,6 +213,9 @@ def _choose(
                 description=description,
                 args=arguments or ["--help"],
             )
+    except BrokenPipeError:  # `--help | head`: whoever read has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(0) from None
     except SystemExit as stop:
         if stop.code:
             raise ValueError(unboxed(errors.getvalue())) from None
