@@ -291,8 +291,8 @@ def test_a_lane_that_dies_or_hangs_says_so(images: Images, monkeypatch: pytest.M
         lane._process.kill()
         with pytest.raises(Failed, match="ended by SIGKILL"):
             lane.round(1)
-    monkeypatch.setattr("barlow.bench.lanes.START_LIMIT_S", 0.05)
-    with Lane(_job(images, "decode")) as lane, pytest.raises(Failed, match=r"no answer within 0.05 s"):
+    monkeypatch.setattr("barlow.bench.lanes.START_LIMIT_S", 0.0)
+    with Lane(_job(images, "decode")) as lane, pytest.raises(Failed, match="no answer within 0 s"):
         lane.start()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,10 @@ def test_what_is_in_the_box(run: Path, box: Path, images: Path) -> None:
     order = Order(48, 8, seed=config.train.seed)
     assert state["ids"] == order.batch(0, 2).tolist()
     assert (state["loader"], state["seed"], state["world_size"]) == ({"epoch": 0, "step": 2}, 0, 1)
-    assert from_json(json.dumps(state["config"])) == config
+    # What `auto` is for the backbone; the run's own config leaves that open where it cannot change.
+    assert from_json(json.dumps(state["config"])) == replace(
+        config, optim=replace(config.optim, optimizer="lars")
+    )
     assert state["found_loss"] == state["trace"]["loss"] == "nan"
     assert [line["step"] for line in state["metrics"]] == [1, 2]
     assert state["index_digest"] == open_index(images).digest()
