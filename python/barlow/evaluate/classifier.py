@@ -112,6 +112,14 @@ def train_classifier(
         backbone.train(was_training)
 
 
+def left_out(num_images: int, batch_size: int) -> int:
+    """How many of an epoch's images make up a last batch that is too short to train on; 0 if none is."""
+    # The rate is a whole batch's: a step of a few images by it undoes more than they can teach. And where the
+    # bound depends on the number of ranks, so do the numbers.
+    rest = num_images % batch_size
+    return rest if num_images > batch_size and rest < max(batch_size // 8, world_size()) else 0
+
+
 def trainable(backbone: nn.Module, batch_norm: BatchNorm) -> nn.Module:
     """A copy of the backbone whose every parameter is trained and whose batch norm does as asked.
 
@@ -260,9 +268,7 @@ class _Images:
         """One epoch: images float32 [b, 3, H, W], labels int64 [b], images of the whole batch."""
         for batch in self._training:
             num_images = min(self._batch_size, len(self._parts.train) - batch.step * self._batch_size)
-            # The rate is a whole batch's: a step of a few images by it undoes more than they can teach. And
-            # where the bound depends on the number of ranks, so do the numbers.
-            if batch.step == 0 or num_images >= max(self._batch_size // 8, world_size()):
+            if num_images != left_out(len(self._parts.train), self._batch_size):
                 yield (*self._to_device(batch.views[0], self._parts.train_labels_N[batch.ids]), num_images)
 
     def testing(self) -> Iterator[tuple[Tensor, Tensor]]:
