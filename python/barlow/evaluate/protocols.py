@@ -59,7 +59,7 @@ def _trained(name: str, title: str, source: str) -> Protocol:
 PROTOCOLS: dict[str, Protocol] = {
     "knn": Protocol(
         title="kNN",
-        source="Wu et al., CVPR 2018, section 3.4",
+        source="Wu et al., CVPR 2018, section 3.4; k of facebookresearch/dino, eval_knn.py",
         run=knn.run,
         settings=knn.settings,
         deviations=knn.deviations,
