@@ -96,8 +96,7 @@ def train_classifier(
     evenly, fewer training images than it takes.
     """
     num_ranks = world_size()
-    if recipe.batch_size % num_ranks or recipe.batch_size < 2:
-        raise ValueError(f"batches of {recipe.batch_size} images can't be shared by {num_ranks} processes")
+    check_shares(recipe.batch_size)
     if len(parts.train) < max(2, num_ranks):
         raise ValueError(f"{len(parts.train)} training images are too few for {num_ranks} processes")
     head = Head(backbone.num_features, len(parts.class_names), norm=recipe.head_norm, seed=seed)  # pyright: ignore[reportArgumentType]
@@ -110,6 +109,12 @@ def train_classifier(
             return _Training(model, recipe, images, device, dtype).run(progress), model.eval()
     finally:
         backbone.train(was_training)
+
+
+def check_shares(batch_size: int) -> None:
+    """`ValueError` if the ranks can't share a batch evenly, or it is too small for batch norm."""
+    if batch_size % world_size() or batch_size < 2:
+        raise ValueError(f"batches of {batch_size} images can't be shared by {world_size()} processes")
 
 
 def left_out(num_images: int, batch_size: int) -> int:

@@ -15,9 +15,9 @@ import torch
 from barlow.config import Config
 from barlow.distributed import world_size
 from barlow.evaluate import accuracy, labelled, recipes
-from barlow.evaluate.classifier import left_out, train_classifier
+from barlow.evaluate.classifier import check_shares, left_out, train_classifier
 from barlow.evaluate.job import Job, Json, Row
-from barlow.evaluate.partition import Partition
+from barlow.evaluate.partition import Partition, Parts
 from barlow.evaluate.recipes import Recipe
 from barlow.model.precision import training_dtype
 
@@ -53,6 +53,14 @@ class Tuning:
             "labelled_images": len(parts.train),
             "notes": self._notes(job.config, recipe, len(parts.train)),
         }
+
+    def check(self, parts: Parts, config: Config) -> None:
+        """`ValueError`, `OSError` for a list of images and for batches that can't be used."""
+        if not isinstance(parts, Partition):
+            return
+        if self._list(config):
+            self.labelled(parts, config, 0)
+        check_shares(self.recipe(config).batch_size)
 
     def labelled(self, parts: Partition, config: Config, seed: int) -> Partition:
         """The training images whose labels the protocol may use."""
