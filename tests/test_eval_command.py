@@ -144,6 +144,8 @@ def test_help_shows_the_values_of_the_weights_and_every_protocol(place: Path, ca
         (("--data.prefetch", "9"), "--data.prefetch has no part in barlow eval"),
         (("--evaluate.sweep-held-out", "1"), "--evaluate.sweep-held-out must lie in (0, 1), not 1"),
         (("--evaluate.svm-costs",), "--evaluate.svm-costs"),
+        (("--protocols", "knn", "semi-1", "--evaluate.semi-1-list", "no.txt"), "no.txt: No such file"),
+        (("--protocols", "knn", "finetune", "--evaluate.recipe-batch-size", "1"), "batches of 1 images"),
     ],
 )
 def test_what_cannot_be_meant_is_one_line(

@@ -146,6 +146,16 @@ def test_a_run_that_this_version_cannot_read_is_left_out(tmp_path: Path) -> None
     assert (found, config) == (model, None)
 
 
+def test_weights_are_not_exported_onto_themselves(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", ModelConfig(backbone="resnet10", width=4, projector=(8,)))
+    for target in (run, run / "checkpoints" / "step-00000001" / "model.safetensors"):
+        file = weights.weights_file(target)
+        before = file.read_bytes()
+        with pytest.raises(ValueError, match="is what is to be exported: choose another OUT"):
+            export(target, file, "safetensors")
+        assert file.read_bytes() == before
+
+
 def test_weights_without_a_run_are_checked_on_noise(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", ModelConfig(backbone="resnet10", projector=(8,)))
     first = export(run, tmp_path / "first.safetensors", "safetensors")

@@ -303,9 +303,10 @@ def test_the_defaults_are_the_published_ones_and_every_other_value_is_told(name:
 
 
 def test_a_changed_setting_is_told_by_every_protocol_that_reads_it() -> None:
-    changed = dataclasses.replace(Config(), evaluate=QUICK)
+    changed = dataclasses.replace(Config(), evaluate=dataclasses.replace(QUICK, knn_k=200))
     told = [line for name in PROTOCOLS for line in PROTOCOLS[name].deviations(changed)]
     for words in (
+        "kNN: neighbours 200 instead of 20",
         "linear probe: epochs 4 instead of 100",
         "linear sweep: learning rates 0.3, 0.001, 3 instead of 0.003, 0.01",
         "VOC07 SVM: costs 0.01, 1, 10 instead of 0.01, 0.1, 1",

@@ -13,8 +13,9 @@ from sklearn.model_selection import StratifiedShuffleSplit
 import tiny_run
 from barlow.config import Config
 from barlow.data import pack
-from barlow.evaluate import evaluate, labelled, partition
+from barlow.evaluate import classifier, evaluate, labelled, partition, recipes
 from barlow.evaluate.protocols import PROTOCOLS
+from barlow.evaluate.tuning import Tuning
 from barlow.model import build_model, weights
 
 PER_CLASS = {"amber": 30, "blue": 17, "cyan": 8}
@@ -189,9 +190,19 @@ def test_settings_and_deviations_are_told(result: dict) -> None:
     told = "\n".join(protocol["deviations"])
     assert "semi-10: labelled images drawn from each class, not those of SimCLR's list" in told
     assert "finetune: epochs 2 instead of 20" in told
+    assert "places205: on the features that the backbone ends in, not on VISSL's 6 x 6" in told
+    assert "short batch" not in told  # 7 of 16
     assert "finetune: images per step 16 instead of 256" in told
     assert "finetune: learning rate of the backbone 0.001 instead of 0.002" in told
     assert "places205: learning rate of the classifier 0.005 instead of 0.01" in told
+
+
+def test_a_short_last_batch_is_left_out_and_told() -> None:
+    """Of SimCLR's lists of 12,811 and 128,116 images, and of iNaturalist-18."""
+    assert [classifier.left_out(n, 256) for n in (12_811, 128_116, 437_513)] == [11, 0, 9]
+    assert [classifier.left_out(n, 16) for n in (1, 16, 17, 18, 32, 33)] == [0, 0, 1, 0, 0, 1]
+    told = Tuning("inat18")._notes(Config(), recipes.recipe_of("inat18"), 437_513)
+    assert told[0] == "inat18: the last 9 images of each epoch, a short batch, are left out"
 
 
 def test_a_list_and_a_source_are_settings() -> None:

@@ -96,8 +96,7 @@ def train_classifier(
     evenly, fewer training images than it takes.
     """
     num_ranks = world_size()
-    if recipe.batch_size % num_ranks or recipe.batch_size < 2:
-        raise ValueError(f"batches of {recipe.batch_size} images can't be shared by {num_ranks} processes")
+    check_shares(recipe.batch_size)
     if len(parts.train) < max(2, num_ranks):
         raise ValueError(f"{len(parts.train)} training images are too few for {num_ranks} processes")
     head = Head(backbone.num_features, len(parts.class_names), norm=recipe.head_norm, seed=seed)  # pyright: ignore[reportArgumentType]
@@ -110,6 +109,20 @@ def train_classifier(
             return _Training(model, recipe, images, device, dtype).run(progress), model.eval()
     finally:
         backbone.train(was_training)
+
+
+def check_shares(batch_size: int) -> None:
+    """`ValueError` if the ranks can't share a batch evenly, or it is too small for batch norm."""
+    if batch_size % world_size() or batch_size < 2:
+        raise ValueError(f"batches of {batch_size} images can't be shared by {world_size()} processes")
+
+
+def left_out(num_images: int, batch_size: int) -> int:
+    """How many of an epoch's images make up a last batch that is too short to train on; 0 if none is."""
+    # The rate is a whole batch's: a step of a few images by it undoes more than they can teach. And where the
+    # bound depends on the number of ranks, so do the numbers.
+    rest = num_images % batch_size
+    return rest if num_images > batch_size and rest < max(batch_size // 8, world_size()) else 0
 
 
 def trainable(backbone: nn.Module, batch_norm: BatchNorm) -> nn.Module:
@@ -260,9 +273,7 @@ class _Images:
         """One epoch: images float32 [b, 3, H, W], labels int64 [b], images of the whole batch."""
         for batch in self._training:
             num_images = min(self._batch_size, len(self._parts.train) - batch.step * self._batch_size)
-            # The rate is a whole batch's: a step of a few images by it undoes more than they can teach. And
-            # where the bound depends on the number of ranks, so do the numbers.
-            if batch.step == 0 or num_images >= max(self._batch_size // 8, world_size()):
+            if num_images != left_out(len(self._parts.train), self._batch_size):
                 yield (*self._to_device(batch.views[0], self._parts.train_labels_N[batch.ids]), num_images)
 
     def testing(self) -> Iterator[tuple[Tensor, Tensor]]:

@@ -38,7 +38,7 @@ def protocol(
         "baselines": None
         if baseline_factors is None or not labelled
         else {
-            "untrained": "the weights and batch-norm statistics that the run began with",
+            "untrained": "as the seed draws it: what the run began with, unless that was other weights",
             "learning_rate_factors": list(baseline_factors),
             "note": "the best of these rates on the test images counts, in the baselines' favour",
         },

@@ -73,6 +73,8 @@ def evaluate(
     validate_ranges(config)
     parts = partition.load(data, None if held_out is None else Path(held_out))
     names = _suitable(protocols, parts)
+    for name in names if not isinstance(parts, Index) else ():
+        PROTOCOLS[name].check(parts, config)
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     backbone = backbone.to(where)
     digest = features.digest(backbone)

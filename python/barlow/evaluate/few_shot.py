@@ -21,7 +21,6 @@ from torch.nn import functional
 
 from barlow.config import Config
 from barlow.evaluate import accuracy, published, sharing
-from barlow.evaluate.extra import needs
 from barlow.evaluate.job import Job, Json, Row
 
 _MAX_ITER = 1000
@@ -34,7 +33,6 @@ def run(job: Job, row: Row, seed: int) -> Json:
 
     Support and queries are different test images; episodes are a function of `seed`. The ranks share them.
     """
-    needs("sklearn", "few-shot")
     settings = job.config.evaluate
     features_MF = functional.normalize(job.features(row, "test"), dim=1).double().numpy()
     by_class = _by_class(job.labelled.test_labels_M.numpy(), job.num_classes)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from barlow.config import Config
-from barlow.evaluate import accuracy, sharing
+from barlow.evaluate import accuracy, published, sharing
 from barlow.evaluate.job import Job, Json, Row
 
 _BLOCK_BYTES = 256 << 20
@@ -132,5 +132,5 @@ def settings(config: Config) -> Json:
 
 
 def deviations(config: Config) -> list[str]:
-    """None: neither k nor the temperature was ever settled; both are in the settings."""
-    return []
+    """From Wu et al.'s temperature and DINO's k."""
+    return published.differences(config, "kNN", (("knn_k", "neighbours"), ("knn_temperature", "temperature")))

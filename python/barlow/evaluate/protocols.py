@@ -10,7 +10,9 @@ from dataclasses import dataclass
 
 from barlow.config import Config
 from barlow.evaluate import few_shot, knn, linear, retrieval, svm, sweep
+from barlow.evaluate.extra import needs
 from barlow.evaluate.job import Job, Json, Row
+from barlow.evaluate.partition import Parts
 from barlow.evaluate.tuning import Tuning
 
 DEFAULT = ("knn", "linear")
@@ -37,6 +39,8 @@ class Protocol:
     """Where the settings leave the published ones, in words."""
     metrics: tuple[str, ...] = ("top1", "top5")
     """Those of `run` that have a mean and a deviation over seeds, as patterns of shells ("recall_at_*")."""
+    check: Callable[[Parts, Config], object] = lambda parts, config: None
+    """Called before anything is computed: `ValueError`, `OSError` for what would fail hours later."""
     random: bool = True
     """Whether a seed changes anything; otherwise it runs once however many are asked for."""
     multi_label: bool = False
@@ -52,14 +56,20 @@ _TRANSFER = "the paper, table 3 and its appendix (PIRL's settings)"
 def _trained(name: str, title: str, source: str) -> Protocol:
     protocol = Tuning(name)
     return Protocol(
-        title, source, protocol.run, protocol.settings, protocol.deviations, rows=("trained", "untrained")
+        title,
+        source,
+        protocol.run,
+        protocol.settings,
+        protocol.deviations,
+        check=protocol.check,
+        rows=("trained", "untrained"),
     )
 
 
 PROTOCOLS: dict[str, Protocol] = {
     "knn": Protocol(
         title="kNN",
-        source="Wu et al., CVPR 2018, section 3.4",
+        source="Wu et al., CVPR 2018, section 3.4; k of facebookresearch/dino, eval_knn.py",
         run=knn.run,
         settings=knn.settings,
         deviations=knn.deviations,
@@ -86,6 +96,7 @@ PROTOCOLS: dict[str, Protocol] = {
         run=svm.run,
         settings=svm.settings,
         deviations=svm.deviations,
+        check=lambda parts, config: needs("sklearn", "voc07-svm"),
         metrics=("map_11_point", "map_area"),
         multi_label=True,
     ),
@@ -95,6 +106,7 @@ PROTOCOLS: dict[str, Protocol] = {
         run=few_shot.run,
         settings=few_shot.settings,
         deviations=few_shot.deviations,
+        check=lambda parts, config: needs("sklearn", "few-shot"),
         metrics=("centroid_*_shot", "logistic_*_shot"),
     ),
     "retrieval": Protocol(

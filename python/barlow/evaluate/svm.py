@@ -18,7 +18,6 @@ from torch import Tensor
 
 from barlow.config import Config
 from barlow.evaluate import accuracy, published, sharing
-from barlow.evaluate.extra import needs
 from barlow.evaluate.job import Job, Json, Row
 from barlow.evaluate.precision_recall import average_precisions
 from barlow.evaluate.voc import MultiLabel
@@ -37,7 +36,6 @@ def run(job: Job, row: Row, seed: int) -> Json:
 
     The ranks share the classes. `seed` is that of the solver's coordinate order; the folds are consecutive.
     """
-    needs("sklearn", "voc07-svm")
     train_NF, test_MF = (_normalised(job.features(row, part)) for part in ("train", "test"))
     train_NC, test_MC = _targets(job)
     names = job.classes

@@ -77,7 +77,7 @@ def settings(config: Config) -> Json:
 
 def deviations(config: Config) -> list[str]:
     """Of its own settings; that it is no official protocol is said in docs/evaluation.md."""
-    return published.differences(
+    told = published.differences(
         config,
         "linear sweep",
         (
@@ -88,3 +88,6 @@ def deviations(config: Config) -> list[str]:
             ("linear_weight_decay", "weight decay"),
         ),
     )
+    if config.evaluate.linear_standardize:
+        told.append("linear sweep: every feature is standardised by the training images")
+    return told

@@ -15,9 +15,9 @@ import torch
 from barlow.config import Config
 from barlow.distributed import world_size
 from barlow.evaluate import accuracy, labelled, recipes
-from barlow.evaluate.classifier import train_classifier
+from barlow.evaluate.classifier import check_shares, left_out, train_classifier
 from barlow.evaluate.job import Job, Json, Row
-from barlow.evaluate.partition import Partition
+from barlow.evaluate.partition import Partition, Parts
 from barlow.evaluate.recipes import Recipe
 from barlow.model.precision import training_dtype
 
@@ -51,8 +51,16 @@ class Tuning:
             "best_epoch": result.best_epoch,
             "train_loss": round(result.train_loss, 4) if math.isfinite(result.train_loss) else None,
             "labelled_images": len(parts.train),
-            "notes": self._notes(job.config),
+            "notes": self._notes(job.config, recipe, len(parts.train)),
         }
+
+    def check(self, parts: Parts, config: Config) -> None:
+        """`ValueError`, `OSError` for a list of images and for batches that can't be used."""
+        if not isinstance(parts, Partition):
+            return
+        if self._list(config):
+            self.labelled(parts, config, 0)
+        check_shares(self.recipe(config).batch_size)
 
     def labelled(self, parts: Partition, config: Config, seed: int) -> Partition:
         """The training images whose labels the protocol may use."""
@@ -102,10 +110,18 @@ class Tuning:
             )
         return told
 
-    def _notes(self, config: Config) -> list[str]:
-        if self.name not in recipes.LABELLED_SHARE or self._list(config):
-            return []
-        return [f"{self.name}: labelled images drawn from each class, not those of SimCLR's list"]
+    def _notes(self, config: Config, recipe: Recipe, num_images: int) -> list[str]:
+        told = []
+        if self.name in recipes.LABELLED_SHARE and not self._list(config):
+            told.append(f"{self.name}: labelled images drawn from each class, not those of SimCLR's list")
+        if short := left_out(num_images, recipe.batch_size):
+            told.append(f"{self.name}: the last {short} images of each epoch, a short batch, are left out")
+        if recipe.lr_backbone == 0:
+            told.append(
+                f"{self.name}: on the features that the backbone ends in, not on VISSL's 6 x 6 average pool "
+                "of the last stage; the paper doesn't say which"
+            )
+        return told
 
     def _dtype(self, job: Job, row: Row, recipe: Recipe) -> torch.dtype:
         """That of the features, but for a backbone in training where it would give wrong gradients."""

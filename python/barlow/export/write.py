@@ -75,6 +75,8 @@ def export(
     data = described(model, run).data
     file = out if out.suffix == form.suffix else out / f"{model.backbone.removeprefix(TIMM)}{form.suffix}"
     card = file.with_name(f"{file.stem}.md")
+    if file.exists() and file.samefile(weights.weights_file(target)):
+        raise ValueError(f"{file} is what is to be exported: choose another OUT")
     content = form.encode(Source(backbone, model, run, data.image_size))
     # Before the first write: no weights without their card.
     about = f"{len(content) / 1e6:.1f} MB, {backbone.num_features} features per image. {form.promise}"

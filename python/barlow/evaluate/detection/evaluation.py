@@ -166,7 +166,7 @@ def _deviations(
         if ours != theirs:
             told.append(f"{words} {ours:g} instead of {theirs:g}")
     if (recipe.sizes, recipe.max_size) != (VOC.sizes, VOC.max_size):
-        told.append(f"shorter sides of {recipe.sizes[0]} to {recipe.sizes[-1]} px instead of 480 to 800")
+        told.append(f"shorter sides of {', '.join(map(str, recipe.sizes))} px instead of 480, 512, ..., 800")
     if freeze_at:
         told.append(f"the first {freeze_at} of stem and stages do not train")
     if precision != "fp32":
