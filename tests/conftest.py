@@ -42,6 +42,10 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # else extensions complain at the end that their objects were never freed
+
+
 @contextlib.contextmanager
 def one_core() -> Iterator[None]:
     """Tiny operations on several threads wait for each other, which takes minutes on a busy machine."""

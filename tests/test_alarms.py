@@ -217,7 +217,12 @@ THRESHOLDS: list[tuple[str, Lines, Lines]] = [
     ("constant_output", sequence(spread=[0.009]), sequence(spread=[0.011])),
     ("collapsing", sequence(rank_me=[20.0] + [5.9] * 3), sequence(rank_me=[20.0] + [6.1] * 3)),
     ("collapsing", sequence(rank_me=[20.0, 5, 5]), sequence(rank_me=[20.0, 5])),
-    ("collapsing", sequence(rank_me=[1.4] * 3), sequence(rank_me=[1.6] * 3)),
+    ("collapsing", sequence(rank_me=[1.5] * 3), sequence(rank_me=[1.6] * 3)),  # 5 % of 32
+    (  # from the peak of the learning rate on
+        "collapsing",
+        sequence(rank_me=[90.0, 20, 20] + [5.9] * 3, lr_weights=[0.1, 0.2] + [0.1] * 4),
+        sequence(rank_me=[90.0, 20, 20] + [6.1] * 3, lr_weights=[0.1, 0.2] + [0.1] * 4),
+    ),
     ("dead_dimensions", sequence(dead_dimensions=[1, 1]), sequence(dead_dimensions=[0, 1])),
     ("no_gradient", sequence(grad_norm=[0.0]), sequence(grad_norm=[1e-8])),
     ("learning_rate_too_high", sequence(update_ratio=[0.51]), sequence(update_ratio=[0.49])),

@@ -107,13 +107,21 @@ def _constant_output(lines: Sequence[Line], facts: Facts) -> str | None:
 
 
 def _collapsing(lines: Sequence[Line], facts: Facts) -> str | None:
-    ranks, possible = _values(lines, "rank_me"), min(facts.num_samples - 1, facts.num_dims)
+    possible = min(facts.num_samples - 1, facts.num_dims)
+    # A network that has learned nothing spreads noise over all directions; giving those up is no collapse.
+    ranks = _values(_after_warmup(lines), "rank_me")
     if _constant_output(lines, facts) or len(ranks) < 3 or possible < 4:
         return None
     latest, highest = statistics.median(ranks[-3:]), max(ranks[:-2])
-    if latest >= max(1.5, 0.3 * highest):
+    if latest >= max(1.5, 0.3 * highest, 0.05 * possible):
         return None
-    return f"RankMe has gone from {highest:.1f} to {latest:.1f} directions"
+    return f"RankMe has gone from {highest:.1f} to {latest:.1f} of {possible} directions"
+
+
+def _after_warmup(lines: Sequence[Line]) -> Sequence[Line]:
+    """From the first of the lines with the highest learning rate on."""
+    rates = [line.get("lr_weights", 0.0) for line in lines]
+    return lines[rates.index(max(rates)) :]
 
 
 def _dead_dimensions(lines: Sequence[Line], facts: Facts) -> str | None:
