@@ -326,7 +326,7 @@ def test_the_command_trains_tests_and_tells(
     told = "\n".join(result["deviations"])
     for words in (
         "steps 2 instead of 24000", "images per step 2 instead of 16", "learning rate 0.0125 instead of 0.1",
-        "torchvision's detector instead of detectron2's", "shorter sides of 64 to 64 px instead",
+        "torchvision's detector instead of detectron2's", "shorter sides of 64 px instead of 480",
     ):  # fmt: skip
         assert words in told
         assert words in shown.out
