@@ -42,15 +42,19 @@ def run(job: Job, row: Row, seed: int) -> Json:
     for shots in settings.few_shot_shots:
         ways, queries, note = _possible(by_class, shots, job.config)
         result["notes"] += [note] if note else []
-        episodes = draw(by_class, ways, shots, queries, settings.few_shot_episodes, seed) if ways else ()
-        with job.talk.stage(f"{row.name}: {shots}-shot episodes") as progress:
-            own, mine = [], sharing.own_items(list(episodes))
-            for done, episode in enumerate(mine, 1):
-                own.append([solve(features_MF, episode) for solve in (nearest_centroid, logistic_regression)])
-                progress(done, len(mine))
-        scores_E2 = np.array(sharing.of_all(own)).reshape(-1, 2)
-        for column, name in enumerate(("centroid", "logistic")):
-            mean, interval = mean_and_interval(scores_E2[:, column]) if ways else (None, None)
+        mean_and_ci: list[tuple[float | None, float | None]] = [(None, None)] * 2
+        if ways:
+            episodes = draw(by_class, ways, shots, queries, settings.few_shot_episodes, seed)
+            with job.talk.stage(f"{row.name}: {shots}-shot episodes") as progress:
+                own, mine = [], sharing.own_items(list(episodes))
+                for done, episode in enumerate(mine, 1):
+                    own.append(
+                        [solve(features_MF, episode) for solve in (nearest_centroid, logistic_regression)]
+                    )
+                    progress(done, len(mine))
+            scores_E2 = np.array(sharing.of_all(own)).reshape(-1, 2)
+            mean_and_ci = [mean_and_interval(scores_E) for scores_E in scores_E2.T]
+        for name, (mean, interval) in zip(("centroid", "logistic"), mean_and_ci, strict=True):
             result[f"{name}_{shots}_shot"] = accuracy.rounded(mean)
             result[f"{name}_{shots}_shot_ci95"] = accuracy.rounded(interval)
     return result
