@@ -39,6 +39,7 @@ def evaluate(
     data: str | Path,
     *,
     held_out: str | Path | None = None,
+    lists: tuple[Path, Path] | None = None,
     out: str | Path | None = None,
     baselines: bool = True,
     device: str | None = None,
@@ -53,7 +54,8 @@ def evaluate(
 
     `target` is a run folder (its newest valid checkpoint) or a weights file. `data` trains the probes
     and `held_out` tests them; without it, `data` may hold `train/` beside `held-out/`, `val/` or
-    `test/`, and otherwise a fixed fifth of every class tests. `baselines` adds the same network
+    `test/`, and otherwise a fixed fifth of every class tests. `lists` name and label the images of both parts
+    (benchmarks.py). `baselines` adds the same network
     untrained and the raw pixels. `config` replaces the run's own settings (the model is always the
     weights'). `out` defaults to `eval.json` in the run folder, or beside the weights. Accuracies
     are percent, rounded to two digits. Images without labels: the accuracies are null with the reason.
@@ -71,7 +73,7 @@ def evaluate(
     backbone, model_config, own_config = load_backbone(target)
     config = dataclasses.replace(config or described(model_config, own_config), model=model_config)
     validate_ranges(config)
-    parts = partition.load(data, None if held_out is None else Path(held_out))
+    parts = partition.load(data, None if held_out is None else Path(held_out), lists)
     names = _suitable(protocols, parts)
     for name in names if not isinstance(parts, Index) else ():
         PROTOCOLS[name].check(parts, config)
