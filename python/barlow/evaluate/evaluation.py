@@ -82,7 +82,7 @@ def evaluate(
     digest = features.digest(backbone)
     test = parts if isinstance(parts, Index) else parts.test
     agree({"weights": digest, "test images": test.digest(), "config": repr(config), "protocols": names})
-    folder = Path(cache) if cache is not None else _beside(target, "features")
+    folder = Path(cache) if cache is not None else beside(target, "features")
     kept = FeatureCache(folder, int(cache_gib * 2**30))
     talk = console.Console(quiet=quiet or rank_in() > 0)
     threads = config.data.threads or sharing.own_cores()
@@ -101,7 +101,7 @@ def evaluate(
         "seeds": seeds,
         "seconds": round(time.monotonic() - began, 1),
     }
-    destination = Path(out) if out is not None else _beside(target, "eval.json")
+    destination = Path(out) if out is not None else beside(target, "eval.json")
     text = json.dumps(result, indent=2, allow_nan=False) + "\n"
     if rank_in() == 0:
         durable.write_file(destination, text)
@@ -154,7 +154,8 @@ def _suitable(protocols: Sequence[str] | None, parts: partition.Parts) -> tuple[
     return tuple(protocols or able)
 
 
-def _beside(target: Path, name: Literal["eval.json", "features"]) -> Path:
+def beside(target: Path, name: Literal["eval.json", "features"]) -> Path:
+    """What belongs to a run or to a file of weights: RUN/eval.json, or NAME.eval.json beside the file."""
     return target / name if target.is_dir() else target.with_suffix(f".{name}")
 
 
