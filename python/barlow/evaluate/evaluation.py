@@ -70,6 +70,8 @@ def evaluate(
     began = time.monotonic()
     target, data = Path(target), Path(data)
     check_request(protocols or (), seeds, cache_gib)
+    destination = Path(out) if out is not None else beside(target, "eval.json")
+    durable.check_target(destination)
     backbone, model_config, own_config = load_backbone(target)
     config = dataclasses.replace(config or described(model_config, own_config), model=model_config)
     validate_ranges(config)
@@ -101,7 +103,6 @@ def evaluate(
         "seeds": seeds,
         "seconds": round(time.monotonic() - began, 1),
     }
-    destination = Path(out) if out is not None else beside(target, "eval.json")
     text = json.dumps(result, indent=2, allow_nan=False) + "\n"
     if rank_in() == 0:
         durable.write_file(destination, text)
