@@ -38,7 +38,7 @@ fn the_extremes_come_back() {
 #[test]
 fn bytes_that_end_early_are_errors() {
     let bytes = write(&image(&mut Random(3), 2));
-    for length in (0..bytes.len()).step_by(if cfg!(miri) { 9 } else { 1 }) {
+    for length in (0..bytes.len()).step_by(if cfg!(miri) { 101 } else { 1 }) {
         assert!(Layout::parse(&bytes[..length]).is_err(), "{length} of {} bytes", bytes.len());
     }
     let mut longer = bytes;
@@ -103,7 +103,7 @@ fn absurd_coefficients_are_not_faithful() {
     let mut image = image(&mut Random(6), 1);
     for component in &mut image.components {
         component.quant = [16; 64];
-        component.blocks.iter_mut().for_each(|block| *block = [0; 64]);
+        (component.columns, component.rows, component.blocks) = (2, 1, vec![[0; 64]; 2]);
     }
     assert!(faithful(&image));
     let set =
