@@ -159,3 +159,6 @@ fn rebuild<'a>(tools: &mut Tools, member: &'a [u8], file: &mut Vec<u8>) -> Resul
     restore::build(tools, skeleton, &layout, limit, file)?;
     Ok(member)
 }
+
+#[cfg(test)]
+mod tests;
