@@ -19,7 +19,7 @@ from barlow.evaluate import evaluate, result
 from barlow.evaluate.protocols import PROTOCOLS
 from barlow.model import build_model, weights
 from barlow.report import record, results
-from commands import barlow_here
+from commands import barlow_here, the_error
 from conftest import one_core
 from processes import run
 
@@ -157,6 +157,22 @@ def test_what_cannot_be_meant_is_one_line(
     assert message in found.err
     assert "Traceback" not in found.err
     assert sorted(place.iterdir()) == before
+
+
+def test_an_out_that_cannot_be_is_told_before_the_work(place: Path, tmp_path: Path, capfd: Capture) -> None:
+    (tmp_path / "file").touch()
+    for out, reason in (
+        (tmp_path, f"{tmp_path}: Is a directory"),
+        (tmp_path / "file" / "x" / "eval.json", f"{tmp_path}/file: Not a directory"),
+    ):
+        for command in (
+            ("eval", place / "w.safetensors", place, "--cache", tmp_path / "cache"),
+            ("detect", place / "w.safetensors", place),
+        ):
+            done = barlow_here(capfd, *command, "--out", out)
+            assert (done.code, the_error(done.err)) == (2, reason)
+            assert done.out == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_ranks_are_started_and_give_the_same(

@@ -111,6 +111,19 @@ def make_folder(path: Path) -> None:
         _flush_folder(folder.parent)
 
 
+def check_target(path: Path) -> None:
+    """`OSError` that names the place where a file can't be written, before hours of work for it begin."""
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    folder = path.parent
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+
+
 def read_json(path: Path | str) -> dict[str, Any]:
     """The object in a JSON file; `OSError`, or a `ValueError` that names the file for anything else in it."""
     try:

@@ -63,6 +63,8 @@ def detect(
     began = time.monotonic()
     if seeds < 1:
         raise ValueError(f"there must be at least 1 seed, not {seeds}")
+    destination = out or _default_out(target)
+    durable.check_target(destination)
     backbone, model_config, config = load_backbone(target)
     digest = features.digest(backbone)
     train, test = (VocImages(devkit, sets, classes) for sets in (train_sets, test_sets))
@@ -86,7 +88,6 @@ def detect(
         "seconds": round(time.monotonic() - began, 1),
     }
     text = json.dumps(result, indent=2, allow_nan=False) + "\n"
-    destination = out or _default_out(target)
     if world.rank == 0:
         durable.write_file(destination, text)
         _show(result, destination, quiet)
