@@ -35,6 +35,7 @@ mod sequential;
 mod simd;
 mod skeleton;
 mod sparse;
+mod stuffing;
 mod upsample;
 mod writing;
 
@@ -159,3 +160,6 @@ fn rebuild<'a>(tools: &mut Tools, member: &'a [u8], file: &mut Vec<u8>) -> Resul
     restore::build(tools, skeleton, &layout, limit, file)?;
     Ok(member)
 }
+
+#[cfg(test)]
+mod tests;
