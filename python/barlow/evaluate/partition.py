@@ -39,6 +39,10 @@ class Partition:
     benchmark: str = ""
     """Which one it is, if it came with that one's lists (`benchmarks.Lists.title`)."""
 
+    def digest(self) -> str:
+        """Identifies images and labels: SHA-256 in hexadecimal digits."""
+        return voc.digest_of(self.train, self.test, self.train_labels_N, self.test_labels_M)
+
 
 Parts = Partition | MultiLabel | Index
 """What images to be evaluated on can be: with one class each, with several, without any."""
