@@ -1,10 +1,10 @@
 """Packing and unpacking, plain and recoded, beside decoding alone: `python benches/packing.py [IMAGES]`
 
 Rounds of all lanes alternate, on one thread each. A lane is the whole of `barlow pack` or `barlow unpack`
-but for the start of Python: reading from and writing to the disk (of --folder), proofs, checksums, the index.
+but for the start of Python: reading from and writing to the disk (of --folder), proofs, checksums, index.
 `decode` is libjpeg-turbo's own decoder on the same JPEGs in memory, nothing made of the pixels, which packing
-does too, and more; `recode` and `restore` are the work on the bytes alone. MB are those of the original files.
-What is unpacked is compared with the source.
+does too, and more; `recode` and `restore` are the work on the bytes alone. MB are those of the original
+files. What is unpacked is compared with the source.
 """
 
 from __future__ import annotations
