@@ -34,7 +34,7 @@ def detect(
 
     With torchvision's detector and the paper's schedule (docs/detection.md, also for COCO and detectron2).
     With the defaults on several GPUs: `torchrun --nproc-per-node 8 -m barlow -- detect RUN VOCDEVKIT`.
-    There is no resuming: a command that is stopped begins anew.
+    What was interrupted goes on when the same command is typed again, from OUT.partial/ beside the result.
 
     Args:
         target: Run folder, or exported weights (safetensors), of a ResNet with the imagenet stem.

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from barlow import durable
+from barlow.evaluate.resuming import differences
 
 FEATURES = "features.npy"
 _PROGRESS = "progress.json"
@@ -107,14 +108,6 @@ class Store:
     def remove(self) -> None:
         """Removes what is left when the file is in its place."""
         shutil.rmtree(self.folder, ignore_errors=True)  # nobody takes it for anything any more
-
-
-def differences(found: object, wanted: dict[str, Any]) -> str:
-    """In which settings `found` is another than `wanted`, in words; empty if in none."""
-    if not isinstance(found, dict):
-        return "its settings can't be read"
-    names = [name for name in {**wanted, **found} if found.get(name) != wanted.get(name)]
-    return ", ".join(f"{name} is {found.get(name)} there and {wanted.get(name)} here" for name in names)
 
 
 def _header(shape: tuple[int, int], dtype: np.dtype[Any]) -> bytes:

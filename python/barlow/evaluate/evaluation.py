@@ -39,6 +39,7 @@ def evaluate(
     data: str | Path,
     *,
     held_out: str | Path | None = None,
+    lists: tuple[Path, Path] | None = None,
     out: str | Path | None = None,
     baselines: bool = True,
     device: str | None = None,
@@ -53,7 +54,8 @@ def evaluate(
 
     `target` is a run folder (its newest valid checkpoint) or a weights file. `data` trains the probes
     and `held_out` tests them; without it, `data` may hold `train/` beside `held-out/`, `val/` or
-    `test/`, and otherwise a fixed fifth of every class tests. `baselines` adds the same network
+    `test/`, and otherwise a fixed fifth of every class tests. `lists` name and label the images of both parts
+    (benchmarks.py). `baselines` adds the same network
     untrained and the raw pixels. `config` replaces the run's own settings (the model is always the
     weights'). `out` defaults to `eval.json` in the run folder, or beside the weights. Accuracies
     are percent, rounded to two digits. Images without labels: the accuracies are null with the reason.
@@ -68,10 +70,12 @@ def evaluate(
     began = time.monotonic()
     target, data = Path(target), Path(data)
     check_request(protocols or (), seeds, cache_gib)
+    destination = Path(out) if out is not None else beside(target, "eval.json")
+    durable.check_target(destination)
     backbone, model_config, own_config = load_backbone(target)
     config = dataclasses.replace(config or described(model_config, own_config), model=model_config)
     validate_ranges(config)
-    parts = partition.load(data, None if held_out is None else Path(held_out))
+    parts = partition.load(data, None if held_out is None else Path(held_out), lists)
     names = _suitable(protocols, parts)
     for name in names if not isinstance(parts, Index) else ():
         PROTOCOLS[name].check(parts, config)
@@ -80,7 +84,7 @@ def evaluate(
     digest = features.digest(backbone)
     test = parts if isinstance(parts, Index) else parts.test
     agree({"weights": digest, "test images": test.digest(), "config": repr(config), "protocols": names})
-    folder = Path(cache) if cache is not None else _beside(target, "features")
+    folder = Path(cache) if cache is not None else beside(target, "features")
     kept = FeatureCache(folder, int(cache_gib * 2**30))
     talk = console.Console(quiet=quiet or rank_in() > 0)
     threads = config.data.threads or sharing.own_cores()
@@ -99,7 +103,6 @@ def evaluate(
         "seeds": seeds,
         "seconds": round(time.monotonic() - began, 1),
     }
-    destination = Path(out) if out is not None else _beside(target, "eval.json")
     text = json.dumps(result, indent=2, allow_nan=False) + "\n"
     if rank_in() == 0:
         durable.write_file(destination, text)
@@ -152,7 +155,8 @@ def _suitable(protocols: Sequence[str] | None, parts: partition.Parts) -> tuple[
     return tuple(protocols or able)
 
 
-def _beside(target: Path, name: Literal["eval.json", "features"]) -> Path:
+def beside(target: Path, name: Literal["eval.json", "features"]) -> Path:
+    """What belongs to a run or to a file of weights: RUN/eval.json, or NAME.eval.json beside the file."""
     return target / name if target.is_dir() else target.with_suffix(f".{name}")
 
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from barlow.config import Config
 from barlow.data import VIEWS_VERSION, Index, views
-from barlow.evaluate import features
-from barlow.evaluate.cache import FeatureCache
+from barlow.evaluate import features, sharing
+from barlow.evaluate.cache import Draft, FeatureCache
 from barlow.evaluate.console import Console
 from barlow.evaluate.partition import Partition, Parts
 
@@ -107,7 +107,8 @@ class Job:
         """Features of the training images under the linear probe's view, one matrix an epoch; for `with`.
 
         With `num_cached` = 0 they are new ones every epoch, and others for every seed; otherwise so many are
-        computed once for all seeds and protocols of a row, and cycled over.
+        computed once for all seeds and protocols of a row, and cycled over. A rank that none of the row's
+        rates falls to may get an empty one: there is one probe for each of them, trained by one rank.
         """
         (view,) = views.linear_probe(size=row.size)
         return self._passes(
@@ -117,6 +118,7 @@ class Job:
             seed=0 if num_cached else seed,
             num_epochs=num_epochs,
             num_cached=num_cached,
+            hold=len(sharing.own_items(row.factors)) > 0,
         )
 
     def _passes(
@@ -129,6 +131,7 @@ class Job:
         num_epochs: int = 1,
         num_cached: int = 0,
         progress: features.Progress | None = None,
+        hold: bool = True,
     ) -> features.Passes:
         worth_keeping = row.identity is not None and (num_epochs == 1 or num_cached > 0)
         key = {**(row.identity or {}), **self._look(index, view), "seed": seed}
@@ -146,6 +149,7 @@ class Job:
             shelf=_OnDisk(self.cache, key) if worth_keeping else None,
             memory=self._memory.of(row).crops if num_cached else None,
             shared=True,
+            hold=hold,
         )
 
     def _look(self, index: Index, view: views.View) -> Json:
@@ -187,5 +191,5 @@ class _OnDisk:
     def find(self, epoch: int) -> Tensor | None:
         return self.cache.find({**self.key, "pass": epoch})
 
-    def keep(self, epoch: int, features_NF: Tensor) -> None:
-        self.cache.keep({**self.key, "pass": epoch}, features_NF)
+    def begin(self, epoch: int, shape: tuple[int, int]) -> Draft | None:
+        return self.cache.begin({**self.key, "pass": epoch}, shape)

@@ -25,6 +25,7 @@ from barlow.evaluate.job import Job, Json, Row
 
 MOMENTUM = 0.9
 INIT_STD = 0.01
+_ROWS = 65_536
 
 
 def run(job: Job, row: Row, seed: int) -> Json:
@@ -127,21 +128,25 @@ def probe(
     seed: int,
     device: torch.device,
     factors: Sequence[float] = (1.0,),
+    rows_T: Tensor | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Result]:
     """Trains one probe for each of `factors` and measures them after every epoch.
 
     `passes(epoch)` gives the float32 [N, F] features of the training images in epoch `epoch` (row i is
-    image i, label `labels_N[i]`); it is called once per epoch, in order. `factors` multiply the learning
-    rate: the probes start alike and see the same batches in one pass over the features. Everything
-    random is a function of `seed`. A probe whose loss is not finite ends with `top1` 0. The ranks share the
-    probes: each trains some of them.
+    image i, label `labels_N[i]`); it is called once per epoch, in order. `rows_T` are the rows to train on,
+    by default all. `factors` multiply the learning rate: the probes start alike and see the same batches in
+    one pass over the features. Everything random is a function of `seed`. A probe whose loss is not finite
+    ends with `top1` 0. The ranks share the probes: each trains some of them, and one that trains none looks
+    at no features.
     """
     if config.linear_epochs < 1:
         raise ValueError(f"evaluate.linear_epochs must be at least 1, not {config.linear_epochs}")
     generator = torch.Generator().manual_seed(seed)
     features_NF = passes(0)
-    shift_F, scale_F = (t.to(device) for t in _standardization(features_NF, config.linear_standardize))
+    rows_T = torch.arange(len(labels_N)) if rows_T is None else rows_T
+    wanted = config.linear_standardize and len(sharing.own_items(factors)) > 0
+    shift_F, scale_F = (t.to(device) for t in _standardization(features_NF, rows_T, wanted=wanted))
     test_MF, test_labels_M = (test_MF.to(device) - shift_F) * scale_F, test_labels_M.to(device)
     first = _head(test_MF.shape[1], num_classes, generator)
     heads = [(copy.deepcopy(first).to(device), factor) for factor in sharing.own_items(factors)]
@@ -153,10 +158,11 @@ def probe(
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(epoch, config) * group["factor"]
             total_H = torch.zeros(len(heads), device=device)
-            for ids_B in torch.randperm(len(labels_N), generator=generator).split(config.linear_batch_size):
+            shuffled_T = rows_T[torch.randperm(len(rows_T), generator=generator)]
+            for ids_B in shuffled_T.split(config.linear_batch_size):
                 batch_BF = (features_NF[ids_B].to(device) - shift_F) * scale_F
                 total_H += _step(heads, optimizer, batch_BF, labels_N[ids_B].to(device)) * len(ids_B)
-            losses = (total_H / len(labels_N)).tolist()
+            losses = (total_H / len(rows_T)).tolist()
             for (head, _), so_far, loss in zip(heads, history, losses, strict=True):
                 so_far.add(head, test_MF, test_labels_M, loss)
         if progress is not None:
@@ -222,11 +228,19 @@ def _head(num_features: int, num_classes: int, generator: torch.Generator) -> nn
     return head
 
 
-def _standardization(features_NF: Tensor, wanted: bool) -> tuple[Tensor, Tensor]:
-    """Shift and factor of each feature; a feature that never changes gets the factor 0."""
+def _standardization(features_NF: Tensor, rows_T: Tensor, *, wanted: bool) -> tuple[Tensor, Tensor]:
+    """Shift and factor of each feature over those rows; a feature that never changes gets the factor 0."""
     if not wanted:
         return torch.zeros(()), torch.ones(())
-    std_F, mean_F = torch.std_mean(features_NF.double(), dim=0, correction=0)
+    # A few rows at a time: in float64 all of them might not fit into memory.
+    sum_F = torch.zeros(features_NF.shape[1], dtype=torch.float64)
+    squares_F = sum_F.clone()
+    for ids in rows_T.split(_ROWS):
+        sum_F += features_NF[ids].double().sum(0)
+    mean_F = sum_F / len(rows_T)
+    for ids in rows_T.split(_ROWS):
+        squares_F += (features_NF[ids].double() - mean_F).square().sum(0)
+    std_F = (squares_F / len(rows_T)).sqrt()
     # A constant feature has rounding noise for its deviation; dividing by it would make a signal of it.
     constant_F = std_F <= 1e-6 * mean_F.abs().clamp_min(1e-6)
     return mean_F.float(), torch.where(constant_F, 0.0, 1.0 / std_F).float()

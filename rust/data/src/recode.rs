@@ -35,6 +35,7 @@ mod sequential;
 mod simd;
 mod skeleton;
 mod sparse;
+mod stuffing;
 mod upsample;
 mod writing;
 
