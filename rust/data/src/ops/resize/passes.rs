@@ -205,10 +205,9 @@ kernel! {
             for block in (0..blocks).step_by(AT_ONCE) {
                 let levels = sum_up::<V>(&rows[block..], blocks, weights);
                 for levels in levels.iter().take(blocks - block) {
-                    let out = &mut target[at..];
-                    match out.first_chunk_mut() {
+                    match target[at..].first_chunk_mut() {
                         Some(whole) if left >= LANES => *whole = *levels,
-                        _ => out[..left.min(LANES)].copy_from_slice(&levels[..left.min(LANES)]),
+                        _ => put_end(levels, &mut target[at..at + left]),
                     }
                     at += left.min(LANES);
                     left -= left.min(LANES);
@@ -220,6 +219,12 @@ kernel! {
             }
         }
     }
+}
+
+/// Apart, or compilers would copy whole blocks by the same call, too.
+#[cold]
+fn put_end(levels: &[u8; LANES], out: &mut [u8]) {
+    out.copy_from_slice(&levels[..out.len()]);
 }
 
 /// The levels of the first blocks of `rows`, each of `pitch` blocks.
