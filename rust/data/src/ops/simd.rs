@@ -219,6 +219,18 @@ pub(crate) trait Vector {
     /// Every array as a 4 x 4 matrix, transposed.
     fn across(matrices: &[[u8; 16]; 4]) -> [[u8; 16]; 4];
 
+    /// The `i`th of them from the `i`th array of each part, side by side.
+    #[inline(always)]
+    fn quads(parts: &[[[u8; 16]; 4]; 4]) -> [Quads; 4] {
+        let mut quads = [Quads::ZERO; 4];
+        for (i, quads) in quads.iter_mut().enumerate() {
+            for (part, words) in parts.iter().zip(quads.0.as_chunks_mut().0) {
+                *words = part[i];
+            }
+        }
+        quads
+    }
+
     /// A line from memory.
     fn load(line: &Line) -> Self::Levels;
 

@@ -137,6 +137,25 @@ impl Vector for Avx512 {
     }
 
     #[inline(always)]
+    fn quads(parts: &[[[u8; 16]; 4]; 4]) -> [Quads; 4] {
+        // SAFETY: the CPU has AVX-512 (see above); each load is of a part's 64 bytes, `Quads` is 64 plain bytes.
+        unsafe {
+            let (a, b) =
+                (_mm512_loadu_si512(parts[0].as_ptr().cast()), _mm512_loadu_si512(parts[1].as_ptr().cast()));
+            let (c, d) =
+                (_mm512_loadu_si512(parts[2].as_ptr().cast()), _mm512_loadu_si512(parts[3].as_ptr().cast()));
+            let (low, high) = (_mm512_shuffle_i32x4::<0x44>(a, b), _mm512_shuffle_i32x4::<0x44>(c, d));
+            let (third, fourth) = (_mm512_shuffle_i32x4::<0xee>(a, b), _mm512_shuffle_i32x4::<0xee>(c, d));
+            transmute::<[__m512i; 4], [Quads; 4]>([
+                _mm512_shuffle_i32x4::<0x88>(low, high),
+                _mm512_shuffle_i32x4::<0xdd>(low, high),
+                _mm512_shuffle_i32x4::<0x88>(third, fourth),
+                _mm512_shuffle_i32x4::<0xdd>(third, fourth),
+            ])
+        }
+    }
+
+    #[inline(always)]
     fn load(line: &Line) -> Self::Levels {
         // SAFETY: the CPU has AVX-512 (see above); a `Line` is 64 bytes.
         unsafe { _mm512_loadu_si512(line.as_ptr().cast()) }

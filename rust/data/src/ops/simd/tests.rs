@@ -26,7 +26,10 @@ kernel! {
         out.extend(V::in_order(four).as_flattened().iter().copied().map(u32::from));
         out.extend(V::by_lanes(four).as_flattened().iter().copied().map(u32::from));
         let matrices = std::array::from_fn(|_| std::array::from_fn(|_| next() as u8));
-        out.extend(V::across(&matrices).as_flattened().iter().copied().map(u32::from));
+        let across = V::across(&matrices);
+        out.extend(across.as_flattened().iter().copied().map(u32::from));
+        let parts = [across, matrices, V::across(&across), V::in_order(four)];
+        V::quads(&parts).iter().for_each(|quads| out.extend(quads.0.map(u32::from)));
         let stride = 12 + (seed % 9) as usize;
         let rows: Vec<u8> = (0..15 * stride + 16).map(|_| next() as u8).collect();
         V::gather(&rows, stride).iter().for_each(|quads| out.extend(quads.0.map(u32::from)));
@@ -38,7 +41,7 @@ kernel! {
         out.extend(weighed.map(u32::from));
         let (one, other) = (V::load(&line(1 << 16)), V::load(&line(4)));
         // Negative ones, too: 0 less what is below 4.
-        let keys = if seed % 2 == 0 { other } else { V::subtract(V::load(&line(1)), other) };
+        let keys = if seed.is_multiple_of(2) { other } else { V::subtract(V::load(&line(1)), other) };
         let key = (seed % 7) as i16 - 3;
         let by = line(1 << 16)[0].cast_signed();
         for levels in [V::subtract(one, other), V::scale(one, by & i16::MAX), V::correct(one, keys, key, by)] {
