@@ -16,7 +16,7 @@ from barlow import durable
 from barlow.config import ModelConfig
 from barlow.evaluate.detection import evaluation
 from barlow.evaluate.detection.training import train_detector
-from barlow.evaluate.detection.unfinished import Unfinished
+from barlow.evaluate.unfinished import Part, Unfinished
 from barlow.model import weights
 from commands import barlow_here, the_error
 from drawn_boxes import Rectangles
@@ -45,27 +45,31 @@ def test_what_was_stopped_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     losses = trained(whole)
     begun = Unfinished(tmp_path / "d.json", {"a": (1, 2)}, every_s=0)
     with pytest.raises(KeyboardInterrupt):
-        trained(tiny_detector(), unfinished=begun, progress=stop)
+        trained(tiny_detector(), part=Part(begun, "seed-1"), progress=stop)
     (kept,) = (tmp_path / "d.json.partial").glob("training")
-    assert len(durable.read_json(kept / "progress.json")["losses"]) == 3
+    assert len(durable.read_json(kept / "progress.json")["progress"]["losses"]) == 3
     with pytest.raises(
         ValueError, match=r"begun otherwise: a is \[1, 2\] there and \[1, 3\] here; remove it"
     ):
         Unfinished(tmp_path / "d.json", {"a": (1, 3)})
     goes_on = Unfinished(tmp_path / "d.json", {"a": (1, 2)})
     again, steps = tiny_detector(), []
-    assert goes_on.load(0, again, torch.optim.SGD(again.parameters())) == []  # another seed's
+    assert goes_on.load("seed-0", again, torch.optim.SGD(again.parameters())) is None  # another seed's
     with torch.no_grad():
         for parameter in again.parameters():
             parameter.zero_()  # all of it comes from the disk
-    assert trained(again, unfinished=goes_on, progress=lambda done, of: steps.append(done)) == losses
+    assert (
+        trained(again, part=Part(goes_on, "seed-1"), progress=lambda done, of: steps.append(done)) == losses
+    )
     assert steps == [4, 5]
     assert all(torch.equal(t, again.state_dict()[name]) for name, t in whole.state_dict().items())
-    assert trained(tiny_detector(), unfinished=goes_on) == losses  # the last step is kept, for the tests
-    weights_file = kept / "detector.safetensors"
+    assert (
+        trained(tiny_detector(), part=Part(goes_on, "seed-1")) == losses
+    )  # the last step is kept, for the tests
+    weights_file = kept / "weights.safetensors"
     weights_file.write_bytes(weights_file.read_bytes()[:-1])
-    with pytest.warns(UserWarning, match="begins anew: .*detector.safetensors has"):
-        assert goes_on.load(1, again, torch.optim.SGD(again.parameters())) == []
+    with pytest.warns(UserWarning, match=r"begins anew: .*weights\.safetensors has"):
+        assert goes_on.load("seed-1", again, torch.optim.SGD(again.parameters())) is None
 
 
 @pytest.fixture(scope="module")

@@ -37,7 +37,7 @@ def detect(
     What was interrupted goes on when the same command is typed again, from OUT.partial/ beside the result.
 
     Args:
-        target: Run folder, or exported weights (safetensors), of a ResNet with the imagenet stem.
+        target: Run folder, or exported or foreign weights, of a ResNet with the imagenet stem.
         devkit: Folder with VOC2007 (trainval and test) and VOC2012 (trainval).
         out: File for the result; by default RUN/detection.json.
         steps: Steps of training; with others than the paper's, drops and warm-up move along.

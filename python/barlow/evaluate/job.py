@@ -17,9 +17,10 @@ from barlow.evaluate import features, sharing
 from barlow.evaluate.cache import Draft, FeatureCache
 from barlow.evaluate.console import Console
 from barlow.evaluate.partition import Partition, Parts
+from barlow.evaluate.unfinished import Part, Unfinished
 
 Json = dict[str, Any]
-Part = Literal["train", "test"]
+Half = Literal["train", "test"]
 RowName = Literal["trained", "untrained", "raw pixels"]
 
 
@@ -65,6 +66,8 @@ class Job:
     """That features are computed in; they come as float32."""
     talk: Console
     cache: FeatureCache
+    unfinished: Unfinished | None = None
+    """What an evaluation that was interrupted has left, and this one will if it is."""
     _memory: _Memory = field(default_factory=lambda: _Memory())
 
     @property
@@ -84,7 +87,12 @@ class Job:
         """How many there are."""
         return len(self.classes)
 
-    def features(self, row: Row, part: Part) -> Tensor:
+    def part(self, row: Row, protocol: str, seed: int) -> Part | None:
+        """Where one protocol of one row and seed is kept until all of them are done."""
+        name = f"{row.name.replace(' ', '-')}-{protocol}-{seed}"
+        return None if self.unfinished is None else Part(self.unfinished, name)
+
+    def features(self, row: Row, part: Half) -> Tensor:
         """The row's features of one part under the test view: float32 [N, F] on the CPU, in the index' order.
 
         Computed once for all protocols of a row.
@@ -171,7 +179,7 @@ class _Memory:
     """Features of one row: the rows come one after the other, and those of two may not fit into memory."""
 
     row: str = ""
-    parts: dict[Part, Tensor] = field(default_factory=dict)
+    parts: dict[Half, Tensor] = field(default_factory=dict)
     crops: dict[int, Tensor] = field(default_factory=dict)
     """By pass, under the linear probe's view."""
 

@@ -20,8 +20,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from barlow.config import Config, EvaluateConfig
+from barlow.distributed import world_size
 from barlow.evaluate import accuracy, published, sharing
 from barlow.evaluate.job import Job, Json, Row
+from barlow.evaluate.unfinished import Part
 
 MOMENTUM = 0.9
 INIT_STD = 0.01
@@ -48,6 +50,7 @@ def run(job: Job, row: Row, seed: int) -> Json:
             device=job.device,
             factors=row.factors,
             progress=progress,
+            part=job.part(row, "linear", seed),
         )
     best = max(range(len(results)), key=lambda i: results[i].top1)
     result = results[best]
@@ -130,6 +133,7 @@ def probe(
     factors: Sequence[float] = (1.0,),
     rows_T: Tensor | None = None,
     progress: Callable[[int, int], None] | None = None,
+    part: Part | None = None,
 ) -> list[Result]:
     """Trains one probe for each of `factors` and measures them after every epoch.
 
@@ -138,22 +142,30 @@ def probe(
     by default all. `factors` multiply the learning rate: the probes start alike and see the same batches in
     one pass over the features. Everything random is a function of `seed`. A probe whose loss is not finite
     ends with `top1` 0. The ranks share the probes: each trains some of them, and one that trains none looks
-    at no features.
+    at no features. What `part` has of them is not trained again; it keeps those of the first rank if that one
+    trains all.
     """
     if config.linear_epochs < 1:
         raise ValueError(f"evaluate.linear_epochs must be at least 1, not {config.linear_epochs}")
     generator = torch.Generator().manual_seed(seed)
-    features_NF = passes(0)
+    features_NF = passes(0) if config.linear_standardize else None
     rows_T = torch.arange(len(labels_N)) if rows_T is None else rows_T
-    wanted = config.linear_standardize and len(sharing.own_items(factors)) > 0
-    shift_F, scale_F = (t.to(device) for t in _standardization(features_NF, rows_T, wanted=wanted))
+    shift_F, scale_F = (t.to(device) for t in _standardization(features_NF, rows_T))
     test_MF, test_labels_M = (test_MF.to(device) - shift_F) * scale_F, test_labels_M.to(device)
     first = _head(test_MF.shape[1], num_classes, generator)
     heads = [(copy.deepcopy(first).to(device), factor) for factor in sharing.own_items(factors)]
     optimizer = _optimizer(heads, config)
     history = [_History() for _ in heads]
-    for epoch in range(config.linear_epochs):
-        features_NF = passes(epoch) if epoch > 0 else features_NF
+    part = part if world_size() == 1 or len(factors) == 1 else None
+    module = nn.ModuleList([head for head, _ in heads])
+    begun = None if part is None else part.load(module, optimizer)
+    done = 0 if begun is None else int(begun["epochs"])
+    for _ in range(done):  # so that the epochs that follow are in their own order
+        torch.randperm(len(rows_T), generator=generator)
+    for so_far, known in zip(history, [] if begun is None else begun["heads"], strict=False):
+        so_far.top1s, so_far.top5, so_far.loss = known
+    for epoch in range(done, config.linear_epochs):
+        features_NF = passes(epoch) if features_NF is None or epoch > 0 else features_NF
         if optimizer is not None:
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(epoch, config) * group["factor"]
@@ -165,6 +177,9 @@ def probe(
             losses = (total_H / len(rows_T)).tolist()
             for (head, _), so_far, loss in zip(heads, history, losses, strict=True):
                 so_far.add(head, test_MF, test_labels_M, loss)
+        if part is not None:
+            known = [[so_far.top1s, so_far.top5, so_far.loss] for so_far in history]
+            part.save(module, optimizer, {"epochs": epoch + 1, "heads": known})
         if progress is not None:
             progress(epoch + 1, config.linear_epochs)
     own = [dataclasses.asdict(so_far.result(num_classes)) for so_far in history]
@@ -228,9 +243,12 @@ def _head(num_features: int, num_classes: int, generator: torch.Generator) -> nn
     return head
 
 
-def _standardization(features_NF: Tensor, rows_T: Tensor, *, wanted: bool) -> tuple[Tensor, Tensor]:
-    """Shift and factor of each feature over those rows; a feature that never changes gets the factor 0."""
-    if not wanted:
+def _standardization(features_NF: Tensor | None, rows_T: Tensor) -> tuple[Tensor, Tensor]:
+    """Shift and factor of each feature over those rows; a feature that never changes gets the factor 0.
+
+    None where none is wanted, and none for a rank that holds no features.
+    """
+    if features_NF is None or len(features_NF) == 0:
         return torch.zeros(()), torch.ones(())
     # A few rows at a time: in float64 all of them might not fit into memory.
     sum_F = torch.zeros(features_NF.shape[1], dtype=torch.float64)

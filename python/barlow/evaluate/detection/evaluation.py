@@ -25,9 +25,9 @@ from barlow.evaluate.detection.average_precision import Averaging, voc_scores
 from barlow.evaluate.detection.c4 import c4_detector
 from barlow.evaluate.detection.recipe import VOC, DetectionRecipe
 from barlow.evaluate.detection.training import find_objects, train_detector
-from barlow.evaluate.detection.unfinished import Unfinished
 from barlow.evaluate.detection.voc import CLASSES, TEST, TRAIN, Set, VocImages
 from barlow.evaluate.spread import over_seeds
+from barlow.evaluate.unfinished import Part, Unfinished
 from barlow.model import Backbone
 from barlow.model.precision import autocast_dtype
 from barlow.model.weights import load_backbone
@@ -120,16 +120,15 @@ class _Job:
         self, train: VocImages, test: VocImages, num_classes: int, seed: int, unfinished: Unfinished
     ) -> Json:
         """The scores of one detector in percent, to two digits."""
-        if (done := unfinished.result(seed)) is not None:
+        part = Part(unfinished, f"seed-{seed}")
+        if (done := unfinished.result(part.name)) is not None:
             self.talk.say(f"seed {seed}: done before")
             return done
-        result = self._scores(train, test, num_classes, seed, unfinished)
-        unfinished.keep_result(seed, result)
+        result = self._scores(train, test, num_classes, seed, part)
+        unfinished.keep_result(part.name, result)
         return result
 
-    def _scores(
-        self, train: VocImages, test: VocImages, num_classes: int, seed: int, unfinished: Unfinished
-    ) -> Json:
+    def _scores(self, train: VocImages, test: VocImages, num_classes: int, seed: int, part: Part) -> Json:
         device = self.world.device
         detector = self._detector(num_classes, seed).to(device)
         with self.talk.stage(f"seed {seed}: training, steps") as progress:
@@ -142,7 +141,7 @@ class _Job:
                 device=device,
                 workers=self.workers,
                 progress=progress,
-                unfinished=unfinished,
+                part=part,
             )
         with self.talk.stage(f"seed {seed}: test images") as progress:
             found = find_objects(detector, test, device=device, progress=progress)

@@ -21,7 +21,7 @@ from barlow.distributed import all_reduce_, gather_values, rank_in, world_size
 from barlow.evaluate.detection.average_precision import Found
 from barlow.evaluate.detection.c4 import Target
 from barlow.evaluate.detection.recipe import DetectionRecipe
-from barlow.evaluate.detection.unfinished import Unfinished
+from barlow.evaluate.unfinished import Part
 from barlow.model.parallel import data_parallel
 
 Progress = Callable[[int, int], None]
@@ -46,15 +46,15 @@ def train_detector(
     device: torch.device,
     workers: int = 0,
     progress: Progress | None = None,
-    unfinished: Unfinished | None = None,
+    part: Part | None = None,
 ) -> list[float]:
     """Trains on `examples[i]` for i in `ids`, in place, and returns the mean loss of every step.
 
     Images come in passes over `ids`, each in an order that `seed` draws, and are flipped with probability
     one half; masks are flipped along. On a CPU a seed gives the same numbers again for the same number of
     ranks, whatever torch's global random state, which is left as it was. `workers`: processes that read
-    images on each rank, 0 for none. What `unfinished` has of this seed is not trained again, and what is
-    trained is kept there now and then. `ValueError`: too few images for a batch, a batch that the ranks can't
+    images on each rank, 0 for none. What `part` has of it is not trained again, and what is trained is kept
+    there now and then. `ValueError`: too few images for a batch, a batch that the ranks can't
     share evenly, an example that can't be had; `FloatingPointError`: a loss that is not finite, which no
     later step would mend.
     """
@@ -64,7 +64,8 @@ def train_detector(
         raise ValueError(f"{len(ids)} images with objects are too few for batches of {recipe.batch_size}")
     parallel = data_parallel(detector)
     optimizer = torch.optim.SGD(_groups(detector, recipe), lr=0.0, momentum=recipe.momentum)
-    losses = [] if unfinished is None else unfinished.load(seed, detector, optimizer)
+    begun = None if part is None else part.load(detector, optimizer)
+    losses: list[float] = [] if begun is None else begun["losses"]
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         detector.train()
         batches = _batches(examples, ids, recipe, seed, workers, first=len(losses))
@@ -81,8 +82,8 @@ def train_detector(
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            if unfinished is not None:
-                unfinished.save(seed, detector, optimizer, losses, last=step + 1 == recipe.steps)
+            if part is not None:
+                part.save(detector, optimizer, {"losses": losses}, last=step + 1 == recipe.steps)
             if progress is not None:
                 progress(step + 1, recipe.steps)
     return losses

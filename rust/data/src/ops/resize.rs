@@ -140,12 +140,21 @@ pub(crate) struct Resize {
     narrow: Narrow,
     fours: Vec<Quads>,
     shortened: Vec<u8>,
+    line: Vec<[u8; LANES]>,
 }
 
 impl Resize {
     pub(crate) fn new(simd: Simd) -> Self {
         let (across, down) = (Weights::default(), Weights::default());
-        Self { simd, across, down, narrow: Narrow::default(), fours: Vec::new(), shortened: Vec::new() }
+        Self {
+            simd,
+            across,
+            down,
+            narrow: Narrow::default(),
+            fours: Vec::new(),
+            shortened: Vec::new(),
+            line: Vec::new(),
+        }
     }
 
     /// Writes the square into `picture`, planar; left and right change places if `mirrored`.
@@ -183,7 +192,7 @@ impl Resize {
         let fours = source.count.div_ceil(LANES) * (LANES / 4);
         self.fours.resize(fours * strips.blocks() + BEHIND, Quads::ZERO);
         narrow(self.simd, source, &self.across, &mut self.narrow, Target::Fours(&mut self.fours));
-        shorten(self.simd, &self.fours, strips, &self.down, picture);
+        shorten(self.simd, &self.fours, strips, &self.down, &mut self.line, picture);
     }
 
     fn columns_then_rows(&mut self, source: Rows<'_>, picture: &mut [u8]) {
@@ -192,7 +201,7 @@ impl Resize {
         self.fours.resize(source.count.div_ceil(4) * strips.blocks() + BEHIND, Quads::ZERO);
         stack(self.simd, source, &mut self.fours);
         self.shortened.resize(size * source.length, 0);
-        shorten(self.simd, &self.fours, strips, &self.down, &mut self.shortened);
+        shorten(self.simd, &self.fours, strips, &self.down, &mut self.line, &mut self.shortened);
         let (bytes, length) = (&*self.shortened, source.length);
         let source = Rows { bytes, stride: length, length, count: size };
         narrow(self.simd, source, &self.across, &mut self.narrow, Target::Planes(picture));

@@ -219,11 +219,38 @@ pub(crate) trait Vector {
     /// Every array as a 4 x 4 matrix, transposed.
     fn across(matrices: &[[u8; 16]; 4]) -> [[u8; 16]; 4];
 
+    /// The `i`th of them from the `i`th array of each part, side by side.
+    #[inline(always)]
+    fn quads(parts: &[[[u8; 16]; 4]; 4]) -> [Quads; 4] {
+        let mut quads = [Quads::ZERO; 4];
+        for (i, quads) in quads.iter_mut().enumerate() {
+            for (part, words) in parts.iter().zip(quads.0.as_chunks_mut().0) {
+                *words = part[i];
+            }
+        }
+        quads
+    }
+
     /// A line from memory.
     fn load(line: &Line) -> Self::Levels;
 
-    /// Lane by lane; the sums fit 16 bits.
+    /// Lane by lane, modulo 2^16.
     fn add(one: Self::Levels, other: Self::Levels) -> Self::Levels;
+
+    /// Lane by lane, modulo 2^16.
+    fn subtract(one: Self::Levels, other: Self::Levels) -> Self::Levels;
+
+    /// `(level * factor + 2^14) >> 15` for signed levels and factors below 2^15.
+    fn scale(levels: Self::Levels, factor: i16) -> Self::Levels;
+
+    /// Adds `by`, modulo 2^16, in the lanes where `keys` is `key`.
+    fn correct(levels: Self::Levels, keys: Self::Levels, key: i16, by: i16) -> Self::Levels;
+
+    /// A line from bytes.
+    fn widen(bytes: &[u8; 32]) -> Self::Levels;
+
+    /// A line to bytes, of levels that are some.
+    fn bytes(levels: Self::Levels) -> [u8; 32];
 
     /// `(sum * full + ends * end + 2^23) >> 24` for values below 2^15 and weights up to 2^24.
     fn weigh(sums: Self::Levels, ends: Self::Levels, full: u32, end: u32) -> Self::Levels;
@@ -318,8 +345,39 @@ impl Vector for Portable {
 
     #[inline(always)]
     fn add(mut one: Line, other: Line) -> Line {
-        one.iter_mut().zip(other).for_each(|(one, other)| *one += other);
+        one.iter_mut().zip(other).for_each(|(one, other)| *one = one.wrapping_add(other));
         one
+    }
+
+    #[inline(always)]
+    fn subtract(mut one: Line, other: Line) -> Line {
+        one.iter_mut().zip(other).for_each(|(one, other)| *one = one.wrapping_sub(other));
+        one
+    }
+
+    #[inline(always)]
+    fn scale(levels: Line, factor: i16) -> Line {
+        let product = |level: u16| i32::from(level.cast_signed()) * i32::from(factor);
+        levels.map(|level| ((product(level) + (1 << 14)) >> 15) as u16)
+    }
+
+    #[inline(always)]
+    fn correct(mut levels: Line, keys: Line, key: i16, by: i16) -> Line {
+        for (level, found) in levels.iter_mut().zip(keys) {
+            let by = if found == key.cast_unsigned() { by.cast_unsigned() } else { 0 };
+            *level = level.wrapping_add(by);
+        }
+        levels
+    }
+
+    #[inline(always)]
+    fn widen(bytes: &[u8; 32]) -> Line {
+        bytes.map(u16::from)
+    }
+
+    #[inline(always)]
+    fn bytes(levels: Line) -> [u8; 32] {
+        levels.map(|level| level as u8)
     }
 
     #[inline(always)]

@@ -55,7 +55,7 @@ pub(super) struct Narrow {
     /// Rows that are the last ones of their buffer, each with room behind it.
     edge: Vec<u8>,
     /// Sixteen rows, regrouped.
-    columns: Vec<Quads>,
+    columns: Vec<[Quads; 3]>,
 }
 
 kernel! {
@@ -69,29 +69,17 @@ kernel! {
         let Narrow { edge, columns } = scratch;
         let mut target = target;
         let size = weights.len();
-        let fours = source.length.div_ceil(12);
-        columns.resize(3 * fours, Quads::ZERO);
+        columns.resize(source.length.div_ceil(12), [Quads::ZERO; 3]);
         for y in (0..source.count).step_by(LANES) {
             regroup::<V>(source, y, edge, columns);
-            for x in (0..size).step_by(4) {
-                let mut levels = [[V::whole(V::zero()); 4]; 3];
-                for k in 0..4 {
-                    // What stands behind the last column is not looked at.
-                    let (first, weights) = weights.of((x + k).min(size - 1));
-                    let mut sums = [V::zero(); 3];
-                    let columns = columns[3 * first..].as_chunks::<3>().0;
-                    for (quads, weights) in columns.iter().zip(weights) {
-                        for (sums, quads) in sums.iter_mut().zip(quads) {
-                            V::dot(sums, quads, weights);
-                        }
-                    }
-                    for (levels, sums) in levels.iter_mut().zip(sums) {
-                        levels[k] = V::whole(sums);
-                    }
+            for x in (0..size).step_by(LANES) {
+                let mut levels = [[[[0; LANES]; 4]; 4]; 3];
+                for four in 0..LANES.min(size - x).div_ceil(4) {
+                    let [red, green, blue] = four_columns::<V>(columns, weights, x + 4 * four);
+                    (levels[0][four], levels[1][four], levels[2][four]) = (red, green, blue);
                 }
-                let levels = [V::by_lanes(levels[0]), V::by_lanes(levels[1]), V::by_lanes(levels[2])];
                 match &mut target {
-                    Target::Fours(fours) => put_fours(&levels, x, y, size, fours),
+                    Target::Fours(fours) => put_fours::<V>(&levels, x, y, size, fours),
                     Target::Planes(picture) => put_rows::<V>(&levels, x, y, size, source.count, picture),
                 }
             }
@@ -99,12 +87,31 @@ kernel! {
     }
 }
 
+/// Four columns, from `x` on, of 16 rows of the three channels.
+#[inline(always)]
+fn four_columns<V: Vector>(columns: &[[Quads; 3]], weights: &Weights, x: usize) -> [Fours; 3] {
+    let mut levels = [[V::whole(V::zero()); 4]; 3];
+    for k in 0..4 {
+        // What stands behind the last column is not looked at.
+        let (first, weights) = weights.of((x + k).min(weights.len() - 1));
+        let mut sums = [V::zero(); 3];
+        for (quads, weights) in columns[first..].iter().zip(weights) {
+            for (sums, quads) in sums.iter_mut().zip(quads) {
+                V::dot(sums, quads, weights);
+            }
+        }
+        for (levels, sums) in levels.iter_mut().zip(sums) {
+            levels[k] = V::whole(sums);
+        }
+    }
+    [V::by_lanes(levels[0]), V::by_lanes(levels[1]), V::by_lanes(levels[2])]
+}
+
 /// Rows `y` to `y + 15`, four pixels of one channel side by side: three `Quads` for each four pixels.
 #[inline(always)]
-fn regroup<V: Vector>(source: Rows<'_>, y: usize, edge: &mut Vec<u8>, columns: &mut [Quads]) {
-    let (fours, _) = columns.as_chunks_mut::<3>();
+fn regroup<V: Vector>(source: Rows<'_>, y: usize, edge: &mut Vec<u8>, columns: &mut [[Quads; 3]]) {
     // The last four of a row is read with four bytes behind it.
-    let length = 12 * fours.len() + 4;
+    let length = 12 * columns.len() + 4;
     let mut rows = Rows { bytes: &source.bytes[y * source.stride..], ..source };
     if source.count - y < LANES || rows.bytes.len() < (LANES - 1) * source.stride + length {
         edge.resize(LANES * length, 0);
@@ -113,7 +120,7 @@ fn regroup<V: Vector>(source: Rows<'_>, y: usize, edge: &mut Vec<u8>, columns: &
         }
         rows = Rows { bytes: edge, stride: length, ..source };
     }
-    for (four, quads) in fours.iter_mut().enumerate() {
+    for (four, quads) in columns.iter_mut().enumerate() {
         *quads = V::gather(&rows.bytes[12 * four..], rows.stride);
     }
 }
@@ -121,16 +128,14 @@ fn regroup<V: Vector>(source: Rows<'_>, y: usize, edge: &mut Vec<u8>, columns: &
 /// Four columns of four rows each.
 type Fours = [[u8; LANES]; 4];
 
-/// Writes columns `x` to `x + 3` of rows `y` to `y + 15` as the pass along columns reads them.
+/// Writes columns `x` to `x + 15` of rows `y` to `y + 15` as the pass along columns reads them.
 #[inline(always)]
-fn put_fours(levels: &[Fours; 3], x: usize, y: usize, size: usize, fours: &mut [Quads]) {
+fn put_fours<V: Vector>(levels: &[[Fours; 4]; 3], x: usize, y: usize, size: usize, fours: &mut [Quads]) {
     let blocks = size.div_ceil(LANES);
-    let mut into = fours[y / 4 * 3 * blocks + x / LANES..].iter_mut().step_by(blocks);
-    for rows in 0..4 {
-        for levels in levels {
-            if let Some(block) = into.next() {
-                block.0.as_chunks_mut::<16>().0[x / 4 % 4] = levels[rows];
-            }
+    for (channel, levels) in levels.iter().enumerate() {
+        let first = (y / 4 * 3 + channel) * blocks + x / LANES;
+        for (block, quads) in fours[first..].iter_mut().step_by(3 * blocks).zip(V::quads(levels)) {
+            *block = quads;
         }
     }
 }
@@ -138,7 +143,7 @@ fn put_fours(levels: &[Fours; 3], x: usize, y: usize, size: usize, fours: &mut [
 /// Writes them as rows of the three planes.
 #[inline(always)]
 fn put_rows<V: Vector>(
-    levels: &[Fours; 3],
+    levels: &[[Fours; 4]; 3],
     x: usize,
     y: usize,
     size: usize,
@@ -146,13 +151,15 @@ fn put_rows<V: Vector>(
     picture: &mut [u8],
 ) {
     for (levels, plane) in levels.iter().zip(planes(picture)) {
-        let levels = V::across(levels);
-        let rows = plane[y * size..].chunks_exact_mut(size).take(LANES.min(height - y));
-        for (values, row) in levels.as_flattened().as_chunks::<4>().0.iter().zip(rows) {
-            let row = &mut row[x..];
-            match row.first_chunk_mut() {
-                Some(four) => *four = *values,
-                None => row.copy_from_slice(&values[..row.len()]),
+        for (x, levels) in (x..size).step_by(4).zip(levels) {
+            let levels = V::across(levels);
+            let rows = plane[y * size..].chunks_exact_mut(size).take(LANES.min(height - y));
+            for (values, row) in levels.as_flattened().as_chunks::<4>().0.iter().zip(rows) {
+                let row = &mut row[x..];
+                match row.first_chunk_mut() {
+                    Some(four) => *four = *values,
+                    None => row.copy_from_slice(&values[..row.len()]),
+                }
             }
         }
     }
@@ -190,33 +197,26 @@ const AT_ONCE: usize = 4;
 pub(super) const BEHIND: usize = AT_ONCE - 1;
 
 kernel! {
-    /// Fours of rows to the rows of `target`, one for each of the weights.
+    /// Fours of rows to the rows of `target`, one for each of the weights; `line` becomes one with all strips.
     pub(super) fn shorten / shorten_columns[V](
         fours: &[Quads],
         strips: Strips,
         weights: &Weights,
+        line: &mut Vec<[u8; LANES]>,
         target: &mut [u8],
     ) {
         let blocks = strips.blocks();
+        let (in_strip, length) = (blocks / strips.count * LANES, strips.length);
+        line.resize(blocks.next_multiple_of(AT_ONCE), [0; LANES]);
         for y in 0..weights.len() {
             let (first, weights) = weights.of(y);
-            let rows = &fours[first * blocks..];
-            let (mut at, mut left) = (y * strips.length, strips.length);
-            for block in (0..blocks).step_by(AT_ONCE) {
-                let levels = sum_up::<V>(&rows[block..], blocks, weights);
-                for levels in levels.iter().take(blocks - block) {
-                    let out = &mut target[at..];
-                    match out.first_chunk_mut() {
-                        Some(whole) if left >= LANES => *whole = *levels,
-                        _ => out[..left.min(LANES)].copy_from_slice(&levels[..left.min(LANES)]),
-                    }
-                    at += left.min(LANES);
-                    left -= left.min(LANES);
-                    if left == 0 {
-                        // To the same row of the next strip.
-                        (at, left) = (at + strips.apart - strips.length, strips.length);
-                    }
-                }
+            let mut rows = &fours[first * blocks..];
+            for levels in line.as_chunks_mut().0 {
+                *levels = sum_up::<V>(rows, blocks, weights);
+                rows = &rows[AT_ONCE..];
+            }
+            for (strip, levels) in line.as_flattened().chunks_exact(in_strip).take(strips.count).enumerate() {
+                target[strip * strips.apart + y * length..][..length].copy_from_slice(&levels[..length]);
             }
         }
     }

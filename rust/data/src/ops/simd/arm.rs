@@ -220,6 +220,58 @@ impl Vector for Neon {
     }
 
     #[inline(always)]
+    fn subtract(mut one: Self::Levels, other: Self::Levels) -> Self::Levels {
+        for (one, other) in one.iter_mut().zip(other) {
+            // SAFETY: the CPU has NEON (see above).
+            *one = unsafe { vsubq_u16(*one, other) };
+        }
+        one
+    }
+
+    #[inline(always)]
+    fn scale(mut levels: Self::Levels, factor: i16) -> Self::Levels {
+        for levels in &mut levels {
+            // SAFETY: the CPU has NEON (see above).
+            *levels =
+                unsafe { vreinterpretq_u16_s16(vqrdmulhq_n_s16(vreinterpretq_s16_u16(*levels), factor)) };
+        }
+        levels
+    }
+
+    #[inline(always)]
+    fn correct(mut levels: Self::Levels, keys: Self::Levels, key: i16, by: i16) -> Self::Levels {
+        // SAFETY: the CPU has NEON (see above).
+        unsafe {
+            let (key, by) = (vdupq_n_u16(key.cast_unsigned()), vdupq_n_u16(by.cast_unsigned()));
+            for (levels, keys) in levels.iter_mut().zip(keys) {
+                *levels = vaddq_u16(*levels, vandq_u16(vceqq_u16(keys, key), by));
+            }
+        }
+        levels
+    }
+
+    #[inline(always)]
+    fn widen(from: &[u8; 32]) -> Self::Levels {
+        let [low, high] = [&from[..16], &from[16..]];
+        // SAFETY: the CPU has NEON (see above); each half is the 16 bytes that are loaded.
+        unsafe {
+            let (low, high) = (vld1q_u8(low.as_ptr()), vld1q_u8(high.as_ptr()));
+            [vmovl_u8(vget_low_u8(low)), vmovl_high_u8(low), vmovl_u8(vget_low_u8(high)), vmovl_high_u8(high)]
+        }
+    }
+
+    #[inline(always)]
+    fn bytes([a, b, c, d]: Self::Levels) -> [u8; 32] {
+        let mut out = [0; 32];
+        // SAFETY: the CPU has NEON (see above); both stores are to a half of `out`.
+        unsafe {
+            vst1q_u8(out.as_mut_ptr(), vcombine_u8(vmovn_u16(a), vmovn_u16(b)));
+            vst1q_u8(out[16..].as_mut_ptr(), vcombine_u8(vmovn_u16(c), vmovn_u16(d)));
+        }
+        out
+    }
+
+    #[inline(always)]
     fn weigh(mut sums: Self::Levels, ends: Self::Levels, full: u32, end: u32) -> Self::Levels {
         // SAFETY: the CPU has NEON (see above).
         unsafe {

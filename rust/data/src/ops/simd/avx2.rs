@@ -231,6 +231,52 @@ impl Vector for Avx2 {
     }
 
     #[inline(always)]
+    fn subtract(one: Self::Levels, other: Self::Levels) -> Self::Levels {
+        // SAFETY: the CPU has AVX2 (see above).
+        unsafe { [_mm256_sub_epi16(one[0], other[0]), _mm256_sub_epi16(one[1], other[1])] }
+    }
+
+    #[inline(always)]
+    fn scale([low, high]: Self::Levels, factor: i16) -> Self::Levels {
+        // SAFETY: the CPU has AVX2 (see above).
+        unsafe {
+            let factor = _mm256_set1_epi16(factor);
+            [_mm256_mulhrs_epi16(low, factor), _mm256_mulhrs_epi16(high, factor)]
+        }
+    }
+
+    #[inline(always)]
+    fn correct(mut levels: Self::Levels, keys: Self::Levels, key: i16, by: i16) -> Self::Levels {
+        // SAFETY: the CPU has AVX2 (see above).
+        unsafe {
+            let (key, by) = (_mm256_set1_epi16(key), _mm256_set1_epi16(by));
+            for (levels, keys) in levels.iter_mut().zip(keys) {
+                let there = _mm256_cmpeq_epi16(keys, key);
+                *levels = _mm256_add_epi16(*levels, _mm256_and_si256(there, by));
+            }
+        }
+        levels
+    }
+
+    #[inline(always)]
+    fn widen(bytes: &[u8; 32]) -> Self::Levels {
+        let at: *const __m128i = bytes.as_ptr().cast();
+        // SAFETY: the CPU has AVX2 (see above); both loads are of a half of the bytes.
+        unsafe {
+            [_mm256_cvtepu8_epi16(_mm_loadu_si128(at)), _mm256_cvtepu8_epi16(_mm_loadu_si128(at.add(1)))]
+        }
+    }
+
+    #[inline(always)]
+    fn bytes([low, high]: Self::Levels) -> [u8; 32] {
+        // SAFETY: the CPU has AVX2 (see above); both sides of the transmutation are 32 plain bytes.
+        unsafe {
+            // Packing works within halves.
+            transmute(_mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packus_epi16(low, high)))
+        }
+    }
+
+    #[inline(always)]
     fn store(levels: Self::Levels, line: &mut Line) {
         let at: *mut __m256i = line.as_mut_ptr().cast();
         // SAFETY: the CPU has AVX2 (see above); a `Line` is 64 bytes.

@@ -137,6 +137,25 @@ impl Vector for Avx512 {
     }
 
     #[inline(always)]
+    fn quads(parts: &[[[u8; 16]; 4]; 4]) -> [Quads; 4] {
+        // SAFETY: the CPU has AVX-512 (see above); each load is of a part's 64 bytes, `Quads` is 64 plain bytes.
+        unsafe {
+            let (a, b) =
+                (_mm512_loadu_si512(parts[0].as_ptr().cast()), _mm512_loadu_si512(parts[1].as_ptr().cast()));
+            let (c, d) =
+                (_mm512_loadu_si512(parts[2].as_ptr().cast()), _mm512_loadu_si512(parts[3].as_ptr().cast()));
+            let (low, high) = (_mm512_shuffle_i32x4::<0x44>(a, b), _mm512_shuffle_i32x4::<0x44>(c, d));
+            let (third, fourth) = (_mm512_shuffle_i32x4::<0xee>(a, b), _mm512_shuffle_i32x4::<0xee>(c, d));
+            transmute::<[__m512i; 4], [Quads; 4]>([
+                _mm512_shuffle_i32x4::<0x88>(low, high),
+                _mm512_shuffle_i32x4::<0xdd>(low, high),
+                _mm512_shuffle_i32x4::<0x88>(third, fourth),
+                _mm512_shuffle_i32x4::<0xdd>(third, fourth),
+            ])
+        }
+    }
+
+    #[inline(always)]
     fn load(line: &Line) -> Self::Levels {
         // SAFETY: the CPU has AVX-512 (see above); a `Line` is 64 bytes.
         unsafe { _mm512_loadu_si512(line.as_ptr().cast()) }
@@ -146,6 +165,39 @@ impl Vector for Avx512 {
     fn add(one: Self::Levels, other: Self::Levels) -> Self::Levels {
         // SAFETY: the CPU has AVX-512 (see above).
         unsafe { _mm512_add_epi16(one, other) }
+    }
+
+    #[inline(always)]
+    fn subtract(one: Self::Levels, other: Self::Levels) -> Self::Levels {
+        // SAFETY: the CPU has AVX-512 (see above).
+        unsafe { _mm512_sub_epi16(one, other) }
+    }
+
+    #[inline(always)]
+    fn scale(levels: Self::Levels, factor: i16) -> Self::Levels {
+        // SAFETY: the CPU has AVX-512 with BW (see above).
+        unsafe { _mm512_mulhrs_epi16(levels, _mm512_set1_epi16(factor)) }
+    }
+
+    #[inline(always)]
+    fn correct(levels: Self::Levels, keys: Self::Levels, key: i16, by: i16) -> Self::Levels {
+        // SAFETY: the CPU has AVX-512 with BW (see above).
+        unsafe {
+            let there = _mm512_cmpeq_epi16_mask(keys, _mm512_set1_epi16(key));
+            _mm512_mask_add_epi16(levels, there, levels, _mm512_set1_epi16(by))
+        }
+    }
+
+    #[inline(always)]
+    fn widen(bytes: &[u8; 32]) -> Self::Levels {
+        // SAFETY: the CPU has AVX-512 with BW (see above); the load is of all bytes.
+        unsafe { _mm512_cvtepu8_epi16(_mm256_loadu_si256(bytes.as_ptr().cast())) }
+    }
+
+    #[inline(always)]
+    fn bytes(levels: Self::Levels) -> [u8; 32] {
+        // SAFETY: the CPU has AVX-512 with BW (see above); both sides of the transmutation are 32 plain bytes.
+        unsafe { transmute(_mm512_cvtepi16_epi8(levels)) }
     }
 
     #[inline(always)]
@@ -162,13 +214,12 @@ impl Vector for Avx512 {
         unsafe {
             let high = _mm512_set1_epi32((full_high | end_high << 16) as i32);
             let low = _mm512_set1_epi32((full_low | end_low << 16) as i32);
-            let round = _mm512_set1_epi32(1 << 23);
+            let round = _mm512_set1_epi32(1 << (23 - HALF_BITS));
             // Interleaving and packing work within the same parts, so that the order comes back.
             let mut pairs = [_mm512_unpacklo_epi16(sums, ends), _mm512_unpackhi_epi16(sums, ends)];
             for pairs in &mut pairs {
-                let high = _mm512_slli_epi32::<HALF_BITS>(_mm512_madd_epi16(*pairs, high));
-                let sum = _mm512_add_epi32(_mm512_dpwssd_epi32(round, *pairs, low), high);
-                *pairs = _mm512_srli_epi32::<24>(sum);
+                let high = _mm512_slli_epi32::<HALF_BITS>(_mm512_dpwssd_epi32(round, *pairs, high));
+                *pairs = _mm512_srli_epi32::<24>(_mm512_dpwssd_epi32(high, *pairs, low));
             }
             _mm512_packs_epi32(pairs[0], pairs[1])
         }

@@ -26,16 +26,30 @@ kernel! {
         out.extend(V::in_order(four).as_flattened().iter().copied().map(u32::from));
         out.extend(V::by_lanes(four).as_flattened().iter().copied().map(u32::from));
         let matrices = std::array::from_fn(|_| std::array::from_fn(|_| next() as u8));
-        out.extend(V::across(&matrices).as_flattened().iter().copied().map(u32::from));
+        let across = V::across(&matrices);
+        out.extend(across.as_flattened().iter().copied().map(u32::from));
+        let parts = [across, matrices, V::across(&across), V::in_order(four)];
+        V::quads(&parts).iter().for_each(|quads| out.extend(quads.0.map(u32::from)));
         let stride = 12 + (seed % 9) as usize;
         let rows: Vec<u8> = (0..15 * stride + 16).map(|_| next() as u8).collect();
         V::gather(&rows, stride).iter().for_each(|quads| out.extend(quads.0.map(u32::from)));
         let mut line = |most: u32| std::array::from_fn(|_| (next() % most) as u16);
         let (sums, ends) = (V::add(V::load(&line(1000)), V::load(&line(276))), V::load(&line(511)));
-        let full = next() % ((1 << 24) / 5);
+        let full = u32::from(line(1 << 16)[0]) << 5;
         let mut weighed = [0; 32];
         V::store(V::weigh(sums, ends, full, ((1 << 24) - 5 * full) / 2), &mut weighed);
         out.extend(weighed.map(u32::from));
+        let (one, other) = (V::load(&line(1 << 16)), V::load(&line(4)));
+        // Negative ones, too: 0 less what is below 4.
+        let keys = if seed.is_multiple_of(2) { other } else { V::subtract(V::load(&line(1)), other) };
+        let key = (seed % 7) as i16 - 3;
+        let by = line(1 << 16)[0].cast_signed();
+        for levels in [V::subtract(one, other), V::scale(one, by & i16::MAX), V::correct(one, keys, key, by)] {
+            V::store(levels, &mut weighed);
+            out.extend(weighed.map(u32::from));
+        }
+        let bytes = std::array::from_fn(|_| next() as u8);
+        out.extend(V::bytes(V::add(V::widen(&bytes), V::widen(&[0; 32]))).map(u32::from));
         let table = std::array::from_fn(|_| next() as u8);
         let mut bytes: Vec<u8> = (0..301).map(|_| next() as u8).collect();
         if !V::map(&mut bytes, &table) {
