@@ -12,6 +12,7 @@ pub(crate) mod flip;
 pub(crate) mod float;
 pub(crate) mod hue;
 pub(crate) mod resize;
+pub(crate) mod saturation;
 pub(crate) mod simd;
 
 /// The three planes of a planar picture.

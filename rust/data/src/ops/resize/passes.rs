@@ -74,9 +74,11 @@ kernel! {
             regroup::<V>(source, y, edge, columns);
             for x in (0..size).step_by(LANES) {
                 let mut levels = [[[[0; LANES]; 4]; 4]; 3];
-                for four in 0..LANES.min(size - x).div_ceil(4) {
-                    let [red, green, blue] = four_columns::<V>(columns, weights, x + 4 * four);
-                    (levels[0][four], levels[1][four], levels[2][four]) = (red, green, blue);
+                for (four, x) in (x..size).step_by(4).take(4).enumerate() {
+                    let made = four_columns::<V>(columns, weights, x);
+                    for (levels, made) in levels.iter_mut().zip(made) {
+                        levels[four] = made;
+                    }
                 }
                 match &mut target {
                     Target::Fours(fours) => put_fours::<V>(&levels, x, y, size, fours),
