@@ -24,6 +24,16 @@ pub(crate) fn planes(picture: &mut [u8]) -> [&mut [u8]; 3] {
     [red, green, &mut blue[..size]]
 }
 
+/// The first `length` values of a buffer that never shrinks, whatever they are: filling it up again from size to size
+/// costs more than some of the kernels.
+#[inline(always)]
+pub(crate) fn room<T: Copy>(buffer: &mut Vec<T>, length: usize, value: T) -> &mut [T] {
+    if buffer.len() < length {
+        buffer.resize(length, value);
+    }
+    &mut buffer[..length]
+}
+
 /// The whole level below a value, which is clipped to [0, 255]; NaN gives 0.
 ///
 /// Rust's own conversion clips, too, but LLVM compiles it to one branchy conversion per value where a

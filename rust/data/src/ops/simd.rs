@@ -233,6 +233,18 @@ pub(crate) trait Vector {
         quads
     }
 
+    /// Four rows of 64 bytes: each lane's bytes of all rows side by side.
+    #[inline(always)]
+    fn stack(rows: [[u8; 64]; 4]) -> [Quads; 4] {
+        let mut quads = [Quads::ZERO; 4];
+        for (row, bytes) in rows.iter().enumerate() {
+            for (i, &byte) in bytes.iter().enumerate() {
+                quads[i / LANES].0[4 * (i % LANES) + row] = byte;
+            }
+        }
+        quads
+    }
+
     /// A line from memory.
     fn load(line: &Line) -> Self::Levels;
 

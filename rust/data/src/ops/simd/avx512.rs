@@ -156,6 +156,27 @@ impl Vector for Avx512 {
     }
 
     #[inline(always)]
+    fn stack(rows: [[u8; 64]; 4]) -> [Quads; 4] {
+        // SAFETY: the CPU has AVX-512 with BW (see above); each load is of a row's 64 bytes, and both sides of the
+        // transmutation are 256.
+        unsafe {
+            let (a, b) =
+                (_mm512_loadu_si512(rows[0].as_ptr().cast()), _mm512_loadu_si512(rows[1].as_ptr().cast()));
+            let (c, d) =
+                (_mm512_loadu_si512(rows[2].as_ptr().cast()), _mm512_loadu_si512(rows[3].as_ptr().cast()));
+            let (ab, cd) = (_mm512_unpacklo_epi8(a, b), _mm512_unpacklo_epi8(c, d));
+            let (ef, gh) = (_mm512_unpackhi_epi8(a, b), _mm512_unpackhi_epi8(c, d));
+            // Each has four bytes of all rows from each 16.
+            Self::quads(&transmute::<[__m512i; 4], [[[u8; 16]; 4]; 4]>([
+                _mm512_unpacklo_epi16(ab, cd),
+                _mm512_unpackhi_epi16(ab, cd),
+                _mm512_unpacklo_epi16(ef, gh),
+                _mm512_unpackhi_epi16(ef, gh),
+            ]))
+        }
+    }
+
+    #[inline(always)]
     fn load(line: &Line) -> Self::Levels {
         // SAFETY: the CPU has AVX-512 (see above); a `Line` is 64 bytes.
         unsafe { _mm512_loadu_si512(line.as_ptr().cast()) }

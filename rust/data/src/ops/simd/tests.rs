@@ -58,6 +58,7 @@ kernel! {
         out.extend(V::merge(differences).map(u32::from));
         let upper = differences.map(|levels| V::upper(levels, by));
         out.extend(V::merge([V::add(upper[0], green[0]), V::add(upper[1], green[1])]).map(u32::from));
+        V::stack([rgb[2], rgb[0], rgb[1], rgb[2]]).iter().for_each(|quads| out.extend(quads.0.map(u32::from)));
         let table = std::array::from_fn(|_| next() as u8);
         let mut bytes: Vec<u8> = (0..301).map(|_| next() as u8).collect();
         if !V::map(&mut bytes, &table) {
