@@ -33,8 +33,8 @@ class Images:
 def prepare(
     source: Path | str, count: int, batch_size: int, folder: Path, *, threads: int, recode: bool = False
 ) -> Images:
-    """Writes `count` images, evenly spaced in the source, into the new `folder`, byte for byte: of recoded ones
-    the originals, which are then packed for barlow, too.
+    """Writes `count` images, evenly spaced in the source, into the new `folder`, byte for byte: of recoded
+    ones the originals, which are then packed for barlow, too.
 
     Rounded down to whole batches, so that no pipeline has a short one. With fewer batches than `threads` some
     would stand idle: `ValueError`; `batch_size` 0 sees to it that each thread has several. With `recode` they

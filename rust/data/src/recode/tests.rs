@@ -84,3 +84,27 @@ fn parts_that_are_damaged_under_right_checksums_do_no_harm() {
     }
     assert!(rebuilt > 0 && refused > 0, "{rebuilt} {refused}");
 }
+
+#[test]
+fn scans_beyond_the_plain_paths_limit_are_refused_before_the_first_is_written() {
+    let (_, file) = files().next().unwrap();
+    let bytes = Recoder::new().recode(&file).unwrap();
+    let member = Member::parse(&bytes).unwrap();
+    let mut skeleton = member.skeleton().unwrap().to_vec();
+    let frame = skeleton.windows(2).position(|marker| marker == [0xff, 0xc2]).unwrap();
+    skeleton[frame + 5..frame + 9].copy_from_slice(&[13_000_u16.to_be_bytes(); 2].concat());
+    let from = skeleton.windows(2).rposition(|marker| marker == [0xff, 0xda]).unwrap();
+    let scan = skeleton[from..skeleton.len() - 2].to_vec();
+    let scans = skeleton.windows(2).filter(|marker| marker == &[0xff, 0xda]).count();
+    for more in [11, 12] {
+        let mut many = skeleton.clone();
+        (scans..more).for_each(|_| drop(many.splice(from..from, scan.iter().copied())));
+        let error = Recoder::new().restore(&sealed(&member, &many, member.layout().unwrap())).unwrap_err();
+        // 2 * 10^9 pixels of scans, of which an image of 13,000 squared has 169 million each.
+        assert_eq!(
+            error.to_string().contains("number of JPEG scans is 12, the limit is 11"),
+            more == 12,
+            "{error}"
+        );
+    }
+}

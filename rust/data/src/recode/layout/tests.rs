@@ -9,7 +9,7 @@ use crate::recode::Scratch;
 #[test]
 fn every_coefficient_comes_back() {
     let mut random = Random(1);
-    for case in 0..if cfg!(miri) { 6 } else { 60 } {
+    for case in 0..if cfg!(miri) { 3 } else { 60 } {
         let original = image(&mut random, case);
         let bytes = write(&original);
         let found = Layout::parse(&bytes).unwrap().coefficients().unwrap();
@@ -72,7 +72,7 @@ fn mutated_bytes_are_an_error_or_the_same_for_all() {
     let mut random = Random(5);
     let (mut scratch, mut expected, mut found) = (Scratch::default(), Vec::new(), Vec::new());
     let mut readable = 0;
-    let cases = if cfg!(miri) { 25 } else { 1500 };
+    let cases = if cfg!(miri) { 6 } else { 1500 };
     for case in 0..cases {
         let mut bytes = write(&image(&mut random, case % 12));
         for _ in 0..1 + random.below(3) {
@@ -95,7 +95,7 @@ fn mutated_bytes_are_an_error_or_the_same_for_all() {
             assert!(!first || found == expected, "case {case}, {}", simd.name());
         }
     }
-    assert!(readable > cases / 15, "only {readable} were read at all");
+    assert!(cfg!(miri) || readable > 100, "only {readable} were read at all");
 }
 
 #[test]
@@ -148,7 +148,7 @@ fn judged(block: &[i16; 64], quant: &[u16; 64]) -> bool {
 fn blocks_in_paired_order_are_judged_alike() {
     let mut random = Random(7);
     let mut allowed = [0; 2];
-    let cases = if cfg!(miri) { 100 } else { 3000 };
+    let cases = if cfg!(miri) { 40 } else { 3000 };
     for case in 0..cases {
         let steps = if case % 7 == 0 { 1 << 16 } else { 256 };
         let quant = std::array::from_fn(|_| random.below(steps) as u16);
