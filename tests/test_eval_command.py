@@ -144,6 +144,8 @@ def test_help_shows_the_values_of_the_weights_and_every_protocol(place: Path, ca
     assert re.search(r"--data\.image-size INT .{,60}\(default: 16\)", words)
     for name in PROTOCOLS:
         assert name in words
+    without_data = barlow_here(capfd, "eval", place / "w.safetensors", "--help")
+    assert re.search(r"--evaluate\.few-shot-episodes INT\s.{,120}\(default: 6\)", without_data.out, re.DOTALL)
 
 
 @pytest.mark.parametrize(

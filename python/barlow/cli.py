@@ -249,8 +249,10 @@ def _evaluated(arguments: list[str]) -> Config:
         found.append(target)
 
     words = [word for word in arguments if word not in ("--help", "-h")]
-    with contextlib.suppress(ValueError, SystemExit):  # the parse that counts has the same to say
-        _choose({"eval": note}, "barlow", "", words)()
+    for rest in ((), ("DATA",)):  # `barlow eval RUN --help` need not name any
+        with contextlib.suppress(ValueError, SystemExit):  # the parse that counts has the same to say
+            _choose({"eval": note}, "barlow", "", [*words, *rest])()
+            break
     return evaluation.config_of(found[0]) if found else Config()
 
 

@@ -88,8 +88,7 @@ def evaluate(
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     backbone = backbone.to(where)
     digest = features.digest(backbone)
-    test = parts if isinstance(parts, Index) else parts.test
-    agree({"weights": digest, "test images": test.digest(), "config": repr(config), "protocols": names})
+    agree({"weights": digest, "images": parts.digest(), "config": repr(config), "protocols": names})
     folder = Path(cache) if cache is not None else beside(target, "features")
     kept = FeatureCache(folder, int(cache_gib * 2**30))
     talk = console.Console(quiet=quiet or rank_in() > 0)

@@ -61,5 +61,5 @@ TIMM_FILE = Format(
     encode=encode,
     load=_load,
     recipe=_recipe,
-    promise="It loads strictly into timm's model without classifier.",
+    promise="It loads strictly into timm's model without classifier, as built below.",
 )

@@ -68,5 +68,5 @@ TORCHVISION = Format(
     encode=encode,
     load=_load,
     recipe=_recipe,
-    promise="It loads strictly into torchvision's network without classifier.",
+    promise="It loads strictly into torchvision's network without classifier, as built below.",
 )
