@@ -218,6 +218,10 @@ def test_the_report_has_every_score_with_its_spread(
 ) -> None:
     _, found = alone
     page = results.section_of(found)
+    assert "has gone on" not in page
+    assert "has gone on" not in results.section_of({**found, "step": 250}, None, 250)
+    older = results.section_of({**found, "step": 100}, None, 250)
+    assert "the numbers of step 100; the run has gone on to step 250 since" in older
     for name, metric, words in (
         ("linear-sweep", "top1", "linear sweep top-1"),
         ("voc07-svm", "map_11_point", "VOC07 SVM mAP, 11-point"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import torch
 
 import tiny_run
 from barlow.config import EvaluateConfig
-from barlow.evaluate import evaluate, evaluation, linear, partition, recipes
+from barlow.evaluate import evaluate, evaluation, linear, partition, recipes, unfinished
 from barlow.evaluate.classifier import train_classifier
 from barlow.evaluate.protocols import PROTOCOLS
 from barlow.evaluate.unfinished import Part, Unfinished
@@ -131,6 +133,24 @@ def test_protocols_that_are_done_are_not_done_again(
     assert told.count("done before") == 5
     assert "untrained: linear, seed 0: done before" in told
     assert [path.name for path in tmp_path.iterdir()] == ["e.json"]
+
+
+def test_what_cannot_be_kept_costs_no_number(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a full disk, or when another process of the same evaluation has just removed the folder."""
+    monkeypatch.setattr(evaluation, "_WORTH_S", 0.0)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "x.json")
+
+    monkeypatch.setattr(unfinished.Unfinished, "_begin", full)
+    with pytest.warns(UserWarning, match=r"what is done is not kept: .*No space left on device: 'x\.json'"):
+        found = evaluate(
+            place / "w.safetensors", place, protocols=("knn",), device="cpu", quiet=True, baselines=False,
+            out=tmp_path / "e.json",
+        )  # fmt: skip
+    assert found["knn"]["top1"] > 0
 
 
 def test_other_labels_are_another_evaluation(place: Path) -> None:

@@ -34,7 +34,8 @@ pytestmark = [
 @pytest.fixture
 def world() -> Iterator[World]:
     device = torch.device("cuda", torch.cuda.current_device())
-    dist.init_process_group("nccl", store=dist.HashStore(), rank=0, world_size=1, device_id=device)
+    store = dist.HashStore()  # pyright: ignore[reportPrivateImportUsage]
+    dist.init_process_group("nccl", store=store, rank=0, world_size=1, device_id=device)
     try:
         yield World(0, 1, 0, device)
     finally:

@@ -40,6 +40,7 @@ class Store:
         self.path = self.folder / FEATURES
         self._settings, self._row_bytes = settings, shape[1] * dtype.itemsize
         self._header = _header(shape, dtype)
+        self._num_rows = shape[0]
         self._num_bytes = len(self._header) + shape[0] * self._row_bytes
         self._file: int | None = None
 
@@ -61,7 +62,10 @@ class Store:
             same = file.read(len(self._header)) == self._header
         if not same or self.path.stat().st_size != self._num_bytes:
             raise ValueError(f"{self.path} is damaged; remove {self.folder} to begin anew")
-        return int(found["rows"])
+        rows = found.get("rows")
+        if not isinstance(rows, int) or not 0 <= rows <= self._num_rows:
+            raise ValueError(f"{progress} is damaged; remove {self.folder} to begin anew")
+        return rows
 
     def _make(self) -> None:
         descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,7 +31,7 @@ from barlow.evaluate.unfinished import Unfinished
 from barlow.evaluate.voc import MultiLabel
 from barlow.model.foreign import described
 from barlow.model.precision import autocast_dtype
-from barlow.model.weights import load_backbone
+from barlow.model.weights import load_backbone, weights_file
 from barlow.validation import validate_ranges
 
 _WORTH_S = 10.0
@@ -76,7 +77,8 @@ def evaluate(
     check_request(protocols or (), seeds, cache_gib)
     destination = Path(out) if out is not None else beside(target, "eval.json")
     durable.check_target(destination)
-    backbone, model_config, own_config = load_backbone(target)
+    file = weights_file(target)  # of a run that goes on training: what is newest now
+    backbone, model_config, own_config = load_backbone(file)
     config = dataclasses.replace(config or described(model_config, own_config), model=model_config)
     validate_ranges(config)
     parts = partition.load(data, None if held_out is None else Path(held_out), lists)
@@ -106,6 +108,7 @@ def evaluate(
     result |= _description(job, names, result, baselines=baselines) | {
         "target": str(target.resolve()),
         "weights_sha256": digest,
+        "step": _step(file),
         "seeds": seeds,
         "seconds": round(time.monotonic() - began, 1),
     }
@@ -115,6 +118,12 @@ def evaluate(
     unfinished.remove()
     tables.show(talk, result, destination)
     return json.loads(text)
+
+
+def _step(file: Path) -> int | None:
+    """The step of the run after which its weights were those of the file; None if that is no checkpoint."""
+    found = re.fullmatch(r"step-(\d+)", file.parent.name)
+    return int(found[1]) if found else None
 
 
 def _description(job: Job, names: Sequence[str], result: Json, *, baselines: bool) -> Json:

@@ -74,7 +74,9 @@ def load(data: Path, held_out: Path | None = None, lists: tuple[Path, Path] | No
     part without labels, classes too small to split; lists that can't be read or don't fit the images.
     """
     found = benchmarks.find(data) if lists is None else Lists(data, *lists)
-    if found is not None and (lists is not None or held_out is None):
+    if found is not None:
+        if lists is None and held_out is not None:
+            raise ValueError(f"{data} has a list of its own test images: leave --held-out out")
         return _by_lists(found, held_out)
     if (devkit := voc.find(data)) is not None:
         return voc.load(devkit, None if held_out is None else voc.find(held_out) or held_out)

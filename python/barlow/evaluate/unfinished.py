@@ -10,10 +10,12 @@ stopped.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import time
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +39,8 @@ class Unfinished:
     """The folder beside the result `out`. All ranks call the same; the first one writes, all of them read.
 
     `settings`: all that decides about the numbers, as JSON. `ValueError` if there is a beginning by other
-    ones; nothing is changed then. What took less than `worth_s` to compute is not kept.
+    ones; nothing is changed then. What took less than `worth_s` to compute is not kept. A disk that is full,
+    or another process of the same evaluation that ends and removes the folder, costs a warning and no number.
     """
 
     def __init__(self, out: Path, settings: Json, *, every_s: float = EVERY_S, worth_s: float = 0.0) -> None:
@@ -59,8 +62,9 @@ class Unfinished:
     def keep_result(self, name: str, result: Json, *, took_s: float = 0.0) -> None:
         """From now on the part of this name is done."""
         if rank_in() == 0 and took_s >= self._worth_s:
-            self._begin()
-            durable.write_file(self.folder / f"{name}.json", json.dumps(result, indent=2) + "\n")
+            with _best_effort():
+                self._begin()
+                durable.write_file(self.folder / f"{name}.json", json.dumps(result, indent=2) + "\n")
 
     def load(self, name: str, module: nn.Module, optimizer: torch.optim.Optimizer | None) -> Json | None:
         """Puts a beginning of this part into both and gives what was saved with it; None: there is none."""
@@ -101,8 +105,9 @@ class Unfinished:
             _WEIGHTS: weights.encode(module.state_dict()),
             _MOMENTUM: weights.encode(momentum),
         }
-        self._begin()
-        durable.write_folder(self.folder / _TRAINING, files)
+        with _best_effort():
+            self._begin()
+            durable.write_folder(self.folder / _TRAINING, files)
         self._saved = time.monotonic()
 
     def _begin(self) -> None:
@@ -136,6 +141,15 @@ class Part:
     ) -> None:
         """`Unfinished.save` of this part."""
         self.unfinished.save(self.name, module, optimizer, progress, last=last)
+
+
+@contextlib.contextmanager
+def _best_effort() -> Iterator[None]:
+    """What can't be kept is told: hours of work don't end for that."""
+    try:
+        yield
+    except OSError as error:
+        warnings.warn(f"what is done is not kept: {error}", stacklevel=4)
 
 
 def _progress(folder: Path, name: str) -> Json | None:

@@ -9,8 +9,8 @@
 mod narrow;
 
 use self::narrow::Narrow;
-use super::planes;
 use super::simd::{Line, Simd, Vector, kernel};
+use super::{planes, room};
 
 /// Passes in each direction.
 const PASSES: usize = 3;
@@ -171,7 +171,7 @@ fn along_rows<V: Vector, A: Along>(plane: &mut [u8], width: usize, filter: &A, l
     let margin = filter.margin();
     let before = margin.next_multiple_of(BLOCK);
     let length = before + width.next_multiple_of(BLOCK) + margin.next_multiple_of(BLOCK);
-    lines.resize(2 * TURNS * length + BLOCK, 0);
+    let lines = room(lines, 2 * TURNS * length + BLOCK, 0);
     // Where blocks begin with a line of the cache.
     let aligned = lines.as_ptr().align_offset(align_of::<Across>()).min(BLOCK);
     let (mut from, mut to) = lines[aligned..][..2 * TURNS * length].split_at_mut(TURNS * length);
@@ -233,7 +233,7 @@ kernel! {
         let height = plane.len() / width;
         let margin = taps.radius + 1;
         let length = height + 2 * margin;
-        strip.resize(2 * length, Across([0; BLOCK]));
+        let strip = room(strip, 2 * length, Across([0; BLOCK]));
         let (mut from, mut to) = strip.split_at_mut(length);
         for start in (0..width).step_by(BLOCK) {
             let count = BLOCK.min(width - start);

@@ -3,6 +3,7 @@
 //!
 //! The arithmetic is Pillow's, in double precision and in the same order, so that the last bit agrees.
 
+use super::room;
 use super::simd::{Packed, Simd, Vector, WEIGHT_BITS, kernel};
 
 /// Filters of a resize; both widen when an image shrinks (antialiasing), as Pillow's do.
@@ -135,8 +136,8 @@ fn fill<V: Vector>(weights: &mut Weights, side: Side, size: u32, filter: Interpo
     // Three more than the filter's width: it may begin with the last pixel of a four.
     weights.stride = (support.ceil() as usize * 2 + 1 + 3).div_ceil(4);
     weights.spans.clear();
-    weights.packed.resize(size as usize * weights.stride, Packed::default());
-    weights.exact.resize(4 * weights.stride, [0.0; TOGETHER]);
+    room(&mut weights.packed, size as usize * weights.stride, Packed::default());
+    let exacts = room(&mut weights.exact, 4 * weights.stride, [0.0; TOGETHER]);
     for group in (0..size).step_by(TOGETHER) {
         let mut centres = [0.0; TOGETHER];
         // Places of the first weight and after the last; the first place of all.
@@ -156,16 +157,16 @@ fn fill<V: Vector>(weights: &mut Weights, side: Side, size: u32, filter: Interpo
         }
         // Three loops, and bits for a choice: compilers make vectors of these, but would branch for every weight
         // of a single one.
-        for (place, exact) in (0..).zip(&mut weights.exact) {
+        for (place, exact) in (0..).zip(exacts.iter_mut()) {
             for lane in 0..TOGETHER {
                 exact[lane] = (f64::from(firsts[lane] + place) - centres[lane] + 0.5) * (1.0 / stretch);
             }
         }
-        for weight in weights.exact.as_flattened_mut() {
+        for weight in exacts.as_flattened_mut() {
             *weight = filter.weight(*weight);
         }
         let mut sums = [0.0; TOGETHER];
-        for (place, exact) in (0..).zip(&mut weights.exact) {
+        for (place, exact) in (0..).zip(exacts.iter_mut()) {
             for lane in 0..TOGETHER {
                 // All ones inside, zeros outside.
                 let inside = ((place - ends[lane]) & !(place - leads[lane])) >> 31;
@@ -174,7 +175,7 @@ fn fill<V: Vector>(weights: &mut Weights, side: Side, size: u32, filter: Interpo
             }
         }
         let first = group as usize * weights.stride;
-        pack::<V>(&weights.exact, sums, &mut weights.packed[first..], weights.stride);
+        pack::<V>(exacts, sums, &mut weights.packed[first..], weights.stride);
     }
 }
 

@@ -8,6 +8,7 @@ mod passes;
 
 use self::passes::{BEHIND, Narrow, Rows, Strips, Target, narrow, shorten, stack};
 use super::filter::{Side, Weights};
+use super::room;
 use super::simd::{LANES, Quads, Simd};
 use crate::error::{Fault, Result};
 
@@ -190,19 +191,20 @@ impl Resize {
         let size = self.across.len();
         let strips = Strips { count: 3, length: size, apart: size * size };
         let fours = source.count.div_ceil(LANES) * (LANES / 4);
-        self.fours.resize(fours * strips.blocks() + BEHIND, Quads::ZERO);
-        narrow(self.simd, source, &self.across, &mut self.narrow, Target::Fours(&mut self.fours));
-        shorten(self.simd, &self.fours, strips, &self.down, &mut self.line, picture);
+        let fours = room(&mut self.fours, fours * strips.blocks() + BEHIND, Quads::ZERO);
+        narrow(self.simd, source, &self.across, &mut self.narrow, Target::Fours(fours));
+        shorten(self.simd, fours, strips, &self.down, &mut self.line, picture);
     }
 
     fn columns_then_rows(&mut self, source: Rows<'_>, picture: &mut [u8]) {
         let size = self.down.len();
         let strips = Strips { count: 1, length: source.length, apart: 0 };
-        self.fours.resize(source.count.div_ceil(4) * strips.blocks() + BEHIND, Quads::ZERO);
-        stack(self.simd, source, &mut self.fours);
-        self.shortened.resize(size * source.length, 0);
-        shorten(self.simd, &self.fours, strips, &self.down, &mut self.line, &mut self.shortened);
-        let (bytes, length) = (&*self.shortened, source.length);
+        let fours = source.count.div_ceil(4) * strips.blocks() + BEHIND;
+        let fours = room(&mut self.fours, fours, Quads::ZERO);
+        stack(self.simd, source, fours);
+        let bytes = room(&mut self.shortened, size * source.length, 0);
+        shorten(self.simd, fours, strips, &self.down, &mut self.line, bytes);
+        let length = source.length;
         let source = Rows { bytes, stride: length, length, count: size };
         narrow(self.simd, source, &self.across, &mut self.narrow, Target::Planes(picture));
     }

@@ -10,6 +10,7 @@ mod arm;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod portable;
 
 #[cfg(target_arch = "aarch64")]
 pub(crate) use arm::Neon;
@@ -17,6 +18,7 @@ pub(crate) use arm::Neon;
 pub(crate) use avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx512::Avx512;
+pub(crate) use portable::Portable;
 
 /// Fractional bits of a resize's weight: 8 for the value and 2 for overshoot and sign are left of 32.
 pub(crate) const WEIGHT_BITS: u32 = 22;
@@ -231,6 +233,18 @@ pub(crate) trait Vector {
         quads
     }
 
+    /// Four rows of 64 bytes: each lane's bytes of all rows side by side.
+    #[inline(always)]
+    fn stack(rows: [[u8; 64]; 4]) -> [Quads; 4] {
+        let mut quads = [Quads::ZERO; 4];
+        for (row, bytes) in rows.iter().enumerate() {
+            for (i, &byte) in bytes.iter().enumerate() {
+                quads[i / LANES].0[4 * (i % LANES) + row] = byte;
+            }
+        }
+        quads
+    }
+
     /// A line from memory.
     fn load(line: &Line) -> Self::Levels;
 
@@ -258,147 +272,20 @@ pub(crate) trait Vector {
     /// A line to memory.
     fn store(levels: Self::Levels, line: &mut Line);
 
+    /// Signed products with a factor, without their lower 16 bits.
+    fn upper(levels: Self::Levels, factor: i16) -> Self::Levels;
+
+    /// The luma of red, green and blue, as `colour` defines it.
+    fn luma(red: Self::Levels, green: Self::Levels, blue: Self::Levels) -> Self::Levels;
+
+    /// Two lines from bytes, in an order of its own.
+    fn split(bytes: &[u8; 64]) -> [Self::Levels; 2];
+
+    /// The reverse for signed levels, which are clipped.
+    fn merge(levels: [Self::Levels; 2]) -> [u8; 64];
+
     /// Looks every byte up in a table; false if that is not worth it here, and nothing was done.
     fn map(bytes: &mut [u8], table: &[u8; 256]) -> bool;
-}
-
-/// The 4 x 4 transposition of 32-bit words.
-#[inline(always)]
-fn words_across(rows: &[[u8; LANES]; 4]) -> [[u8; LANES]; 4] {
-    let mut out = [[0; LANES]; 4];
-    for (i, out) in out.iter_mut().enumerate() {
-        for (row, word) in rows.iter().zip(out.as_chunks_mut::<4>().0) {
-            word.copy_from_slice(&row[4 * i..4 * i + 4]);
-        }
-    }
-    out
-}
-
-/// Plain Rust: the definition of every step, and what compilers make of it.
-pub(crate) struct Portable;
-
-impl Vector for Portable {
-    type Sums = [i32; LANES];
-    type Levels = Line;
-    type Whole = [i32; LANES];
-
-    const TOGETHER: usize = 2;
-
-    #[inline(always)]
-    fn pack(weights: &[[i32; 8]; 4]) -> [Packed; 8] {
-        std::array::from_fn(|lane| weights.map(|weights| weights[lane].cast_unsigned()))
-    }
-
-    #[inline(always)]
-    fn zero() -> Self::Sums {
-        [0; LANES]
-    }
-
-    #[inline(always)]
-    fn dot(sums: &mut Self::Sums, quads: &Quads, weights: &Packed) {
-        let weights = weights.map(u32::cast_signed);
-        for (sum, quad) in sums.iter_mut().zip(quads.0.as_chunks::<4>().0) {
-            for (&sample, weight) in quad.iter().zip(weights) {
-                *sum = sum.wrapping_add(i32::from(sample) * weight);
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn whole(sums: Self::Sums) -> Self::Whole {
-        sums.map(|sum| sum.wrapping_add(1 << (WEIGHT_BITS - 1)) >> WEIGHT_BITS)
-    }
-
-    #[inline(always)]
-    fn in_order(four: [Self::Whole; 4]) -> [[u8; LANES]; 4] {
-        four.map(|levels| levels.map(|level| level.clamp(0, 255) as u8))
-    }
-
-    #[inline(always)]
-    fn by_lanes(four: [Self::Whole; 4]) -> [[u8; LANES]; 4] {
-        words_across(&Self::in_order(four))
-    }
-
-    #[inline(always)]
-    fn gather(rows: &[u8], stride: usize) -> [Quads; 3] {
-        let mut channels = [Quads([0; 4 * LANES]); 3];
-        for lane in 0..LANES {
-            let row = &rows[lane * stride..][..16];
-            for (pixel, values) in row.as_chunks::<3>().0.iter().take(4).enumerate() {
-                for (channel, &value) in channels.iter_mut().zip(values) {
-                    channel.0[4 * lane + pixel] = value;
-                }
-            }
-        }
-        channels
-    }
-
-    #[inline(always)]
-    fn across(matrices: &[[u8; 16]; 4]) -> [[u8; 16]; 4] {
-        matrices.map(|matrix| std::array::from_fn(|i| matrix[i % 4 * 4 + i / 4]))
-    }
-
-    #[inline(always)]
-    fn load(line: &Line) -> Line {
-        *line
-    }
-
-    #[inline(always)]
-    fn add(mut one: Line, other: Line) -> Line {
-        one.iter_mut().zip(other).for_each(|(one, other)| *one = one.wrapping_add(other));
-        one
-    }
-
-    #[inline(always)]
-    fn subtract(mut one: Line, other: Line) -> Line {
-        one.iter_mut().zip(other).for_each(|(one, other)| *one = one.wrapping_sub(other));
-        one
-    }
-
-    #[inline(always)]
-    fn scale(levels: Line, factor: i16) -> Line {
-        let product = |level: u16| i32::from(level.cast_signed()) * i32::from(factor);
-        levels.map(|level| ((product(level) + (1 << 14)) >> 15) as u16)
-    }
-
-    #[inline(always)]
-    fn correct(mut levels: Line, keys: Line, key: i16, by: i16) -> Line {
-        for (level, found) in levels.iter_mut().zip(keys) {
-            let by = if found == key.cast_unsigned() { by.cast_unsigned() } else { 0 };
-            *level = level.wrapping_add(by);
-        }
-        levels
-    }
-
-    #[inline(always)]
-    fn widen(bytes: &[u8; 32]) -> Line {
-        bytes.map(u16::from)
-    }
-
-    #[inline(always)]
-    fn bytes(levels: Line) -> [u8; 32] {
-        levels.map(|level| level as u8)
-    }
-
-    #[inline(always)]
-    fn weigh(sums: Line, ends: Line, full: u32, end: u32) -> Line {
-        let mut out = [0; 32];
-        for ((out, sum), ends) in out.iter_mut().zip(sums).zip(ends) {
-            let weighted = u32::from(sum).wrapping_mul(full).wrapping_add(u32::from(ends).wrapping_mul(end));
-            *out = (weighted.wrapping_add(1 << 23) >> 24) as u16;
-        }
-        out
-    }
-
-    #[inline(always)]
-    fn store(levels: Line, line: &mut Line) {
-        *line = levels;
-    }
-
-    #[inline(always)]
-    fn map(_bytes: &mut [u8], _table: &[u8; 256]) -> bool {
-        false
-    }
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@
 //! the arithmetic of all others.
 
 use super::{Across, Along, BLOCK, PASSES, Taps, along_rows};
+use crate::ops::room;
 use crate::ops::simd::{Line, Simd, Vector, kernel};
 
 /// Largest difference of two levels together from twice a third.
@@ -143,7 +144,7 @@ fn columns_of<V: Vector, const COUNT: usize>(
     narrow: &Narrow,
     strip: &mut Vec<Across>,
 ) {
-    strip.resize(plane.len() / width, Across([0; BLOCK]));
+    let strip = room(strip, plane.len() / width, Across([0; BLOCK]));
     for start in (0..width).step_by(BLOCK) {
         for (Across(line), row) in strip.iter_mut().zip(plane.chunks_exact(width)) {
             match row[start..].first_chunk() {

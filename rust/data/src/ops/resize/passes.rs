@@ -6,8 +6,8 @@
 //! fours, just as the pass along columns wants them, where each lane is a column.
 
 use crate::ops::filter::Weights;
-use crate::ops::planes;
 use crate::ops::simd::{LANES, Packed, Quads, Vector, kernel};
+use crate::ops::{planes, room};
 
 /// `count` rows of `length` bytes, `stride` bytes apart.
 #[derive(Clone, Copy)]
@@ -69,14 +69,16 @@ kernel! {
         let Narrow { edge, columns } = scratch;
         let mut target = target;
         let size = weights.len();
-        columns.resize(source.length.div_ceil(12), [Quads::ZERO; 3]);
+        let columns = room(columns, source.length.div_ceil(12), [Quads::ZERO; 3]);
         for y in (0..source.count).step_by(LANES) {
             regroup::<V>(source, y, edge, columns);
             for x in (0..size).step_by(LANES) {
                 let mut levels = [[[[0; LANES]; 4]; 4]; 3];
-                for four in 0..LANES.min(size - x).div_ceil(4) {
-                    let [red, green, blue] = four_columns::<V>(columns, weights, x + 4 * four);
-                    (levels[0][four], levels[1][four], levels[2][four]) = (red, green, blue);
+                for (four, x) in (x..size).step_by(4).take(4).enumerate() {
+                    let made = four_columns::<V>(columns, weights, x);
+                    for (levels, made) in levels.iter_mut().zip(made) {
+                        levels[four] = made;
+                    }
                 }
                 match &mut target {
                     Target::Fours(fours) => put_fours::<V>(&levels, x, y, size, fours),
@@ -114,7 +116,7 @@ fn regroup<V: Vector>(source: Rows<'_>, y: usize, edge: &mut Vec<u8>, columns: &
     let length = 12 * columns.len() + 4;
     let mut rows = Rows { bytes: &source.bytes[y * source.stride..], ..source };
     if source.count - y < LANES || rows.bytes.len() < (LANES - 1) * source.stride + length {
-        edge.resize(LANES * length, 0);
+        let edge = room(edge, LANES * length, 0);
         for (lane, row) in edge.chunks_exact_mut(length).enumerate() {
             row[..source.length].copy_from_slice(&source.from(y + lane)[..source.length]);
         }
@@ -167,27 +169,32 @@ fn put_rows<V: Vector>(
 
 kernel! {
     /// Four rows after another, as the pass along columns reads them.
-    pub(super) fn stack / stack_rows(source: Rows<'_>, fours: &mut [Quads]) {
+    pub(super) fn stack / stack_rows[V](source: Rows<'_>, fours: &mut [Quads]) {
         let blocks = source.length.div_ceil(LANES);
         for (four, blocks) in fours.chunks_exact_mut(blocks).take(source.count.div_ceil(4)).enumerate() {
             let rows: [&[u8]; 4] = std::array::from_fn(|i| &source.from(4 * four + i)[..source.length]);
-            for (block, quads) in blocks.iter_mut().enumerate() {
-                let start = block * LANES;
-                let mut parts = [[0u8; LANES]; 4];
-                for (part, row) in parts.iter_mut().zip(rows) {
-                    let row = &row[start..];
-                    match row.first_chunk() {
-                        Some(whole) => *part = *whole,
-                        None => part[..row.len()].copy_from_slice(row),
-                    }
-                }
-                for (lane, word) in quads.0.as_chunks_mut::<4>().0.iter_mut().enumerate() {
-                    let [a, b, c, d] = parts.map(|part| u32::from(part[lane]));
-                    *word = (a | b << 8 | c << 16 | d << 24).to_le_bytes();
-                }
+            let (whole, rest) = blocks.as_chunks_mut::<4>();
+            for (i, quads) in whole.iter_mut().enumerate() {
+                *quads = V::stack(parts(rows, i * 4 * LANES));
             }
+            let last = V::stack(parts(rows, whole.len() * 4 * LANES));
+            rest.copy_from_slice(&last[..rest.len()]);
         }
     }
+}
+
+/// 64 bytes of each row from `start` on, filled up with zeros.
+#[inline(always)]
+fn parts(rows: [&[u8]; 4], start: usize) -> [[u8; 4 * LANES]; 4] {
+    let mut parts = [[0; 4 * LANES]; 4];
+    for (part, row) in parts.iter_mut().zip(rows) {
+        let row = &row[start.min(row.len())..];
+        match row.first_chunk() {
+            Some(whole) => *part = *whole,
+            None => part[..row.len()].copy_from_slice(row),
+        }
+    }
+    parts
 }
 
 /// Blocks of columns that the pass along columns makes at once.
@@ -207,7 +214,7 @@ kernel! {
     ) {
         let blocks = strips.blocks();
         let (in_strip, length) = (blocks / strips.count * LANES, strips.length);
-        line.resize(blocks.next_multiple_of(AT_ONCE), [0; LANES]);
+        let line = room(line, blocks.next_multiple_of(AT_ONCE), [0; LANES]);
         for y in 0..weights.len() {
             let (first, weights) = weights.of(y);
             let mut rows = &fours[first * blocks..];

@@ -298,6 +298,58 @@ impl Vector for Neon {
         }
     }
 
+    #[inline(always)]
+    fn upper(mut levels: Self::Levels, factor: i16) -> Self::Levels {
+        for levels in &mut levels {
+            // SAFETY: the CPU has NEON (see above).
+            *levels = unsafe {
+                // Without the lower 15 bits, then without one more.
+                let doubled = vqdmulhq_n_s16(vreinterpretq_s16_u16(*levels), factor);
+                vreinterpretq_u16_s16(vshrq_n_s16::<1>(doubled))
+            };
+        }
+        levels
+    }
+
+    #[inline(always)]
+    fn luma(mut red: Self::Levels, green: Self::Levels, blue: Self::Levels) -> Self::Levels {
+        // SAFETY: the CPU has NEON (see above); the array is the four values that are loaded.
+        unsafe {
+            let factors = vld1_u16([19_595, 38_470, 7471, 0].as_ptr());
+            let round = vdupq_n_u32(0x8000);
+            for ((red, green), blue) in red.iter_mut().zip(green).zip(blue) {
+                let low = vmlal_lane_u16::<0>(round, vget_low_u16(*red), factors);
+                let low = vmlal_lane_u16::<1>(low, vget_low_u16(green), factors);
+                let low = vmlal_lane_u16::<2>(low, vget_low_u16(blue), factors);
+                let high = vmlal_high_lane_u16::<0>(round, *red, factors);
+                let high = vmlal_high_lane_u16::<1>(high, green, factors);
+                let high = vmlal_high_lane_u16::<2>(high, blue, factors);
+                *red = vuzp2q_u16(vreinterpretq_u16_u32(low), vreinterpretq_u16_u32(high));
+            }
+        }
+        red
+    }
+
+    #[inline(always)]
+    fn split(bytes: &[u8; 64]) -> [Self::Levels; 2] {
+        let halves = bytes.as_chunks().0;
+        [Self::widen(&halves[0]), Self::widen(&halves[1])]
+    }
+
+    #[inline(always)]
+    fn merge(levels: [Self::Levels; 2]) -> [u8; 64] {
+        let mut out = [0; 64];
+        let pairs = levels.as_flattened().as_chunks::<2>().0;
+        for (out, [low, high]) in out.as_chunks_mut::<16>().0.iter_mut().zip(pairs) {
+            // SAFETY: the CPU has NEON (see above); the store is to 16 bytes.
+            unsafe {
+                let (low, high) = (vreinterpretq_s16_u16(*low), vreinterpretq_s16_u16(*high));
+                vst1q_u8(out.as_mut_ptr(), vcombine_u8(vqmovun_s16(low), vqmovun_s16(high)));
+            }
+        }
+        out
+    }
+
     /// Four look-ups in a quarter of the table each; beyond its end, the first gives 0 and the others leave
     /// what was found before.
     #[inline(always)]

@@ -17,6 +17,10 @@ pub(super) const BY_CHANNEL: [u8; 16] = [0, 3, 6, 9, 1, 4, 7, 10, 2, 5, 8, 11, 1
 /// The transposition of a 4 x 4 matrix of bytes.
 pub(super) const ACROSS: [u8; 16] = [0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15];
 
+/// Factors of red and green, of blue and 2, by which luma is green and the upper half of their sum: those of red,
+/// of green less 1, of blue, and half of the rounding.
+pub(super) const LUMA: [i32; 2] = [(38_470 - 65_536) << 16 | 19_595, 16_384 << 16 | 7471];
+
 /// Bits of a weight's lower part where it is split in two.
 pub(super) const HALF_BITS: u32 = 12;
 
@@ -307,6 +311,60 @@ impl Vector for Avx2 {
                 *out = _mm256_packs_epi32(pairs[0], pairs[1]);
             }
             out
+        }
+    }
+
+    #[inline(always)]
+    fn upper([low, high]: Self::Levels, factor: i16) -> Self::Levels {
+        // SAFETY: the CPU has AVX2 (see above).
+        unsafe {
+            let factor = _mm256_set1_epi16(factor);
+            [_mm256_mulhi_epi16(low, factor), _mm256_mulhi_epi16(high, factor)]
+        }
+    }
+
+    #[inline(always)]
+    fn luma(mut red: Self::Levels, green: Self::Levels, blue: Self::Levels) -> Self::Levels {
+        // SAFETY: the CPU has AVX2 (see above).
+        unsafe {
+            let (red_green, blue_half) = (_mm256_set1_epi32(LUMA[0]), _mm256_set1_epi32(LUMA[1]));
+            let two = _mm256_set1_epi16(2);
+            for ((red, green), blue) in red.iter_mut().zip(green).zip(blue) {
+                let low = _mm256_add_epi32(
+                    _mm256_madd_epi16(_mm256_unpacklo_epi16(*red, green), red_green),
+                    _mm256_madd_epi16(_mm256_unpacklo_epi16(blue, two), blue_half),
+                );
+                let high = _mm256_add_epi32(
+                    _mm256_madd_epi16(_mm256_unpackhi_epi16(*red, green), red_green),
+                    _mm256_madd_epi16(_mm256_unpackhi_epi16(blue, two), blue_half),
+                );
+                let (low, high) = (_mm256_srai_epi32::<16>(low), _mm256_srai_epi32::<16>(high));
+                *red = _mm256_add_epi16(_mm256_packs_epi32(low, high), green);
+            }
+        }
+        red
+    }
+
+    /// Interleaving with zeros and packing work within the same halves, so that the order comes back.
+    #[inline(always)]
+    fn split(bytes: &[u8; 64]) -> [Self::Levels; 2] {
+        let at: *const __m256i = bytes.as_ptr().cast();
+        // SAFETY: the CPU has AVX2 (see above); both loads are of a half of the bytes.
+        unsafe {
+            let (first, second, zero) =
+                (_mm256_loadu_si256(at), _mm256_loadu_si256(at.add(1)), _mm256_setzero_si256());
+            [
+                [_mm256_unpacklo_epi8(first, zero), _mm256_unpackhi_epi8(first, zero)],
+                [_mm256_unpacklo_epi8(second, zero), _mm256_unpackhi_epi8(second, zero)],
+            ]
+        }
+    }
+
+    #[inline(always)]
+    fn merge([first, second]: [Self::Levels; 2]) -> [u8; 64] {
+        // SAFETY: the CPU has AVX2 (see above); both sides of the transmutation are 64 plain bytes.
+        unsafe {
+            transmute([_mm256_packus_epi16(first[0], first[1]), _mm256_packus_epi16(second[0], second[1])])
         }
     }
 

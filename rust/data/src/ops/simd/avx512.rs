@@ -9,7 +9,7 @@
 use std::arch::x86_64::*;
 use std::mem::transmute;
 
-use super::avx2::{ACROSS, BY_CHANNEL, HALF_BITS, fours_apart, halves, load, transpose_words};
+use super::avx2::{ACROSS, BY_CHANNEL, HALF_BITS, LUMA, fours_apart, halves, load, transpose_words};
 use super::{LANES, Line, Packed, Quads, Vector, WEIGHT_BITS};
 
 /// AVX-512 with VNNI and VBMI (Ice Lake, Zen 4 and later): bytes times bytes, weights as three signed digits.
@@ -156,6 +156,27 @@ impl Vector for Avx512 {
     }
 
     #[inline(always)]
+    fn stack(rows: [[u8; 64]; 4]) -> [Quads; 4] {
+        // SAFETY: the CPU has AVX-512 with BW (see above); each load is of a row's 64 bytes, and both sides of the
+        // transmutation are 256.
+        unsafe {
+            let (a, b) =
+                (_mm512_loadu_si512(rows[0].as_ptr().cast()), _mm512_loadu_si512(rows[1].as_ptr().cast()));
+            let (c, d) =
+                (_mm512_loadu_si512(rows[2].as_ptr().cast()), _mm512_loadu_si512(rows[3].as_ptr().cast()));
+            let (ab, cd) = (_mm512_unpacklo_epi8(a, b), _mm512_unpacklo_epi8(c, d));
+            let (ef, gh) = (_mm512_unpackhi_epi8(a, b), _mm512_unpackhi_epi8(c, d));
+            // Each has four bytes of all rows from each 16.
+            Self::quads(&transmute::<[__m512i; 4], [[[u8; 16]; 4]; 4]>([
+                _mm512_unpacklo_epi16(ab, cd),
+                _mm512_unpackhi_epi16(ab, cd),
+                _mm512_unpacklo_epi16(ef, gh),
+                _mm512_unpackhi_epi16(ef, gh),
+            ]))
+        }
+    }
+
+    #[inline(always)]
     fn load(line: &Line) -> Self::Levels {
         // SAFETY: the CPU has AVX-512 (see above); a `Line` is 64 bytes.
         unsafe { _mm512_loadu_si512(line.as_ptr().cast()) }
@@ -223,6 +244,43 @@ impl Vector for Avx512 {
             }
             _mm512_packs_epi32(pairs[0], pairs[1])
         }
+    }
+
+    #[inline(always)]
+    fn upper(levels: Self::Levels, factor: i16) -> Self::Levels {
+        // SAFETY: the CPU has AVX-512 with BW (see above).
+        unsafe { _mm512_mulhi_epi16(levels, _mm512_set1_epi16(factor)) }
+    }
+
+    #[inline(always)]
+    fn luma(red: Self::Levels, green: Self::Levels, blue: Self::Levels) -> Self::Levels {
+        // SAFETY: the CPU has AVX-512 with VNNI (see above).
+        unsafe {
+            let (red_green, blue_half) = (_mm512_set1_epi32(LUMA[0]), _mm512_set1_epi32(LUMA[1]));
+            let two = _mm512_set1_epi16(2);
+            let low = _mm512_madd_epi16(_mm512_unpacklo_epi16(red, green), red_green);
+            let low = _mm512_dpwssd_epi32(low, _mm512_unpacklo_epi16(blue, two), blue_half);
+            let high = _mm512_madd_epi16(_mm512_unpackhi_epi16(red, green), red_green);
+            let high = _mm512_dpwssd_epi32(high, _mm512_unpackhi_epi16(blue, two), blue_half);
+            let upper = _mm512_packs_epi32(_mm512_srai_epi32::<16>(low), _mm512_srai_epi32::<16>(high));
+            _mm512_add_epi16(upper, green)
+        }
+    }
+
+    /// Interleaving with zeros and packing work within the same 128 bits, so that the order comes back.
+    #[inline(always)]
+    fn split(bytes: &[u8; 64]) -> [Self::Levels; 2] {
+        // SAFETY: the CPU has AVX-512 with BW (see above); the load is of all bytes.
+        unsafe {
+            let (bytes, zero) = (_mm512_loadu_si512(bytes.as_ptr().cast()), _mm512_setzero_si512());
+            [_mm512_unpacklo_epi8(bytes, zero), _mm512_unpackhi_epi8(bytes, zero)]
+        }
+    }
+
+    #[inline(always)]
+    fn merge([first, second]: [Self::Levels; 2]) -> [u8; 64] {
+        // SAFETY: the CPU has AVX-512 with BW (see above); both sides of the transmutation are 64 plain bytes.
+        unsafe { transmute(_mm512_packus_epi16(first, second)) }
     }
 
     #[inline(always)]

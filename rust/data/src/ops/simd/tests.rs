@@ -50,6 +50,15 @@ kernel! {
         }
         let bytes = std::array::from_fn(|_| next() as u8);
         out.extend(V::bytes(V::add(V::widen(&bytes), V::widen(&[0; 32]))).map(u32::from));
+        let rgb: [[u8; 64]; 3] = std::array::from_fn(|_| std::array::from_fn(|_| next() as u8));
+        let [red, green, blue] = [V::split(&rgb[0]), V::split(&rgb[1]), V::split(&rgb[2])];
+        out.extend(V::merge([0, 1].map(|i| V::luma(red[i], green[i], blue[i]))).map(u32::from));
+        // Signed differences, from what is negative to what exceeds a byte.
+        let differences = [0, 1].map(|i| V::subtract(V::add(red[i], red[i]), blue[i]));
+        out.extend(V::merge(differences).map(u32::from));
+        let upper = differences.map(|levels| V::upper(levels, by));
+        out.extend(V::merge([V::add(upper[0], green[0]), V::add(upper[1], green[1])]).map(u32::from));
+        V::stack([rgb[2], rgb[0], rgb[1], rgb[2]]).iter().for_each(|quads| out.extend(quads.0.map(u32::from)));
         let table = std::array::from_fn(|_| next() as u8);
         let mut bytes: Vec<u8> = (0..301).map(|_| next() as u8).collect();
         if !V::map(&mut bytes, &table) {
@@ -68,7 +77,7 @@ fn every_instruction_set_gives_what_the_portable_one_gives() {
         for simd in Simd::available() {
             let mut found = Vec::new();
             steps(simd, seed, &mut found);
-            assert_eq!(found, expected, "{}, seed {seed}", simd.name());
+            assert!(found == expected, "{}, seed {seed}", simd.name());
         }
     }
 }
