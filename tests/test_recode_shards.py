@@ -193,11 +193,18 @@ def test_damage_is_left_out_of_what_is_unpacked_and_never_packed_anew(tmp_path: 
     assert "bee/001.jpg.bjc" not in contents(Index.open(tmp_path / "again"))
 
 
-def test_archives_of_which_nothing_is_whole(tmp_path: Path) -> None:
+def test_archives_that_others_made(tmp_path: Path) -> None:
     data = recode(class_folders(1)["ape/000.jpg"])
     assert data is not None
     tar = write_tar(tmp_path / "a.tar", {"a/1.jpg.bjc": data[:-1], "a/2.jpg.bjc": data[:30]})
     assert "damaged" in str(refused("empty", unpack, tar, tmp_path / "back", on_error="skip"))
+    # Other files may begin like that.
+    notes = {"a/1.jpg": class_folders(1)["ape/000.jpg"], "a/1.txt": b"BARLOWJC is what they begin with." * 9}
+    unpack(write_tar(tmp_path / "c.tar", notes), tmp_path / "of-notes")
+    assert read_tree(tmp_path / "of-notes") == notes
+    renamed = write_tar(tmp_path / "d.tar", {"a/1.jpg": data})
+    unpack(renamed, tmp_path / "renamed")
+    assert read_tree(tmp_path / "renamed") == {"a/1.jpg": notes["a/1.jpg"]}
     newer = write_tar(tmp_path / "b.tar", {"a/1.jpg.bjc": data[:8] + b"\2" + data[9:]})
     assert "upgrade" in str(refused("version", unpack, newer, tmp_path / "back", on_error="skip"))
     assert not (tmp_path / "back").exists()

@@ -12,10 +12,11 @@ use std::time::Instant;
 use super::durable::{self, Staging};
 use super::names::inner_path;
 use super::{OnError, PARTS, Reject, TICK, check_target};
+use crate::decode::peek;
 use crate::error::{Error, Fault, Result};
 use crate::index::{Index, index_path};
 use crate::limits::MAX_MEMBER_BYTES;
-use crate::recode::{self, Recoder, original_name};
+use crate::recode::{self, Recoder, SUFFIX, original_name};
 use crate::tar::{self, Member};
 use crate::workers::Progress;
 
@@ -199,7 +200,7 @@ impl Unpacking<'_> {
         let mut begin = [0; 8];
         let begin = &mut begin[..member.length.min(8) as usize];
         file.read_exact_at(begin, member.offset)?;
-        let bytes = if recode::sniff(begin) {
+        let bytes = if recode::sniff(begin) && is_recoded(file, member)? {
             let original = self.restored(file, member, known)?;
             self.create(original_name(&member.name))?.1.write_all(&original)?;
             self.result.restored += 1;
@@ -234,12 +235,7 @@ impl Unpacking<'_> {
 
     /// The original file of a recoded image.
     fn restored(&mut self, file: &File, member: &Member, known: Option<(u32, u32)>) -> Result<Vec<u8>> {
-        let (found, limit) = (member.length, MAX_MEMBER_BYTES);
-        if found > limit {
-            return Err(Fault::Limit { what: "size of a recoded image in bytes", found, limit }.into());
-        }
-        let mut bytes = vec![0; found as usize];
-        file.read_exact_at(&mut bytes, member.offset)?;
+        let bytes = read(file, member)?;
         compare(known, crc32c::crc32c(&bytes), member.length)?;
         self.recoder.restore(&bytes)
     }
@@ -253,6 +249,24 @@ impl Unpacking<'_> {
         let file = File::create_new(&path)?;
         Ok((path, file))
     }
+}
+
+/// Whether what begins as a recoded image is meant as one: its name says so, or its header is one. Any file may begin
+/// with the same eight bytes.
+fn is_recoded(file: &File, member: &Member) -> Result<bool> {
+    Ok(member.name.ends_with(SUFFIX)
+        || member.length <= MAX_MEMBER_BYTES && peek(&read(file, member)?).is_ok())
+}
+
+/// All of a member that may be a recoded image.
+fn read(file: &File, member: &Member) -> Result<Vec<u8>> {
+    let (found, limit) = (member.length, MAX_MEMBER_BYTES);
+    if found > limit {
+        return Err(Fault::Limit { what: "size of a recoded image in bytes", found, limit }.into());
+    }
+    let mut bytes = vec![0; found as usize];
+    file.read_exact_at(&mut bytes, member.offset)?;
+    Ok(bytes)
 }
 
 /// Whether a member is what the index, if there is one, says.
