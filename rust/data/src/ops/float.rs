@@ -10,11 +10,12 @@ const BLOCK: usize = 64;
 const PERIOD: usize = 48;
 
 kernel! {
-    /// Value `i` of channel `c` becomes `value * scale[c] + shift[c]`, at `out[3 * i + c]`.
+    /// Value `i` of channel `c` becomes `value * scale[c] + shift[c]`, at `out[3 * i + c]`; past the caches if `far`.
     pub(crate) fn interleave / interleave_by[V: Interleave](
         picture: &[u8],
         scale: [f32; 3],
         shift: [f32; 3],
+        far: bool,
         out: &mut [f32],
     ) {
         let size = picture.len() / 3;
@@ -28,20 +29,25 @@ kernel! {
             (factors.0[i], factors.1[i]) = (scale[i % 3], shift[i % 3]);
         }
         // First as bytes, which are a quarter to move about.
-        let mut pixels = [0; 3 * BLOCK];
+        let (mut pixels, mut values) = ([0; 3 * BLOCK], [0.0; 3 * BLOCK]);
         let (whole, rest) = out.as_chunks_mut::<{ 3 * BLOCK }>();
         for (((out, red), green), blue) in whole.iter_mut().zip(red).zip(green).zip(blue) {
             V::interleave([red, green, blue], &mut pixels);
-            scaled(&pixels, &factors, out);
+            if far {
+                scaled(&pixels, &factors, &mut values);
+                V::stream(&values, out);
+            } else {
+                scaled(&pixels, &factors, out);
+            }
         }
         let mut last = [[0; BLOCK]; 3];
         for (block, rest) in last.iter_mut().zip([red_rest, green_rest, blue_rest]) {
             block[..rest.len()].copy_from_slice(rest);
         }
-        let mut values = [0.0; 3 * BLOCK];
         V::interleave(last.each_ref(), &mut pixels);
         scaled(&pixels, &factors, &mut values);
         rest.copy_from_slice(&values[..rest.len()]);
+        V::settle();
     }
 }
 
@@ -72,7 +78,13 @@ mod tests {
             let (scale, shift) = ([0.5, 0.25, 2.0], [-1.0, 0.0, 3.0]);
             for simd in Simd::available() {
                 let mut out = vec![f32::NAN; 3 * pixels];
-                interleave(simd, &picture, scale, shift, &mut out);
+                interleave(simd, &picture, scale, shift, false, &mut out);
+                // Past the caches, at every alignment.
+                for offset in 0..4 {
+                    let mut far = vec![f32::NAN; 3 * pixels + offset];
+                    interleave(simd, &picture, scale, shift, true, &mut far[offset..]);
+                    assert!(far[offset..] == out, "{}, {pixels}, {offset}", simd.name());
+                }
                 for (i, &found) in out.iter().enumerate() {
                     let (pixel, channel) = (i / 3, i % 3);
                     let value = f32::from(picture[channel * pixels + pixel]);

@@ -1,4 +1,4 @@
-//! Here: planes to interleaved pixels, on every instruction set.
+//! Here: planes to interleaved pixels, and pixels to memory past the caches, on every instruction set.
 //! Not here: where planes come from, what becomes of pixels.
 
 #[cfg(target_arch = "aarch64")]
@@ -16,6 +16,32 @@ use std::arch::x86_64::*;
 pub(crate) trait Interleave {
     /// Pixels from their red, green and blue.
     fn interleave(planes: [&[u8; 64]; 3], out: &mut [u8; 192]);
+
+    /// Copies values to where nobody looks at them soon: memory is not read first, as it is to change a part of what a
+    /// cache holds. `settle` must follow before another thread may look.
+    #[inline(always)]
+    fn stream(values: &[f32; 192], out: &mut [f32; 192]) {
+        *out = *values;
+    }
+
+    /// Waits for what was streamed.
+    #[inline(always)]
+    fn settle() {}
+}
+
+/// `Interleave::stream` of every x86-64 CPU.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn stream(values: &[f32; 192], out: &mut [f32; 192]) {
+    let at = out.as_mut_ptr();
+    if at.align_offset(16) != 0 {
+        *out = *values;
+        return;
+    }
+    for (i, four) in values.as_chunks::<4>().0.iter().enumerate() {
+        // SAFETY: every x86-64 CPU has SSE; four of the 192 values are stored, from an aligned one on.
+        unsafe { _mm_stream_ps(at.add(4 * i), _mm_loadu_ps(four.as_ptr())) };
+    }
 }
 
 impl Interleave for Portable {
@@ -42,6 +68,17 @@ const THIRDS: [[[u8; 16]; 3]; 3] = {
 
 #[cfg(target_arch = "x86_64")]
 impl Interleave for Avx2 {
+    #[inline(always)]
+    fn stream(values: &[f32; 192], out: &mut [f32; 192]) {
+        stream(values, out);
+    }
+
+    #[inline(always)]
+    fn settle() {
+        // SAFETY: every x86-64 CPU has SSE.
+        unsafe { _mm_sfence() };
+    }
+
     #[inline(always)]
     fn interleave(planes: [&[u8; 64]; 3], out: &mut [u8; 192]) {
         // SAFETY: the CPU has AVX2 (see `Interleave`); 16 bytes are loaded from each quarter of a plane, and stored to
@@ -89,6 +126,17 @@ const BLUE: [u64; 3] = {
 
 #[cfg(target_arch = "x86_64")]
 impl Interleave for Avx512 {
+    #[inline(always)]
+    fn stream(values: &[f32; 192], out: &mut [f32; 192]) {
+        stream(values, out);
+    }
+
+    #[inline(always)]
+    fn settle() {
+        // SAFETY: every x86-64 CPU has SSE.
+        unsafe { _mm_sfence() };
+    }
+
     #[inline(always)]
     fn interleave([red, green, blue]: [&[u8; 64]; 3], out: &mut [u8; 192]) {
         // SAFETY: the CPU has AVX-512 with VBMI (see `Interleave`); each store is to a third of `out`.
