@@ -71,8 +71,10 @@ def _on_cpu(view: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Te
 
 @functools.lru_cache
 def _pool() -> _native.Pool:
-    """Memory of earlier floats that nobody refers to any more: fresh pages cost more than the arithmetic."""
-    return _native.Pool(4)
+    """Memory of earlier floats that nobody refers to any more: fresh pages cost more than the arithmetic.
+
+    Two batches of a dozen views each: one is made while the other is still held."""
+    return _native.Pool(24)
 
 
 @functools.lru_cache

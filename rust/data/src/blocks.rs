@@ -53,7 +53,11 @@ impl Drop for Block {
             Err(TryLockError::Poisoned(free)) => free.into_inner(),
             Err(TryLockError::WouldBlock) => return,
         };
-        if free.len() < self.keep {
+        if self.keep > 0 {
+            // The oldest goes: lengths that nobody asks for any more would else lie here for good.
+            if free.len() >= self.keep {
+                free.remove(0);
+            }
             free.push(std::mem::take(&mut self.bytes));
         }
     }

@@ -10,6 +10,7 @@ mod arm;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod interleave;
 mod portable;
 
 #[cfg(target_arch = "aarch64")]
@@ -18,6 +19,7 @@ pub(crate) use arm::Neon;
 pub(crate) use avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx512::Avx512;
+pub(crate) use interleave::Interleave;
 pub(crate) use portable::Portable;
 
 /// Fractional bits of a resize's weight: 8 for the value and 2 for overshoot and sign are left of 32.

@@ -6,8 +6,7 @@
 //! product with what is left of the factor.
 
 use super::coefficients::Transform;
-use super::simd::Steps;
-use crate::ops::simd::kernel;
+use crate::ops::simd::{Interleave, kernel};
 
 /// Samples that are converted together; rows are padded to a multiple of it.
 pub(crate) const CHUNK: usize = 64;
@@ -61,7 +60,7 @@ fn ycc(y: &[u8; CHUNK], cb: &[u8; CHUNK], cr: &[u8; CHUNK]) -> [[u8; CHUNK]; 3] 
 
 kernel! {
     /// As many pixels as `out` has room for. Rows are at least that long, rounded up to whole chunks.
-    pub(crate) fn convert / convert_of[V: Steps](transform: Transform, rows: [&[u8]; 3], out: &mut [u8]) {
+    pub(crate) fn convert / convert_of[V: Interleave](transform: Transform, rows: [&[u8]; 3], out: &mut [u8]) {
         let [first, second, third] = rows;
         let chunks = first.as_chunks().0.iter().zip(second.as_chunks().0).zip(third.as_chunks().0);
         let mut out = out;

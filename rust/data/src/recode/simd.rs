@@ -106,9 +106,6 @@ pub(crate) trait Steps {
     /// Four rows of 8 samples of each block, from their eight columns: clipped to -128..127, 128 added. Written
     /// from the start of `out` on, `pitch` apart, the blocks side by side.
     fn store(columns: [Self::Words; 8], out: &mut [u8], pitch: usize);
-
-    /// Pixels from their red, green and blue.
-    fn interleave(planes: [&[u8; 64]; 3], out: &mut [u8; 192]);
 }
 
 /// The transposition of a 4 x 4 matrix of bytes.
@@ -224,13 +221,6 @@ impl Steps for Portable {
         for row in 0..4 {
             let samples = columns.map(|column| (column[row].clamp(-128, 127) + 128) as u8);
             out[row * pitch..][..8].copy_from_slice(&samples);
-        }
-    }
-
-    #[inline(always)]
-    fn interleave([red, green, blue]: [&[u8; 64]; 3], out: &mut [u8; 192]) {
-        for (i, pixel) in out.as_chunks_mut::<3>().0.iter_mut().enumerate() {
-            *pixel = [red[i], green[i], blue[i]];
         }
     }
 }

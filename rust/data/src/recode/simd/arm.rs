@@ -233,16 +233,4 @@ impl Steps for Neon {
             }
         }
     }
-
-    #[inline(always)]
-    fn interleave([red, green, blue]: [&[u8; 64]; 3], out: &mut [u8; 192]) {
-        // SAFETY: the CPU has NEON (see above); loads are of quarters of planes, stores to those of `out`.
-        unsafe {
-            for i in 0..4 {
-                let (red, green) = (vld1q_u8(red.as_ptr().add(16 * i)), vld1q_u8(green.as_ptr().add(16 * i)));
-                let pixels = uint8x16x3_t(red, green, vld1q_u8(blue.as_ptr().add(16 * i)));
-                vst3q_u8(out.as_mut_ptr().add(48 * i), pixels);
-            }
-        }
-    }
 }

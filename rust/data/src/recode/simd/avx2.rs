@@ -26,18 +26,6 @@ const QUARTERS: [[[u8; 16]; 4]; 4] = {
     places
 };
 
-/// Of every third byte, counted from each of the first three, its index: where pixels' bytes are found in 16 bytes
-/// of one plane. 128 elsewhere.
-const THIRDS: [[[u8; 16]; 3]; 3] = {
-    let mut places = [[[128; 16]; 3]; 3];
-    let mut i = 0;
-    while i < 48 {
-        places[i % 3][i / 16][i % 16] = (i / 3) as u8;
-        i += 1;
-    }
-    places
-};
-
 /// Eight bytes in the lower half, the bits of `mask` telling where they go.
 ///
 /// # Safety
@@ -296,25 +284,6 @@ impl Steps for Avx2 {
                 _mm_storeu_si128(row.as_mut_ptr().cast(), _mm256_castsi256_si128(pair));
                 let row = &mut out[(2 * i + 1) * pitch..][..16];
                 _mm_storeu_si128(row.as_mut_ptr().cast(), _mm256_extracti128_si256::<1>(pair));
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn interleave(planes: [&[u8; 64]; 3], out: &mut [u8; 192]) {
-        // SAFETY: the CPU has AVX2 (see above); 16 bytes are loaded from each quarter of a plane, and stored to
-        // each twelfth of `out`.
-        unsafe {
-            for i in 0..4 {
-                for third in 0..3 {
-                    let mut pixels = _mm_setzero_si128();
-                    for (plane, places) in planes.iter().zip(&THIRDS) {
-                        let samples = _mm_loadu_si128(plane.as_ptr().cast::<__m128i>().add(i));
-                        let places = _mm_loadu_si128(places[third].as_ptr().cast());
-                        pixels = _mm_or_si128(pixels, _mm_shuffle_epi8(samples, places));
-                    }
-                    _mm_storeu_si128(out.as_mut_ptr().cast::<__m128i>().add(3 * i + third), pixels);
-                }
             }
         }
     }

@@ -14,29 +14,6 @@ use crate::recode::layout::{ESCAPED, LEAST_LARGE, WIDE};
 use crate::recode::order::{Block, PAIRED_TO_ZIGZAG, ZIGZAG};
 use crate::recode::pieces::{COUNT, MOST_JOINED, Piece};
 
-/// Where 192 bytes of pixels come from: the plane's index in the first 64, the plane apart.
-const PIXELS: [[u8; 64]; 3] = {
-    let mut places = [[0; 64]; 3];
-    let mut i = 0;
-    while i < 192 {
-        // Red and green are looked up together, green as 64 to 127.
-        places[i / 64][i % 64] = (i / 3 + if i % 3 == 1 { 64 } else { 0 }) as u8;
-        i += 1;
-    }
-    places
-};
-
-/// Which of 64 bytes of pixels are blue, for each third of the 192.
-const BLUE: [u64; 3] = {
-    let mut masks = [0; 3];
-    let mut i = 0;
-    while i < 64 {
-        masks[(3 * i + 2) / 64] |= 1 << ((3 * i + 2) % 64);
-        i += 1;
-    }
-    masks
-};
-
 /// Every place.
 const COUNTING: [u8; 64] = {
     let mut places = [0; 64];
@@ -347,20 +324,6 @@ impl Steps for Avx512 {
                 _mm256_storeu_si256(row.as_mut_ptr().cast(), _mm512_castsi512_si256(pair));
                 let row = &mut out[(2 * i + 1) * pitch..][..32];
                 _mm256_storeu_si256(row.as_mut_ptr().cast(), _mm512_extracti64x4_epi64::<1>(pair));
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn interleave([red, green, blue]: [&[u8; 64]; 3], out: &mut [u8; 192]) {
-        // SAFETY: the CPU has AVX-512 with VBMI (see above); each store is to a third of `out`.
-        unsafe {
-            let (red, green, blue) = (load(red), load(green), load(blue));
-            for (i, places) in PIXELS.iter().enumerate() {
-                let places = load(places);
-                let pixels = _mm512_permutex2var_epi8(red, places, green);
-                let pixels = _mm512_mask_permutexvar_epi8(pixels, BLUE[i], places, blue);
-                _mm512_storeu_si512(out.as_mut_ptr().cast::<__m512i>().add(i).cast(), pixels);
             }
         }
     }
