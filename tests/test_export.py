@@ -109,6 +109,11 @@ def test_a_file_with_other_features_does_not_survive(tmp_path: Path, monkeypatch
     with pytest.raises(RuntimeError, match="other features"):
         export(run, tmp_path / "out", "torchvision")
     assert list((tmp_path / "out").iterdir()) == []
+    (tmp_path / "out" / "resnet18.safetensors").write_text("of an earlier export")
+    with pytest.raises(RuntimeError, match="other features"):
+        export(run, tmp_path / "out", "torchvision")
+    (left,) = (tmp_path / "out").iterdir()
+    assert left.read_text() == "of an earlier export"
 
 
 def test_the_check_and_the_card_use_the_runs_own_images(
@@ -121,18 +126,60 @@ def test_the_check_and_the_card_use_the_runs_own_images(
     run = tmp_path / "run"
     launch(pictures, config, run, nproc=1, preset="tiny")
     result = evaluate(run, pictures, baselines=False, quiet=True)
+    (checkpoint,) = (run / "checkpoints").iterdir()
+    assert checkpoint.name == f"step-{result['step']:08d}"
     capsys.readouterr()
     written = export(run, tmp_path / "out", "safetensors")
     assert written.checked_on == f"8 images of {pictures}"
     assert written.largest_difference == 0
     card = written.card.read_text()
-    assert f"| this backbone | {result['knn']['top1']:.2f} | {result['linear']['top1']:.2f} |" in card
+    assert "| percent | this backbone |\n|---|---|\n" in card
+    assert f"| kNN top-1 | {result['knn']['top1']:.2f} |\n" in card
+    assert f"| linear top-1 | {result['linear']['top1']:.2f} |\n" in card
+    assert "- kNN: neighbours 5 instead of 20\n" in card
+    assert f"{result['data']['test_images']} test images of 3 classes" in card
     assert "15 images" in card
     assert "preset: tiny" in card
     assert str(tmp_path) not in card
     told = capsys.readouterr().out
     assert str(written.weights) in told
     assert f'load_backbone("{written.weights}")' in told
+
+
+def test_the_card_has_every_result_of_these_weights_and_of_no_others(tmp_path: Path) -> None:
+    pictures = tiny_run.write_pictures(tmp_path / "pictures" / "train", per_class=12)
+    config = tiny_run.tiny_config(width=4)
+    for name, seed in (("mine", 0), ("other", 1)):
+        tensors = build_model(config.model, seed).backbone.state_dict()
+        (tmp_path / f"{name}.safetensors").write_bytes(weights.encode(tensors, config.model, config))
+    target = tmp_path / "mine.safetensors"
+    result = evaluate(target, pictures, protocols=["retrieval", "linear-sweep"], seeds=2, quiet=True)
+    card = export(target, tmp_path / "out", "safetensors").card.read_text()
+    sweep, before = result["linear-sweep"], result["untrained"]["linear-sweep"]
+    assert "| percent | this backbone | untrained | raw pixels |\n|---|---|---|---|\n" in card
+    assert (
+        f"| linear sweep top-1 | {sweep['top1']:.2f} ± {sweep['std']['top1']:.2f} | {before['top1']:.2f}"
+        in card
+    )
+    assert f"| retrieval mAP | {result['retrieval']['map']:.2f} | " in card
+    assert "deviation of 2 seeds" in card
+    # As if the run had been trained on since.
+    (tmp_path / "mine.eval.json").rename(tmp_path / "other.eval.json")
+    card = export(tmp_path / "other.safetensors", tmp_path / "out", "safetensors").card.read_text()
+    assert "## Results" not in card
+    assert "retrieval" not in card
+
+
+def test_an_out_of_another_format_is_refused(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", ModelConfig(backbone="resnet10", width=4, projector=(8,)))
+    for name in ("backbone.pth", "backbone.onnx"):
+        with pytest.raises(ValueError, match=rf"--format safetensors makes a \.safetensors file, not {name}"):
+            export(run, tmp_path / name, "safetensors")
+    assert not list(tmp_path.glob("backbone*"))
+    (tmp_path / "v1.pt").mkdir()  # a folder may be called anything
+    assert (
+        export(run, tmp_path / "v1.pt", "safetensors").weights == tmp_path / "v1.pt" / "resnet10.safetensors"
+    )
 
 
 def test_a_run_that_this_version_cannot_read_is_left_out(tmp_path: Path) -> None:

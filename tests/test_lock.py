@@ -9,6 +9,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -104,3 +106,21 @@ def test_a_file_system_without_locks_is_told_of(
             alone(tmp_path),
         ):
             pass
+
+
+def test_who_is_patient_waits_for_the_other(tmp_path: Path) -> None:
+    both = threading.Barrier(2)
+
+    def hold() -> None:
+        with alone(tmp_path):
+            both.wait()
+            time.sleep(0.3)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    both.wait()
+    with pytest.raises(ValueError, match="in use"), alone(tmp_path, wait_s=0):
+        pass
+    with alone(tmp_path, wait_s=30):
+        assert is_held(tmp_path)
+    holder.join()

@@ -107,9 +107,9 @@ def test_a_list_names_files_as_simclrs_does(parts: partition.Partition, tmp_path
     assert names(chosen) == ["blue/blue-003.jpg", "amber/amber-011.jpg", "cyan/cyan-000.jpg"]
     assert chosen.train_labels_N.tolist() == [1, 0, 2]
     for text, message in (
-        ("blue-003.jpg\nblue-099.jpg\n", r"line 2: blue-099\.jpg is no training image of .*train"),
-        ("ue-003.jpg\n", r"line 1: ue-003\.jpg is no training image"),
-        ("cyan/blue-003.jpg\n", r"line 1: cyan/blue-003\.jpg is no training image"),
+        ("blue-003.jpg\nblue-099.jpg\n", r"line 2: blue-099\.jpg is no image of .*train"),
+        ("ue-003.jpg\n", r"line 1: ue-003\.jpg is no image"),
+        ("cyan/blue-003.jpg\n", r"line 1: cyan/blue-003\.jpg is no image"),
         ("blue-003.jpg\nblue/blue-003.jpg\n", r"line 2: .* was named before, in line 1"),
         ("\n", r"percent\.txt names no image"),
     ):
@@ -140,7 +140,7 @@ def test_a_list_finds_packed_and_recoded_images(pictures: Path, tmp_path: Path) 
     from barlow.data import open_index
 
     path.write_text("same-1.jpg\n")
-    with pytest.raises(ValueError, match=r"same-1\.jpg is the name of 2 training images"):
+    with pytest.raises(ValueError, match=r"same-1\.jpg is the name of 2 images"):
         labelled.ids_of_list(open_index(tmp_path / "twice"), path)
 
 
@@ -201,8 +201,20 @@ def test_a_short_last_batch_is_left_out_and_told() -> None:
     """Of SimCLR's lists of 12,811 and 128,116 images, and of iNaturalist-18."""
     assert [classifier.left_out(n, 256) for n in (12_811, 128_116, 437_513)] == [11, 0, 9]
     assert [classifier.left_out(n, 16) for n in (1, 16, 17, 18, 32, 33)] == [0, 0, 1, 0, 0, 1]
-    told = Tuning("inat18")._notes(Config(), recipes.recipe_of("inat18"), 437_513)
-    assert told[0] == "inat18: the last 9 images of each epoch, a short batch, are left out"
+
+
+def test_notes_say_what_the_images_make_of_a_protocol(parts: partition.Partition) -> None:
+    inat = dataclasses.replace(parts, benchmark="iNaturalist-18")
+    tuning, recipe = Tuning("inat18"), recipes.recipe_of("inat18")
+    (short, features) = tuning._notes(Config(), recipe, inat, 437_513)
+    assert short == "inat18: the last 9 images of each epoch, a short batch, are left out"
+    assert "6 x 6" in features
+    (other, few, _) = tuning._notes(Config(), recipe, parts, 55)
+    assert other == "inat18: on these images, not on those of iNaturalist-18"
+    assert few == "inat18: 55 images a step, which is all, not 256"
+    told = "\n".join(Tuning("semi-1")._notes(Config(), recipes.recipe_of("semi-1"), parts, 3))
+    assert "semi-1: 3 labelled images, more than 1% of 55, as each class has one" in told
+    assert "not on those of" not in told
 
 
 def test_a_list_and_a_source_are_settings() -> None:

@@ -46,6 +46,8 @@ def evaluating(default: Config) -> Callable[..., None]:
         data: Data,
         *,
         held_out: Path | None = None,
+        train_list: Path | None = None,
+        held_out_list: Path | None = None,
         out: Path | None = None,
         protocols: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = (),
         seeds: int = 1,
@@ -63,9 +65,11 @@ def evaluating(default: Config) -> Callable[..., None]:
 
         Args:
             target: Run folder, or weights: exported, torchvision's or timm's (docs/export.md).
-            data: Images with labels to train on, or PASCAL VOC as it is unpacked (VOCdevkit/VOC2007); without
-                any label, only what needs none is measured.
+            data: Images with labels to train on; PASCAL VOC, Places-205 or iNaturalist 2018 as they are
+                unpacked; without any label, only what needs none is measured.
             held_out: Images to test on; by default those that were packed as held-out, else a fifth of DATA.
+            train_list: Which images of DATA train, and as what: a name and a class a line, or COCO's JSON.
+            held_out_list: The same of the images to test on, in --held-out or in DATA.
             out: File for the result; by default RUN/eval.json.
             protocols: Of knn, linear, linear-sweep, voc07-svm, few-shot, retrieval, semi-1, semi-10,
                 finetune, places205, inat18; by default knn linear.
@@ -79,6 +83,7 @@ def evaluating(default: Config) -> Callable[..., None]:
         """
         check("--nproc", nproc, 0, MAX_THREADS)
         check("--seeds", seeds, 1, _MAX_SEEDS)
+        lists = _lists(train_list, held_out_list)
         config = _changed(default, settings, precision)
         import torch
 
@@ -105,6 +110,7 @@ def evaluating(default: Config) -> Callable[..., None]:
                 target,
                 data,
                 held_out=held_out,
+                lists=lists,
                 out=out,
                 baselines=baselines,
                 device=str(world.device),
@@ -130,6 +136,14 @@ def config_of(target: Path) -> Config:
     from barlow.model.weights import load_backbone
 
     return load_backbone(target)[2] or Config()
+
+
+def _lists(train: Path | None, held_out: Path | None) -> tuple[Path, Path] | None:
+    if train is None and held_out is None:
+        return None
+    if train is None or held_out is None:
+        raise ValueError("--train-list and --held-out-list are only of use together")
+    return train, held_out
 
 
 def _changed(default: Config, settings: Settings, precision: str | None) -> Config:

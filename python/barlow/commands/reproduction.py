@@ -42,7 +42,8 @@ def reproduce(
         experiment: table-5, table-6, figure-2, figure-3, figure-4, figure-5 or methods.
         data: Images with labels; DATA/train and DATA/held-out, if there are such.
         out: Folder of the grid: new, or one to go on with. Experiments with equal cells share them there.
-        scale: Needed: paper (ImageNet), cifar10 (one GPU), cifar10-cpu or cifar10-minute (CPU cores).
+        scale: Needed: paper (ImageNet), cifar10 (one GPU), cifar10-cpu, cifar10-five-minutes or
+            cifar10-minute (CPU cores).
         seeds: Runs of each row, each with a seed of its own; 0: as many as the scale says.
         held_out: Images to test on; by default as in `barlow eval`.
         only: Rows to run, beside the first one, with which they are compared.

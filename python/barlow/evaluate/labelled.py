@@ -6,7 +6,6 @@ Not here: training on them (classifier.py), which images test (partition.py).
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import math
 from pathlib import Path
 
@@ -15,9 +14,8 @@ import torch
 from torch import Tensor
 
 from barlow.data import Index
+from barlow.evaluate.names import ids_of, ticket
 from barlow.evaluate.partition import Partition
-
-_RECODED = ".bjc"  # what `barlow pack --recode` appends to a member's name
 
 
 def listed(parts: Partition, path: Path) -> Partition:
@@ -35,32 +33,8 @@ def listed(parts: Partition, path: Path) -> Partition:
 
 def ids_of_list(index: Index, path: Path) -> list[int]:
     """Positions in the index of what the lines of `path` name, in their order; `ValueError` as `listed`."""
-    names: dict[str, list[tuple[str, int]]] = {}
-    for i in range(len(index)):
-        member = index.name(i).removesuffix(_RECODED)
-        names.setdefault(member.rpartition("/")[2], []).append((member, i))
-    ids: list[int] = []
-    line_of: dict[int, int] = {}
-    for number, line in enumerate(path.read_text("utf-8", "surrogateescape").splitlines(), 1):
-        name = line.strip()
-        if not name:
-            continue
-        where = f"{path}, line {number}: {ascii(name)[1:-1]}"
-        same = [(member, i) for member, i in names.get(name.rpartition("/")[2], []) if _ends(member, name)]
-        found = [i for member, i in same if member == name] or [i for _, i in same]
-        if len(found) != 1:
-            problem = f"is the name of {len(found)} training images" if found else "is no training image"
-            raise ValueError(f"{where} {problem} of {index.source}")
-        if found[0] in line_of:
-            raise ValueError(f"{where} was named before, in line {line_of[found[0]]}")
-        line_of[found[0]] = number
-        ids.append(found[0])
-    return ids
-
-
-def _ends(member: str, name: str) -> bool:
-    """Whether the components of `name` are the last ones of the member's."""
-    return f"/{member}".endswith(f"/{name}")
+    lines = enumerate(path.read_text("utf-8", "surrogateescape").splitlines(), 1)
+    return ids_of(index, [(f"{path}, line {n}", line.strip()) for n, line in lines if line.strip()])
 
 
 def stratified(parts: Partition, share: float, seed: int) -> Partition:
@@ -75,7 +49,7 @@ def stratified(parts: Partition, share: float, seed: int) -> Partition:
     ids: list[int] = []
     for label, count in enumerate(counts_C.tolist()):
         of_class = (parts.train_labels_N == label).nonzero()[:, 0].tolist()
-        ids += sorted(of_class, key=lambda i: _ticket(parts.train, i, seed))[:count]
+        ids += sorted(of_class, key=lambda i: (ticket(parts.train, i, f"{seed} "), i))[:count]
     how = f"the labels of {len(ids)} images, {share:.4g} of each class drawn by seed {seed}, are used"
     return _of(parts, sorted(ids), how)
 
@@ -90,11 +64,6 @@ def quotas(counts_C: Tensor, share: float) -> Tensor:
     order_C = (exact_C - floor_C).argsort(descending=True, stable=True)
     floor_C[order_C[:missing]] += 1
     return floor_C.long().clamp(min=1).minimum(counts_C)
-
-
-def _ticket(index: Index, i: int, seed: int) -> tuple[bytes, int]:
-    text = f"{seed} {index.name(i).removesuffix(_RECODED)}"
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest(), i
 
 
 def _of(parts: Partition, ids: list[int], how: str) -> Partition:

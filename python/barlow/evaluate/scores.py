@@ -47,6 +47,13 @@ class Score:
             return found.get(self.metric), found["std"].get(self.metric)
         return found.get(self.metric), found.get(f"{self.metric}{CI}")
 
+    def text(self, key: str | None) -> str:
+        """`of` as text: "73.20", "73.20 ± 0.12", or "-" where there is none."""
+        value, spread = self.of(key)
+        if value is None:
+            return "-"
+        return f"{value:.2f}" if spread is None else f"{value:.2f} ± {spread:.2f}"
+
 
 def scores(result: Json) -> list[Score]:
     """Every metric that the backbone has a number for, in the table's order of protocols."""

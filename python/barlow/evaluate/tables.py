@@ -34,15 +34,8 @@ def _scores(found: list[Score], result: Json) -> Table:
     for name in rows:
         table.add_column(name, justify="right")
     for score in found:
-        table.add_row(score.words, *(_text(score, key) for key in rows.values()))
+        table.add_row(score.words, *(score.text(key) for key in rows.values()))
     return table
-
-
-def _text(score: Score, key: str | None) -> str:
-    value, spread = score.of(key)
-    if value is None:
-        return "-"
-    return f"{value:.2f}" if spread is None else f"{value:.2f} ± {spread:.2f}"
 
 
 def _without_labels(result: Json) -> Table:

@@ -21,6 +21,9 @@ from barlow.evaluate.partition import Partition, Parts
 from barlow.evaluate.recipes import Recipe
 from barlow.model.precision import training_dtype
 
+_BENCHMARKS = {"places205": "Places-205", "inat18": "iNaturalist-18"}
+"""Whose images a protocol is named after, as `benchmarks.Lists.title` has them."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Tuning:
@@ -43,6 +46,7 @@ class Tuning:
                 device=job.device,
                 dtype=self._dtype(job, row, recipe),
                 progress=progress,
+                part=job.part(row, self.name, seed),
             )
         return {
             "top1": accuracy.rounded(result.top1),
@@ -51,7 +55,7 @@ class Tuning:
             "best_epoch": result.best_epoch,
             "train_loss": round(result.train_loss, 4) if math.isfinite(result.train_loss) else None,
             "labelled_images": len(parts.train),
-            "notes": self._notes(job.config, recipe, len(parts.train)),
+            "notes": self._notes(job.config, recipe, job.labelled, len(parts.train)),
         }
 
     def check(self, parts: Parts, config: Config) -> None:
@@ -110,10 +114,22 @@ class Tuning:
             )
         return told
 
-    def _notes(self, config: Config, recipe: Recipe, num_images: int) -> list[str]:
+    def _notes(self, config: Config, recipe: Recipe, parts: Partition, num_images: int) -> list[str]:
+        """Where the images, of which `num_images` have labels, made the protocol another."""
         told = []
-        if self.name in recipes.LABELLED_SHARE and not self._list(config):
+        benchmark = _BENCHMARKS.get(self.name, parts.benchmark)
+        if benchmark != parts.benchmark:
+            told.append(f"{self.name}: on these images, not on those of {benchmark}")
+        share = recipes.LABELLED_SHARE.get(self.name)
+        if share is not None and not self._list(config):
             told.append(f"{self.name}: labelled images drawn from each class, not those of SimCLR's list")
+            if num_images > math.floor(share * len(parts.train) + 1e-9):
+                whole = f"{share:.0%} of {len(parts.train)}"
+                told.append(
+                    f"{self.name}: {num_images} labelled images, more than {whole}, as each class has one"
+                )
+        if num_images < recipe.batch_size:
+            told.append(f"{self.name}: {num_images} images a step, which is all, not {recipe.batch_size}")
         if short := left_out(num_images, recipe.batch_size):
             told.append(f"{self.name}: the last {short} images of each epoch, a short batch, are left out")
         if recipe.lr_backbone == 0:

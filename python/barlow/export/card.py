@@ -9,13 +9,16 @@ from pathlib import Path
 
 from barlow import durable
 from barlow.config import TIMM, Config, DataConfig, ModelConfig
+from barlow.evaluate.evaluation import beside
 from barlow.evaluate.result import read as read_evaluation
+from barlow.evaluate.scores import ROWS, legend, scores
 
 _NO_LICENCE = "Not stated: it depends on the images, and only who trained this knows theirs."
 
 
 def card(
     target: Path,
+    weights_sha256: str,
     title: str,
     about: str,
     model: ModelConfig,
@@ -24,7 +27,10 @@ def card(
     recipe: str,
     licence: str,
 ) -> str:
-    """The card as Markdown. `about` says what the file is, `data` which images it takes. No `licence`: ""."""
+    """The card as Markdown. `about` says what the file is, `data` which images it takes. No `licence`: "".
+
+    Results are those of `barlow eval` beside `target`, if they are of the weights with this digest.
+    """
     parts = [
         f"# {title}",
         f"{_network(model)}{_training(run)} {about} The projector is not included.",
@@ -32,7 +38,7 @@ def card(
         f"```python\n{recipe}```",
         *_preprocessing(data),
         *_origin(target, run),
-        *_results(target),
+        *_results(target, weights_sha256),
         f"## Licence\n\n{licence or _NO_LICENCE}",
     ]
     return "\n\n".join(parts) + "\n"
@@ -92,19 +98,23 @@ def _origin(target: Path, run: Config | None) -> list[str]:
     return ["## Training", "\n".join(lines)]
 
 
-def _results(target: Path) -> list[str]:
-    path = target / "eval.json"
+def _results(target: Path, weights_sha256: str) -> list[str]:
+    path = beside(target, "eval.json")
     result = read_evaluation(path) if path.exists() else {}
-    if not (result.get("knn") and result.get("linear")):
+    # A run that was trained on since has better weights than those that were evaluated, and other ones.
+    if not (found := scores(result)) or result.get("weights_sha256") != weights_sha256:
         return []
-    rows = ["| | kNN top-1 | linear top-1 |", "|---|---|---|"]
-    for name, row in (
-        ("this backbone", result),
-        ("the same, untrained", result.get("untrained")),
-        ("raw pixels", result.get("raw_pixels")),
-    ):
-        if row:
-            rows.append(f"| {name} | {row['knn']['top1']:.2f} | {row['linear']['top1']:.2f} |")
+    columns = {name: key for name, key in ROWS.items() if key is None or result.get(key)}
+    rows = [
+        f"| percent | {' | '.join(['this backbone', *list(columns)[1:]])} |",
+        "|---" * (1 + len(columns)) + "|",
+        *(
+            f"| {score.words} | " + " | ".join(score.text(key) for key in columns.values()) + " |"
+            for score in found
+        ),
+    ]
     data = result["data"]
-    told = f"Percent of {data['test_images']:,} test images of {data['num_classes']} classes, by barlow eval."
-    return ["## Results", told, "\n".join(rows)]
+    told = f"Of {data['test_images']:,} test images of {data['num_classes']} classes, by barlow eval."
+    notes = [f"- {note}" for note in result["protocol"]["deviations"]]
+    differs = ["It differs from the published protocols:", "\n".join(notes)] if notes else []
+    return ["## Results", f"{told} {legend(found)}".strip(), "\n".join(rows), *differs]

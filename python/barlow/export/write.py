@@ -5,6 +5,8 @@ Not here: what the formats are (a file each), training checkpoints (train/), rea
 
 from __future__ import annotations
 
+import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -16,6 +18,7 @@ from barlow import durable
 from barlow.config import TIMM, DataConfig
 from barlow.data import DataError, Loader, open_index, views
 from barlow.data.device import normalise
+from barlow.evaluate.features import digest
 from barlow.export.card import card as card_of
 from barlow.export.detectron2_file import DETECTRON2
 from barlow.export.format import Features, Format, Source
@@ -65,7 +68,8 @@ def export(
     hold, with one that can. `licence`: what the card says of it. Prints where the file is and how to load it.
 
     The file is loaded back, by the library that it is for, and must give the same features as the run on real
-    images of its data (or on noise, where those are gone); otherwise it is removed and `RuntimeError` raised.
+    images of its data (or on noise, where those are gone); otherwise `RuntimeError` is raised, and what was
+    there before stays.
     """
     if format not in FORMATS:
         raise ValueError(f"--format must be one of {', '.join(FORMATS)}, not {format}")
@@ -73,7 +77,7 @@ def export(
     backbone, model, run = weights.load_backbone(target)
     form.refuse(model)
     data = described(model, run).data
-    file = out if out.suffix == form.suffix else out / f"{model.backbone.removeprefix(TIMM)}{form.suffix}"
+    file = _file(out, format, model.backbone)
     card = file.with_name(f"{file.stem}.md")
     if file.exists() and file.samefile(weights.weights_file(target)):
         raise ValueError(f"{file} is what is to be exported: choose another OUT")
@@ -81,18 +85,30 @@ def export(
     # Before the first write: no weights without their card.
     about = f"{len(content) / 1e6:.1f} MB, {backbone.num_features} features per image. {form.promise}"
     recipe = form.recipe(model, file.name)
-    card_text = card_of(target, file.stem, about, model, run, data, recipe, licence)
-    durable.write_file(file, content)
+    card_text = card_of(target, digest(backbone), file.stem, about, model, run, data, recipe, licence)
+    # Under its name only when it is proven: what an earlier export left there stays until then.
+    draft = file.with_name(f"{file.name}.tmp-{os.getpid()}") / file.name
     try:
+        durable.write_file(draft, content)
         images_N3HW, origin = _images(target, data)
-        difference = _compare(backbone, form.load(file, model), images_N3HW, form.tolerance)
+        difference = _compare(backbone, form.load(draft, model), images_N3HW, form.tolerance)
         durable.write_file(card, card_text)
-    except BaseException:
-        file.unlink(missing_ok=True)
-        raise
+        durable.move_file(draft, file)
+    finally:
+        shutil.rmtree(draft.parent, ignore_errors=True)
     recipe = form.recipe(model, str(file))
     print(f"wrote {file} and {card}; same features as the run on {origin}. To load it:\n\n{recipe}")
     return Exported(file, card, origin, difference, recipe)
+
+
+def _file(out: Path, format: FormatName, backbone: str) -> Path:
+    """The file that OUT means; `ValueError` if it ends like one of another format."""
+    suffix = FORMATS[format].suffix
+    if out.suffix == suffix:
+        return out
+    if out.suffix in {*weights.ARCHIVES, *(other.suffix for other in FORMATS.values())} and not out.is_dir():
+        raise ValueError(f"--format {format} makes a {suffix} file, not {out.name}")
+    return out / f"{backbone.removeprefix(TIMM)}{suffix}"
 
 
 def _images(target: Path, data: DataConfig) -> tuple[Tensor, str]:

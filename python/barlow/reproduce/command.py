@@ -21,6 +21,9 @@ from barlow.reproduce.scales import SCALES, Scale
 from barlow.train.lock import alone
 from barlow.validation import validate
 
+_LAYING_OUT_S = 300.0
+"""Longer than laying out the images of ImageNet takes."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
@@ -97,7 +100,8 @@ def reproduce(request: Request) -> dict[str, Any]:
     seeds = request.seeds or scale.seeds
     cells = plan.cells(rows, scale, seeds)
     request.out.mkdir(parents=True, exist_ok=True)
-    with alone(request.out / images.FOLDER):  # two grids in one folder write the same index files
+    # Two grids in one folder write the same index files, one after the other.
+    with alone(request.out / images.FOLDER, wait_s=_LAYING_OUT_S):
         laid = images.lay_out(request.data, request.held_out, scale, request.out)
     for each in cells:
         _check(each, laid.counts["train"])

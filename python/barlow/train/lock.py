@@ -19,8 +19,9 @@ FILE_NAME = ".lock"
 
 
 @contextlib.contextmanager
-def alone(run: Path) -> Iterator[None]:
-    """Holds the run folder (made if need be) for this process; `ValueError` if another process has it.
+def alone(run: Path, *, wait_s: float = 0.1) -> Iterator[None]:
+    """Holds the run folder (made if need be) for this process; `ValueError` if another has it, and still has
+    it `wait_s` later.
 
     The kernel gives the lock back when the process ends in whatever way, so the file that stays behind means
     nothing; what stands in it is only who had it last. Other machines see the lock where the file system
@@ -31,7 +32,7 @@ def alone(run: Path) -> Iterator[None]:
     descriptor = os.open(run / FILE_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         try:
-            _take(descriptor)
+            _take(descriptor, wait_s)
         except BlockingIOError:
             holder = _read(descriptor) or "another process"
             raise ValueError(f"{run} is in use: {holder} is training in it") from None
@@ -67,12 +68,16 @@ def _read(descriptor: int) -> str:
     return "".join(c for c in os.pread(descriptor, 200, 0).decode(errors="replace") if c.isprintable())
 
 
-def _take(descriptor: int) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        time.sleep(0.1)  # one that only asks (`is_held`) is gone by now
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+def _take(descriptor: int, wait_s: float) -> None:
+    until = time.monotonic() + wait_s
+    while True:
+        late = time.monotonic() >= until
+        try:
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if late:
+                raise
+            time.sleep(0.1)  # one that only asks (`is_held`) is gone by then
 
 
 def refuse_if_running(run: Path) -> None:

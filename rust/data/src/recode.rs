@@ -35,6 +35,7 @@ mod sequential;
 mod simd;
 mod skeleton;
 mod sparse;
+mod stuffing;
 mod upsample;
 mod writing;
 
@@ -149,6 +150,8 @@ impl Recoder {
 fn rebuild<'a>(tools: &mut Tools, member: &'a [u8], file: &mut Vec<u8>) -> Result<Member<'a>> {
     let member = Member::parse(member)?;
     let skeleton = Skeleton::parse(member.skeleton()?)?;
+    // Each scan goes over all coefficients, whether or not it has anything to say of them.
+    jpeg::check_scans(&skeleton.outside, &jpeg::header(&skeleton.outside)?)?;
     let layout = Layout::parse(member.layout()?)?;
     if (layout.width, layout.height) != (member.width, member.height) {
         return Err(other_size());
@@ -159,3 +162,6 @@ fn rebuild<'a>(tools: &mut Tools, member: &'a [u8], file: &mut Vec<u8>) -> Resul
     restore::build(tools, skeleton, &layout, limit, file)?;
     Ok(member)
 }
+
+#[cfg(test)]
+mod tests;

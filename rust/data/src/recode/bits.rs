@@ -1,9 +1,11 @@
-//! Here: the bits of one segment of entropy-coded data, read and written; its stuffed zeros, taken out and put in.
-//! Not here: what the bits mean.
+//! Here: the bits of one segment of entropy-coded data, read and written.
+//! Not here: what the bits mean, stuffed zeros (`stuffing.rs`).
 
 use super::Unusual;
 use super::pieces::{COUNT, NONE, Piece};
-use crate::ops::simd::{Simd, Vector, kernel};
+use super::simd::Steps;
+use super::stuffing::{CHUNK, count_ff, stuff, unstuff};
+use crate::ops::simd::{Simd, kernel};
 
 /// Zeros behind the data, so that eight bytes can be read wherever a block may begin or end.
 const BEHIND: usize = 8;
@@ -179,84 +181,6 @@ impl Writer {
     }
 }
 
-/// Bytes that are copied at once.
-const CHUNK: usize = 32;
-
-/// Copies up to the first 0xFF, that one too, or all if there is none; says how many that is, and whether there is.
-/// There must be room for a chunk more.
-#[inline(always)]
-fn copy_to_ff(from: &[u8], to: &mut [u8]) -> (usize, bool) {
-    let mut at = 0;
-    while let (Some(chunk), Some(room)) =
-        (from.get(at..).and_then(<[u8]>::first_chunk::<CHUNK>), to.get_mut(at..at + CHUNK))
-    {
-        room.copy_from_slice(chunk);
-        if chunk.iter().fold(false, |any, &byte| any | (byte == 0xff)) {
-            break;
-        }
-        at += CHUNK;
-    }
-    for (&byte, room) in from.iter().zip(to).skip(at) {
-        *room = byte;
-        at += 1;
-        if byte == 0xff {
-            return (at, true);
-        }
-    }
-    (at, false)
-}
-
-kernel! {
-    /// Takes out the zeros behind each 0xFF, up to the next marker; gives the length, and the marker's place.
-    fn unstuff / unstuff_in[V: Vector](raw: &[u8], out: &mut [u8]) -> (usize, usize) {
-        let (mut at, mut length) = (0, 0);
-        loop {
-            let (copied, found) = copy_to_ff(&raw[at..], &mut out[length..]);
-            at += copied;
-            length += copied;
-            if !found {
-                return (length, raw.len());
-            }
-            if raw.get(at) != Some(&0) {
-                return (length - 1, at - 1);
-            }
-            at += 1;
-        }
-    }
-}
-
-kernel! {
-    /// Puts a zero behind each 0xFF; `out` has zeros and room.
-    fn stuff / stuff_in[V: Vector](data: &[u8], out: &mut [u8]) -> () {
-        let (mut at, mut length) = (0, 0);
-        loop {
-            let (copied, found) = copy_to_ff(&data[at..], &mut out[length..]);
-            at += copied;
-            length += copied;
-            if !found {
-                return;
-            }
-            // A chunk may have been copied over it.
-            out[length] = 0;
-            length += 1;
-        }
-    }
-}
-
-kernel! {
-    fn count_ff / count_ff_in[V: Vector](data: &[u8]) -> usize {
-        let mut count = 0;
-        for part in data.chunks(255) {
-            let mut some = 0u8;
-            for &byte in part {
-                some += u8::from(byte == 0xff);
-            }
-            count += usize::from(some);
-        }
-        count
-    }
-}
-
 /// The end of what is written, in registers while it grows.
 struct End<'a> {
     data: &'a mut [u8],
@@ -275,21 +199,40 @@ impl End<'_> {
         self.at += (self.used >> 3) as usize;
         self.used &= 7;
     }
-}
 
-// Not for vectors: shifts by a variable count are one instruction with BMI2, and three without.
-kernel! {
-    fn append / append_in[V: Vector](writer: &mut Writer, pieces: &[Piece]) -> bool {
-        let mut end = End { data: &mut writer.data, at: writer.at, bits: writer.bits, used: writer.used };
+    /// An even number of pieces; gives all their bits in one.
+    #[inline(always)]
+    fn append(&mut self, pieces: &[Piece]) -> Piece {
         let mut all = 0;
         for pair in pieces.as_chunks::<2>().0 {
             for piece in pair {
                 all |= piece;
-                end.bits = end.bits << (piece & COUNT) | u64::from(piece >> 6);
+                self.bits = self.bits << (piece & COUNT) | u64::from(piece >> 6);
             }
-            end.used += (pair[0] & COUNT) + (pair[1] & COUNT);
-            end.store();
+            self.used += (pair[0] & COUNT) + (pair[1] & COUNT);
+            self.store();
         }
+        all
+    }
+}
+
+kernel! {
+    fn append / append_in[V: Steps](writer: &mut Writer, pieces: &[Piece]) -> bool {
+        let mut end = End { data: &mut writer.data, at: writer.at, bits: writer.bits, used: writer.used };
+        let mut all = 0;
+        let (chunks, rest) = pieces.as_chunks::<16>();
+        for chunk in chunks {
+            let Some(joined) = V::join_pieces(chunk) else {
+                all |= end.append(chunk);
+                continue;
+            };
+            for (bits, count) in joined {
+                end.bits = end.bits << (count & 63) | bits;
+                end.used += count as u32;
+                end.store();
+            }
+        }
+        all |= end.append(rest);
         (writer.at, writer.bits, writer.used) = (end.at, end.bits, end.used);
         all < NONE
     }
@@ -297,6 +240,7 @@ kernel! {
 
 #[cfg(test)]
 mod tests {
+    use super::super::samples::Random;
     use super::*;
 
     #[test]
@@ -338,31 +282,29 @@ mod tests {
     }
 
     #[test]
-    fn zeros_come_and_go_wherever_an_ff_is() {
-        for simd in Simd::available() {
-            for length in [0_usize, 1, 31, 32, 33, 64, 100] {
-                for at in (0..length).step_by(7).chain(length.checked_sub(1)) {
-                    for more in [0, 1, 40] {
-                        let is_ff = |i: &usize| *i == at || *i == at + more;
-                        let data: Vec<u8> =
-                            (0..length).map(|i| if is_ff(&i) { 0xff } else { i as u8 }).collect();
-                        let expected: Vec<u8> = data
-                            .iter()
-                            .flat_map(|&byte| [byte, 0].into_iter().take(1 + usize::from(byte == 0xff)))
-                            .collect();
-                        let zeros = count_ff(simd, &data);
-                        assert_eq!(expected.len(), length + zeros);
-                        let mut out = vec![7; length + zeros + CHUNK];
-                        stuff(simd, &data, &mut out);
-                        assert_eq!(out[..length + zeros], expected, "{}", simd.name());
-                        for behind in [&[][..], &[0xff, 0xd9], &[0xff]] {
-                            let raw = [&expected[..], behind].concat();
-                            let mut out = vec![7; raw.len() + CHUNK];
-                            assert_eq!(unstuff(simd, &raw, &mut out), (length, expected.len()));
-                            assert_eq!(out[..length], data, "{}", simd.name());
-                        }
-                    }
-                }
+    fn pieces_are_put_together_as_one_by_one() {
+        let mut random = Random(61);
+        for case in 0..if cfg!(miri) { 4 } else { 60 } {
+            // Of four that are long not all have room in a word.
+            let most = [2, 8, 14, 23][case % 4];
+            let mut piece = || {
+                let count = random.below(most + 1) as u32;
+                (random.next() & ((1 << count) - 1)) << 6 | count
+            };
+            let mut pieces: Vec<Piece> = (0..2 * (case + 3)).map(|_| piece()).collect();
+            let mut expected = Writer::default();
+            for piece in &pieces {
+                expected.put(u64::from(piece >> 6), piece & COUNT);
+            }
+            let none = case % pieces.len();
+            for simd in Simd::available() {
+                let mut writer = Writer::default();
+                assert!(writer.append_on(simd, &pieces));
+                assert_eq!(writer.missing(), expected.missing(), "{}", simd.name());
+                assert_eq!(writer.data[..writer.at], expected.data[..expected.at], "{}", simd.name());
+                let last = std::mem::replace(&mut pieces[none], NONE);
+                assert!(!writer.append_on(simd, &pieces), "{}", simd.name());
+                pieces[none] = last;
             }
         }
     }

@@ -122,8 +122,8 @@ impl<'a> Layout<'a> {
     /// Reads the head and the lengths of the bands. All of `bytes` must be a layout.
     ///
     /// # Errors
-    /// `Damaged` where the bytes break the grammar, `Limit` where an image is larger than images may be. What is
-    /// allocated before that is known is less than the bytes.
+    /// `Damaged` where the bytes break the grammar, `Limit` where an image is larger than images may be. Nothing
+    /// but the message is allocated for them.
     pub fn parse(bytes: &'a [u8]) -> Result<Self> {
         let mut reader = Reader(bytes);
         if reader.byte()? != VERSION {
@@ -138,9 +138,10 @@ impl<'a> Layout<'a> {
         let (width, height) = (u32::from(reader.short()?), u32::from(reader.short()?));
         check_size(width, height)?;
         let mut planes = read_planes(&mut reader, transform)?;
-        let (across, down) = units(&planes, width, height)?;
+        let planes = &mut planes[..transform.components()];
+        let (across, down) = units(planes, width, height)?;
         let mut blocks = 0_u64;
-        for plane in &mut planes {
+        for plane in &mut *planes {
             plane.columns = across * usize::from(plane.h);
             blocks += plane.columns as u64 * (down * usize::from(plane.v)) as u64;
         }
@@ -150,23 +151,11 @@ impl<'a> Layout<'a> {
             return Err(Fault::Limit { what, found: blocks * 128, limit }.into());
         }
         // A block takes half a byte for its bitmap and one for its DC value at least.
-        if blocks > bytes.len() as u64 {
+        if blocks * 3 > 2 * bytes.len() as u64 {
             return Err(damaged("fewer bytes than blocks"));
         }
-        let mut starts = Vec::with_capacity(down + 1);
-        let mut start = 0;
-        starts.push(0);
-        for _ in 0..down {
-            start += reader.number()?;
-            if start > reader.0.len() {
-                return Err(damaged("it ends early"));
-            }
-            starts.push(start as u32);
-        }
-        if start != reader.0.len() {
-            return Err(damaged("bytes behind the last row"));
-        }
-        Ok(Self { width, height, transform, planes, starts, data: reader.0 })
+        let starts = read_starts(&mut reader, down)?;
+        Ok(Self { width, height, transform, planes: planes.to_vec(), starts, data: reader.0 })
     }
 
     /// How many bands there are.
@@ -240,8 +229,8 @@ fn check_size(width: u32, height: u32) -> Result<()> {
     Ok(())
 }
 
-/// Tables of quantisation steps, and the components, each with one of them.
-fn read_planes(reader: &mut Reader<'_>, transform: Transform) -> Result<Vec<Plane>> {
+/// Tables of quantisation steps, and the components, each with one of them; as many as the colours have.
+fn read_planes(reader: &mut Reader<'_>, transform: Transform) -> Result<[Plane; 3]> {
     let count = usize::from(reader.byte()?);
     if !(1..=transform.components()).contains(&count) {
         return Err(damaged("a wrong number of quantisation tables"));
@@ -258,17 +247,39 @@ fn read_planes(reader: &mut Reader<'_>, transform: Transform) -> Result<Vec<Plan
             _ => return Err(damaged("a quantisation table of unknown precision")),
         }
     }
-    let mut planes = Vec::with_capacity(3);
-    for _ in 0..transform.components() {
+    let mut planes = [Plane::default(); 3];
+    for plane in &mut planes[..transform.components()] {
         let (id, sampling, table) = (reader.byte()?, reader.byte()?, usize::from(reader.byte()?));
         let (h, v) = (sampling >> 4, sampling & 15);
         if !(1..=4).contains(&h) || !(1..=4).contains(&v) {
             return Err(damaged("a sampling factor that is not 1 to 4"));
         }
         let quant = *tables[..count].get(table).ok_or_else(|| damaged("no such quantisation table"))?;
-        planes.push(Plane { id, h, v, quant, columns: 0 });
+        *plane = Plane { id, h, v, quant, columns: 0 };
     }
     Ok(planes)
+}
+
+/// Where each of `count` bands begins in what follows their lengths, and where the last ends. The lengths are added
+/// up before they have memory: a band without bytes costs one byte here and four there.
+fn read_starts(reader: &mut Reader<'_>, count: usize) -> Result<Vec<u32>> {
+    let mut rest = Reader(reader.0);
+    let mut end = 0;
+    for _ in 0..count {
+        end += rest.number()?;
+    }
+    if end != rest.0.len() {
+        let early = end > rest.0.len();
+        return Err(damaged(if early { "it ends early" } else { "bytes behind the last row" }));
+    }
+    let mut starts = Vec::with_capacity(count + 1);
+    let mut start = 0;
+    starts.push(0);
+    for _ in 0..count {
+        start += reader.number()?;
+        starts.push(start as u32);
+    }
+    Ok(starts)
 }
 
 /// Coding units across and down.

@@ -12,7 +12,7 @@ use super::codes::{Class, Made, Prefixes, Table, extend};
 pub(super) type DcLookup = Lookup<{ 1 << 8 }>;
 
 /// Entries for AC codes.
-pub(super) type AcLookup = Lookup<{ 1 << 10 }>;
+pub(super) type AcLookup = Lookup<{ 1 << 11 }>;
 
 /// Most bits that an entry may stand for; between two refills there are three times as many.
 const MOST_BITS: u32 = 18;

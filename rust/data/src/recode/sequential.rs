@@ -6,6 +6,7 @@ use super::bits::State;
 use super::expand::Wide;
 use super::lookup::{AcLookup, DcLookup, END_OF_BLOCK, Found, look_up};
 use super::pieces::{NONE, Piece, Pieces};
+use super::simd::Steps;
 
 /// Room for the values of a block, and one behind them.
 pub(super) const ROOM: usize = 66;
@@ -144,11 +145,22 @@ pub(super) struct Coded<'a> {
 
 /// Writes one block to a queue that is not full. What has no code becomes `NONE`.
 #[inline(always)]
-pub(super) fn write(queue: &mut Queue, (dc, ac): (&Pieces, &Pieces), block: &Coded<'_>) {
+pub(super) fn write<V: Steps>(queue: &mut Queue, (dc, ac): (&Pieces, &Pieces), block: &Coded<'_>) {
     let room = queue.pieces.get_mut(queue.count..).and_then(|room| room.first_chunk_mut());
     let Some(out): Option<&mut [Piece; BLOCK_PIECES]> = room else { return };
-    let (small, zeros) = (&*ac.small, ac.zeros);
     [out[0], out[1]] = dc.wide(0, block.difference);
+    let mut count = 2 + block.bitmap.count_ones() as usize;
+    let pieces = out[2..].first_chunk_mut::<64>();
+    if !pieces.is_some_and(|pieces| V::pieces(block.bitmap, block.values, &ac.small, pieces)) {
+        count = one_by_one(ac, block, out);
+    }
+    out[count & (BLOCK_PIECES - 1)] = ac.end;
+    queue.count += count + usize::from(block.bitmap.leading_zeros() > 0);
+}
+
+/// The pieces of all values behind the first two; gives how many there are then.
+#[inline(always)]
+fn one_by_one(ac: &Pieces, block: &Coded<'_>, out: &mut [Piece; BLOCK_PIECES]) -> usize {
     let (mut count, mut left, mut index) = (2, block.bitmap, 0);
     // Of the last value.
     let mut last = 0;
@@ -158,11 +170,11 @@ pub(super) fn write(queue: &mut Queue, (dc, ac): (&Pieces, &Pieces), block: &Cod
         let mut run = place - last - 1;
         last = place;
         while run > 15 {
-            out[count & (BLOCK_PIECES - 1)] = zeros;
+            out[count & (BLOCK_PIECES - 1)] = ac.zeros;
             count += 1;
             run -= 16;
         }
-        let mut piece = small[run as usize & 15][usize::from(block.values[index & 63])];
+        let mut piece = ac.small[run as usize & 15][usize::from(block.values[index & 63])];
         if piece >= NONE {
             let [code, bits] = wide(ac, run, block.wide, index);
             out[count & (BLOCK_PIECES - 1)] = code;
@@ -173,8 +185,7 @@ pub(super) fn write(queue: &mut Queue, (dc, ac): (&Pieces, &Pieces), block: &Cod
         count += 1;
         index += 1;
     }
-    out[count & (BLOCK_PIECES - 1)] = ac.end;
-    queue.count += count + usize::from(last < LAST);
+    count
 }
 
 /// The pieces of a value that is not small, or has no code.
@@ -193,7 +204,54 @@ mod tests {
     use super::super::pieces::WIDE_VALUE;
     use super::super::samples::{Random, table};
     use super::*;
-    use crate::ops::simd::Simd;
+    use crate::ops::simd::{Portable, Simd, kernel};
+
+    kernel! {
+        fn write_by / write_by_on[V: Steps](queue: &mut Queue, tables: (&Pieces, &Pieces), block: &Coded<'_>) -> () {
+            write::<V>(queue, tables, block);
+        }
+    }
+
+    kernel! {
+        fn pieces_by / pieces_by_on[V: Steps](
+            bitmap: u64,
+            values: &[u8; 64],
+            small: &[[Piece; 256]; 16],
+            out: &mut [Piece; 64],
+        ) -> bool {
+            V::pieces(bitmap, values, small, out)
+        }
+    }
+
+    #[test]
+    fn vectors_make_the_pieces_that_the_table_has() {
+        let mut random = Random(33);
+        let (mut made, mut refused) = (0, 0);
+        for case in 0..if cfg!(miri) { 4 } else { 400 } {
+            let ac = Pieces::make(&table(&mut random, Class::Ac), Class::Ac).unwrap();
+            let mut small = ac.small;
+            for _ in 0..case % 3 {
+                small[random.below(4)][1 + random.below(3)] = NONE;
+            }
+            let bits = [4, 10, 30][random.below(3)];
+            let bitmap = (1..64).filter(|_| random.below(32) < bits).fold(0, |bitmap, at| bitmap | 1 << at);
+            let values: [u8; 64] = std::array::from_fn(|_| 1 + random.below(3) as u8 * (case % 100) as u8);
+            let (mut expected, mut last) = (Vec::new(), 0);
+            for (place, &value) in (1..64_usize).filter(|place| bitmap >> place & 1 == 1).zip(&values) {
+                expected.push(small.get(place - last - 1).map_or(NONE, |pieces| pieces[usize::from(value)]));
+                last = place;
+            }
+            let whole = expected.iter().all(|&piece| piece < NONE);
+            for simd in Simd::available() {
+                let mut out = [7; 64];
+                let done = pieces_by(simd, bitmap, &values, &small, &mut out);
+                assert_eq!(done, whole && simd.name() == "avx512", "{} {bitmap:x}", simd.name());
+                assert!(!done || out[..expected.len()] == expected, "{} {bitmap:x}", simd.name());
+            }
+            (made, refused) = (made + usize::from(whole), refused + usize::from(!whole));
+        }
+        assert!(cfg!(miri) || (made > 50 && refused > 50), "{made} {refused}");
+    }
 
     /// Bitmap, first coefficient, the others.
     type Block = (u64, i16, Vec<i16>);
@@ -228,11 +286,8 @@ mod tests {
         for (bitmap, first, own) in blocks {
             let difference = i32::from(*first) - std::mem::replace(&mut last, i32::from(*first));
             let window = values[at..].first_chunk().unwrap();
-            write(
-                &mut queue,
-                tables,
-                &Coded { bitmap: *bitmap, difference, values: window, wide: (&wide, at) },
-            );
+            let block = Coded { bitmap: *bitmap, difference, values: window, wide: (&wide, at) };
+            write_by(simd, &mut queue, tables, &block);
             at += own.len();
             if queue.is_full() {
                 assert!(writer.append_on(simd, queue.take()));
@@ -285,7 +340,7 @@ mod tests {
             let small = i8::try_from(value).map_or(WIDE_VALUE, i8::cast_unsigned);
             let wide = [Wide { at: 5, value }];
             let block = Coded { bitmap, difference: 0, values: &[small; 64], wide: (&wide, 5) };
-            write(&mut queue, (&dc, &ac), &block);
+            write::<Portable>(&mut queue, (&dc, &ac), &block);
             !Writer::default().append(queue.take())
         };
         assert!(!told(1 << 1, 1) && !told(1 << 2, -1) && !told(1 << 4, 1) && !told(1 << 3, 2));
@@ -298,7 +353,7 @@ mod tests {
             wide: (&[Wide { at: 0, value: 0 }], 0),
         };
         let mut queue = Queue::default();
-        write(&mut queue, (&dc, &ac), &zero);
+        write::<Portable>(&mut queue, (&dc, &ac), &zero);
         assert!(!Writer::default().append(queue.take()));
         assert!(told(1 << 1, i16::MIN));
     }

@@ -11,6 +11,7 @@ mod avx2;
 mod avx512;
 
 use super::order::Block;
+use super::pieces::Piece;
 use super::{compress, expand};
 use crate::ops::simd::Portable;
 
@@ -53,6 +54,20 @@ pub(crate) trait Steps {
     #[inline(always)]
     fn escape(magnitudes: &mut [u8; 64], escapes: &mut [u8; 64]) -> usize {
         compress::escape(magnitudes, escapes)
+    }
+
+    /// The pieces of a block's values, from the table of small ones. False if it lacks one of them, or if that is not
+    /// worth it here: then what was written means nothing.
+    #[inline(always)]
+    fn pieces(_bitmap: u64, _values: &[u8; 64], _small: &[[Piece; 256]; 16], _out: &mut [Piece; 64]) -> bool {
+        false
+    }
+
+    /// Puts pieces together by fours: their bits, the last one the lowest, and how many these are. `None` if one of
+    /// them is none, if some have more than `MOST_JOINED` bits, or if that is not worth it here.
+    #[inline(always)]
+    fn join_pieces(_pieces: &[Piece; 16]) -> Option<[(u64, u64); 4]> {
+        None
     }
 
     /// Four chunks of each block, from its half 0 or 1.

@@ -1,6 +1,7 @@
 //! Here: the scans of a JPEG written as bytes.
 //! Not here: the codes of one block, what is kept besides the coefficients.
 
+use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::Unusual;
@@ -15,9 +16,10 @@ use super::progressive::{Band, Cuts, Writing};
 use super::scans::{self, Coder};
 use super::segments::{Frame, Scan};
 use super::sequential::{self, Coded, Queue};
+use super::simd::Steps;
 use super::skeleton::Padding;
 use crate::error::{Error, Result};
-use crate::ops::simd::{Simd, Vector, kernel};
+use crate::ops::simd::{Simd, kernel};
 
 /// Appends the data of a sequential scan to `out`, at most `limit` bytes; all of the layout is read.
 ///
@@ -69,10 +71,9 @@ fn unusual(Unusual(reason): Unusual) -> Error {
     damaged(reason)
 }
 
-// Not for vectors: shifts by a variable count are one instruction with BMI2, and three without.
 kernel! {
-    fn write_blocks / write_blocks_on[V: Vector](frame: &Frame, scan: &Scan, coder: &mut Sequential<'_, '_>) -> std::result::Result<(), Unusual> {
-        scans::walk(frame, scan, coder)
+    fn write_blocks / write_blocks_on[V: Steps](frame: &Frame, scan: &Scan, coder: &mut Sequential<'_, '_>) -> std::result::Result<(), Unusual> {
+        scans::walk(frame, scan, &mut On(coder, PhantomData::<V>))
     }
 }
 
@@ -154,7 +155,25 @@ fn flush(queue: &mut Queue, sink: &mut Sink<'_>) -> std::result::Result<(), Unus
     if sink.writer.append(queue.take()) { sink.check() } else { Err(NO_SYMBOL) }
 }
 
-impl Coder for Sequential<'_, '_> {
+/// With the steps of an instruction set.
+struct On<'a, C, V>(&'a mut C, PhantomData<V>);
+
+impl<V: Steps> Coder for On<'_, Sequential<'_, '_>, V> {
+    fn band(&mut self, band: usize) -> std::result::Result<(), Unusual> {
+        self.0.band(band)
+    }
+
+    #[inline(always)]
+    fn blocks(&mut self, slot: usize, row: usize, columns: Range<usize>) -> std::result::Result<(), Unusual> {
+        self.0.blocks::<V>(slot, row, columns)
+    }
+
+    fn restart(&mut self, number: u8) -> std::result::Result<(), Unusual> {
+        self.0.restart(number)
+    }
+}
+
+impl Sequential<'_, '_> {
     fn band(&mut self, band: usize) -> std::result::Result<(), Unusual> {
         if let Err(fault) = self.heads.open(Simd::detect(), self.layout, band) {
             self.fault = Some(fault);
@@ -167,7 +186,12 @@ impl Coder for Sequential<'_, '_> {
     }
 
     #[inline(always)]
-    fn blocks(&mut self, slot: usize, row: usize, columns: Range<usize>) -> std::result::Result<(), Unusual> {
+    fn blocks<V: Steps>(
+        &mut self,
+        slot: usize,
+        row: usize,
+        columns: Range<usize>,
+    ) -> std::result::Result<(), Unusual> {
         let at = self.rows.at(slot, row);
         let (heads, rows) = (&*self.heads, &mut self.rows);
         let blocks = heads.row(at).and_then(|row| row.get(columns)).ok_or(OTHER_BLOCKS)?;
@@ -179,7 +203,7 @@ impl Coder for Sequential<'_, '_> {
             let values = heads.values(value).ok_or(OTHER_BLOCKS)?;
             let difference = i32::from(head.dc) - std::mem::replace(&mut last, head.dc.into());
             let block = Coded { bitmap: head.bitmap, difference, values, wide: (heads.wide(), value) };
-            sequential::write(self.queue, tables, &block);
+            sequential::write::<V>(self.queue, tables, &block);
             value += head.bitmap.count_ones() as usize;
             if self.queue.is_full() {
                 flush(self.queue, &mut self.sink)?;

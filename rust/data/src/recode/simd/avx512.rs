@@ -12,6 +12,7 @@ use super::{ACROSS, Steps};
 use crate::ops::simd::Avx512;
 use crate::recode::layout::{ESCAPED, LEAST_LARGE, WIDE};
 use crate::recode::order::{Block, PAIRED_TO_ZIGZAG, ZIGZAG};
+use crate::recode::pieces::{COUNT, MOST_JOINED, Piece};
 
 /// Where 192 bytes of pixels come from: the plane's index in the first 64, the plane apart.
 const PIXELS: [[u8; 64]; 3] = {
@@ -34,6 +35,28 @@ const BLUE: [u64; 3] = {
         i += 1;
     }
     masks
+};
+
+/// Every place.
+const COUNTING: [u8; 64] = {
+    let mut places = [0; 64];
+    let mut i = 0;
+    while i < 64 {
+        places[i] = i as u8;
+        i += 1;
+    }
+    places
+};
+
+/// The place before each; before the first, the last.
+const BEFORE: [u8; 64] = {
+    let mut places = COUNTING;
+    let mut i = 0;
+    while i < 64 {
+        places[i] = places[i].wrapping_sub(1) & 63;
+        i += 1;
+    }
+    places
 };
 
 /// Sixty-four bytes.
@@ -139,6 +162,77 @@ impl Steps for Avx512 {
             _mm512_storeu_si512(escapes.as_mut_ptr().cast(), _mm512_maskz_compress_epi8(which, extra));
             _mm512_storeu_si512(magnitudes.as_mut_ptr().cast(), _mm512_min_epu8(found, escaped));
             which.count_ones() as usize
+        }
+    }
+
+    #[inline(always)]
+    fn pieces(bitmap: u64, values: &[u8; 64], small: &[[Piece; 256]; 16], out: &mut [Piece; 64]) -> bool {
+        // SAFETY: the CPU has AVX-512 with VBMI2 (see above). Only lanes of values are gathered: a run is at most 15
+        // and a value has 8 bits, so that all indices are within the table. Each store is to a fourth of `out`.
+        unsafe {
+            let places = _mm512_maskz_compress_epi8(bitmap, load(&COUNTING));
+            // The place before the first, 0, is that of the first coefficient.
+            let before = _mm512_maskz_permutexvar_epi8(!1, load(&BEFORE), places);
+            let mut runs = _mm512_sub_epi8(places, _mm512_add_epi8(before, _mm512_set1_epi8(1)));
+            let count = bitmap.count_ones();
+            let mut there = (1_u64 << (count & 63)) - 1;
+            if _mm512_mask_cmpgt_epu8_mask(there, runs, _mm512_set1_epi8(15)) != 0 {
+                return false;
+            }
+            let (mut values, mut none) = (load(values), 0);
+            for out in out.as_chunks_mut::<16>().0 {
+                let run = _mm512_cvtepu8_epi32(_mm512_castsi512_si128(runs));
+                let value = _mm512_cvtepu8_epi32(_mm512_castsi512_si128(values));
+                let index = _mm512_or_si512(_mm512_slli_epi32::<8>(run), value);
+                let lanes = there as u16;
+                let found = _mm512_mask_i32gather_epi32::<4>(
+                    _mm512_setzero_si512(),
+                    lanes,
+                    index,
+                    small.as_ptr().cast(),
+                );
+                _mm512_storeu_si512(out.as_mut_ptr().cast(), found);
+                none |= _mm512_movepi32_mask(found);
+                there >>= 16;
+                if there == 0 {
+                    break;
+                }
+                runs = _mm512_alignr_epi64::<2>(runs, runs);
+                values = _mm512_alignr_epi64::<2>(values, values);
+            }
+            none == 0
+        }
+    }
+
+    #[inline(always)]
+    fn join_pieces(pieces: &[Piece; 16]) -> Option<[(u64, u64); 4]> {
+        // SAFETY: the CPU has AVX-512 with DQ (see above); the pieces are a whole reference's, and each store is to
+        // all of an array.
+        unsafe {
+            let all = _mm512_loadu_si512(pieces.as_ptr().cast());
+            let count = _mm512_set1_epi64(COUNT.into());
+            // Of each pair the first is the lower half.
+            let low = _mm512_and_si512(all, _mm512_set1_epi64(0xffff_ffff));
+            let behind = _mm512_and_si512(_mm512_srli_epi64::<32>(all), count);
+            let bits = _mm512_sllv_epi64(_mm512_srli_epi64::<6>(low), behind);
+            let bits = _mm512_or_si512(bits, _mm512_srli_epi64::<38>(all));
+            let counts = _mm512_add_epi64(_mm512_and_si512(low, count), behind);
+            let behind = _mm512_unpackhi_epi64(counts, counts);
+            let bits = _mm512_or_si512(_mm512_sllv_epi64(bits, behind), _mm512_unpackhi_epi64(bits, bits));
+            let counts = _mm512_add_epi64(counts, behind);
+            let long = _mm512_cmpgt_epu64_mask(counts, _mm512_set1_epi64(MOST_JOINED.into()));
+            if _mm512_movepi32_mask(all) != 0 || long & 0x55 != 0 {
+                return None;
+            }
+            let (mut words, mut lengths) = ([0_u64; 8], [0_u64; 8]);
+            _mm512_storeu_si512(words.as_mut_ptr().cast(), bits);
+            _mm512_storeu_si512(lengths.as_mut_ptr().cast(), counts);
+            Some([
+                (words[0], lengths[0]),
+                (words[2], lengths[2]),
+                (words[4], lengths[4]),
+                (words[6], lengths[6]),
+            ])
         }
     }
 
