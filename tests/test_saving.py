@@ -342,11 +342,11 @@ def test_a_gpus_state_is_copied_before_the_next_step_changes_it(tmp_path: Path, 
     learner = Learner(config, Plan.of(config, steps_per_epoch=3), World(0, 1, 0, torch.device("cuda", 0)))
     scramble(learner, 1.0)
     with Saver(tmp_path, learner, None, ONE) as saver:
-        for value in (1.0, 2.0):  # the second save uses the first one's memory again
+        for step, value in ((2, 1.0), (4, 2.0)):  # the second save uses the first one's memory again
             torch.cuda._sleep(200_000_000)
-            saver.save(int(value), loader, 0.0)
+            saver.save(step, loader, 0.0)
             scramble(learner, value + 1)
         saver.finish(needed=True)
-    for value in (1.0, 2.0):
-        found = load_file(tmp_path / "checkpoints" / f"step-{int(value):08d}" / "model.safetensors")
+    for step, value in ((2, 1.0), (4, 2.0)):
+        found = load_file(tmp_path / "checkpoints" / f"step-{step:08d}" / "model.safetensors")
         assert found["backbone.conv1.weight"].unique().tolist() == [value]
