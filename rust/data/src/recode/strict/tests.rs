@@ -104,7 +104,7 @@ fn file(seed: u32) -> (Vec<u8>, bool) {
     let mut random = Random(seed);
     let mut tables = [Class::Dc, Class::Ac].map(|class| table(&mut random, class));
     let odd = [0, 0, 3, 40][random.below(4)];
-    if odd > 0 {
+    if odd > 0 && random.below(2) == 0 {
         // A symbol that there is already, or one that ends a block and is not 0, in place of a rare one.
         let at = tables[1].symbols.iter().position(|symbol| symbol & 15 == 14 - (seed % 3) as u8);
         let with = [0x10, 0xe0, 0, 0xf0, 1, 2][random.below(6)];
