@@ -27,6 +27,7 @@ def pack(
     members: bool = True,
     decode: bool = True,
     recode: bool = False,
+    prove: Literal["rewrite", "strict"] = "rewrite",
     overwrite: bool = False,
     threads: int = 0,
 ) -> None:
@@ -44,6 +45,8 @@ def pack(
         recode: Store JPEGs with their Huffman codes undone: about 1.2 times the bytes, decoded over twice
             as fast, the same pixels; `barlow unpack` gives the originals back, byte for byte, and each is
             proven to. What cannot be recoded is stored as it is (docs/recode-format.md).
+        prove: With --recode: "rewrite" makes every original of what is stored and compares it; "strict" is
+            quicker: where reading has seen that a file leaves its writer no choice, it compares coefficients.
         overwrite: Replace what an earlier pack left at OUT.
         threads: Decoding threads; 0 is all cores.
     """
@@ -63,6 +66,7 @@ def pack(
             members=members,
             decode=decode,
             recode=recode,
+            prove=prove,
             overwrite=overwrite,
             threads=threads,
             progress=progress,

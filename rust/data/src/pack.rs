@@ -19,7 +19,7 @@ use crate::decode::{Decoder, Format, Header, Image, peek};
 use crate::error::{Error, Fault, Place, Result};
 use crate::index::{Extra, FILE_NAME, Index, Sample, check_extras};
 use crate::limits::MAX_MEMBER_BYTES;
-use crate::recode::Recoder;
+use crate::recode::{Proof, Recoder};
 use crate::scan::{self, Plan, REJECTED_NAME, RUN_BYTES};
 use crate::store::Files;
 use crate::workers::{self, Progress};
@@ -59,6 +59,8 @@ pub struct Options {
     pub decode: bool,
     /// Store JPEGs as what decodes fast and gives the file back (see [`recode`](crate::recode)).
     pub recode: bool,
+    /// How it is proven that each of these comes back; what is stored is the same.
+    pub prove: Proof,
     /// Whether an earlier output may be replaced; nothing else ever is.
     pub overwrite: bool,
     /// 0: one per processor.
@@ -75,6 +77,7 @@ impl Default for Options {
             with_extras: true,
             decode: true,
             recode: false,
+            prove: Proof::default(),
             overwrite: false,
             threads: 0,
         }
@@ -331,7 +334,7 @@ impl Tools {
             true => Some((Decoder::new()?, Image::default())),
             false => None,
         };
-        Ok(Self { decoder, recoder: Recoder::new(), recode: options.recode })
+        Ok(Self { decoder, recoder: Recoder::with(options.prove), recode: options.recode })
     }
 }
 

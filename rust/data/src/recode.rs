@@ -35,6 +35,7 @@ mod sequential;
 mod simd;
 mod skeleton;
 mod sparse;
+mod strict;
 mod stuffing;
 mod upsample;
 mod writing;
@@ -50,7 +51,7 @@ use crate::jpeg;
 use crate::limits::{MAX_MEMBER_BYTES, MAX_PIXELS, MAX_SIDE_PX};
 use entropy::Tools;
 use layout::damaged;
-use restore::Parts;
+use restore::{Making, Parts};
 use skeleton::Skeleton;
 
 /// What is appended to the name of a member that is recoded.
@@ -75,9 +76,21 @@ pub fn original_name(name: &[u8]) -> &[u8] {
     name.strip_suffix(SUFFIX).filter(|name| !name.is_empty() && !name.ends_with(b"/")).unwrap_or(name)
 }
 
+/// How it is proven that a file comes back byte for byte. Members are the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Proof {
+    /// The file is made of its member, all of it, in the very way in which it is restored, and compared.
+    #[default]
+    Rewritten,
+    /// The same but for the Huffman codes of sequential scans that were read strictly, so that a writer has no choice:
+    /// of these it is compared that the member's coefficients are those that were read. See `recode/strict.rs`.
+    Strict,
+}
+
 /// Recodes and restores; one per thread, reused so that its buffers are.
 #[derive(Default)]
 pub struct Recoder {
+    proof: Proof,
     tools: Tools,
     parts: Parts,
     skeleton: Vec<u8>,
@@ -90,6 +103,11 @@ impl Recoder {
     /// Buffers grow with the first images.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// The same with another proof than the default.
+    pub fn with(proof: Proof) -> Self {
+        Self { proof, ..Self::default() }
     }
 
     /// The member for a JPEG, which [`restore`](Self::restore) has been seen to give back byte for byte; or why
@@ -117,13 +135,21 @@ impl Recoder {
         if member.len() as u64 > MAX_MEMBER_BYTES {
             return Err(Unusual("a very large member"));
         }
+        let parts = &self.parts;
+        let making = match self.proof {
+            Proof::Strict if parts.strict => Making::Copy(bytes, &parts.scans),
+            _ => Making::Write,
+        };
         // The checksum of the original is that of these bytes: what equals them has it.
-        match rebuild(&mut self.tools, &member, &mut self.file) {
-            Ok(_) if self.file == bytes => Ok(member),
-            _ => {
-                Err(Unusual("an encoder that chose otherwise than ours, or beyond libjpeg's own arithmetic"))
-            }
-        }
+        let rebuilt = rebuild(&mut self.tools, &member, making, &mut self.file);
+        let Some((_, layout)) = rebuilt.ok().filter(|_| self.file == bytes) else {
+            return Err(OTHERWISE);
+        };
+        let same = match making {
+            Making::Write => true,
+            Making::Copy(..) => strict::same(&mut self.tools.heads, &layout, &parts.sparse),
+        };
+        if same { Ok(member) } else { Err(OTHERWISE) }
     }
 
     /// The original file, checked against its checksum.
@@ -133,7 +159,7 @@ impl Recoder {
     /// four times the member.
     pub fn restore(&mut self, member: &[u8]) -> Result<Vec<u8>> {
         let mut file = Vec::new();
-        rebuild(&mut self.tools, member, &mut file)?.original.check(&file)?;
+        rebuild(&mut self.tools, member, Making::Write, &mut file)?.0.original.check(&file)?;
         Ok(file)
     }
 
@@ -141,13 +167,21 @@ impl Recoder {
     /// the member itself, or not at all.
     pub fn rebuild(&mut self, member: &[u8]) -> Result<Vec<u8>> {
         let mut file = Vec::new();
-        rebuild(&mut self.tools, member, &mut file)?;
+        rebuild(&mut self.tools, member, Making::Write, &mut file)?;
         Ok(file)
     }
 }
 
+const OTHERWISE: Unusual =
+    Unusual("an encoder that chose otherwise than ours, or beyond libjpeg's own arithmetic");
+
 /// Writes the file of a member to `file`, over what was there.
-fn rebuild<'a>(tools: &mut Tools, member: &'a [u8], file: &mut Vec<u8>) -> Result<Member<'a>> {
+fn rebuild<'a>(
+    tools: &mut Tools,
+    member: &'a [u8],
+    making: Making<'_>,
+    file: &mut Vec<u8>,
+) -> Result<(Member<'a>, Layout<'a>)> {
     let member = Member::parse(member)?;
     let skeleton = Skeleton::parse(member.skeleton()?)?;
     // Each scan goes over all coefficients, whether or not it has anything to say of them.
@@ -159,8 +193,8 @@ fn rebuild<'a>(tools: &mut Tools, member: &'a [u8], file: &mut Vec<u8>) -> Resul
     let limit = member.original.length as usize;
     file.clear();
     file.reserve(limit);
-    restore::build(tools, skeleton, &layout, limit, file)?;
-    Ok(member)
+    restore::build(tools, skeleton, &layout, (making, limit), file)?;
+    Ok((member, layout))
 }
 
 #[cfg(test)]

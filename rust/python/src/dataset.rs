@@ -13,15 +13,16 @@ use barlow_data::error::Error;
 use barlow_data::index;
 use barlow_data::order::{self, Position};
 use barlow_data::pack::{self as packing, OnError, Options, Reject, Report};
+use barlow_data::recode::Proof;
 use barlow_data::scan;
 use barlow_data::store::Store;
 use barlow_data::tar;
 use numpy::{AllowTypeChange, PyArray1, PyArrayLike1};
-use pyo3::exceptions::{PyIndexError, PyKeyError, PyValueError};
+use pyo3::exceptions::{PyIndexError, PyKeyError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
-use crate::errors::to_py;
+use crate::errors::{one_of, to_py};
 use crate::progress::detached;
 
 /// The samples of a data set: where each is, its label, size and checksum. Immutable.
@@ -226,7 +227,7 @@ pub(crate) fn members(py: Python<'_>, path: PathBuf) -> PyResult<Vec<(Bound<'_, 
 /// Packs a source into shards and an index.
 #[pyfunction]
 #[pyo3(signature = (source, out, *, shard_bytes = 256 << 20, min_shards = 1, held_out = 0.0, on_error = "raise",
-                    members = true, decode = true, recode = false, overwrite = false, threads = 0, progress = None))]
+    members = true, decode = true, recode = false, prove = "rewrite", overwrite = false, threads = 0, progress = None))]
 #[allow(clippy::too_many_arguments)] // They are keywords in Python.
 pub(crate) fn pack<'py>(
     py: Python<'py>,
@@ -239,11 +240,13 @@ pub(crate) fn pack<'py>(
     members: bool,
     decode: bool,
     recode: bool,
+    prove: &str,
     overwrite: bool,
     threads: usize,
     progress: Option<Py<PyAny>>,
 ) -> PyResult<Bound<'py, PyDict>> {
     let on_error = policy(on_error)?;
+    let prove = one_of("prove", prove, [("rewrite", Proof::Rewritten), ("strict", Proof::Strict)])?;
     let options = Options {
         shard_bytes,
         min_shards,
@@ -252,6 +255,7 @@ pub(crate) fn pack<'py>(
         with_extras: members,
         decode,
         recode,
+        prove,
         overwrite,
         threads,
     };
@@ -260,11 +264,7 @@ pub(crate) fn pack<'py>(
 }
 
 fn policy(on_error: &str) -> PyResult<OnError> {
-    match on_error {
-        "raise" => Ok(OnError::Raise),
-        "skip" => Ok(OnError::Skip),
-        other => Err(PyValueError::new_err(format!("on_error is \"{other}\", not \"raise\" or \"skip\""))),
-    }
+    one_of("on_error", on_error, [("raise", OnError::Raise), ("skip", OnError::Skip)])
 }
 
 /// Where each is, and why it was left out.

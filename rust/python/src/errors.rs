@@ -1,4 +1,4 @@
-//! Here: the crate's error as Python exceptions. Not here: any decision about what to do with one.
+//! Here: the crate's error as Python exceptions, and what a keyword's word stands for. Not here: any decision about what to do with one.
 
 use barlow_data::error::{Error, Fault};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
@@ -28,5 +28,14 @@ pub(crate) fn to_py(py: Python<'_>, error: &Error) -> PyErr {
                 .and_then(|()| value.setattr("offset", place.offset));
             set.err().unwrap_or(exception)
         }
+    }
+}
+
+/// What a keyword's word stands for.
+pub(crate) fn one_of<T>(keyword: &str, word: &str, [one, other]: [(&str, T); 2]) -> PyResult<T> {
+    match word {
+        word if word == one.0 => Ok(one.1),
+        word if word == other.0 => Ok(other.1),
+        _ => Err(PyValueError::new_err(format!("{keyword} is {word:?}, not {:?} or {:?}", one.0, other.0))),
     }
 }

@@ -108,6 +108,9 @@ impl Single {
 /// A table with an entry for whatever the next bits are.
 pub(super) struct Lookup<const ENTRIES: usize> {
     prefixes: Prefixes,
+    /// Whether no two of its codes stand for the same, so that who writes has no choice: each symbol has one
+    /// code, and of the AC symbols without a value there are none but the end of a block and 16 zeros.
+    pub(super) one_way: bool,
     pub(super) entries: Box<[Found; ENTRIES]>,
 }
 
@@ -179,12 +182,17 @@ impl<const ENTRIES: usize> Made for Lookup<ENTRIES> {
         let mut codes = Vec::new();
         let prefixes =
             Prefixes::new(table, class, |code, length, symbol| codes.push((code, length, symbol)))?;
+        let mut met = [false; 256];
+        let one_way = codes.iter().all(|&(_, _, symbol)| {
+            let odd = class == Class::Ac && symbol & 15 == 0 && ![0, 0xf0].contains(&symbol);
+            !odd && !std::mem::replace(&mut met[usize::from(symbol)], true)
+        });
         let singles = Self::singles(&codes);
         let mut entries = Box::new([Single::NONE.found(0); ENTRIES]);
         for (index, entry) in entries.iter_mut().enumerate() {
             *entry = Self::found(&singles, index, class);
         }
-        Ok(Self { prefixes, entries })
+        Ok(Self { prefixes, one_way, entries })
     }
 }
 

@@ -17,22 +17,37 @@ use super::skeleton::Padding;
 use super::sparse::Blocks;
 use crate::ops::simd::{Simd, Vector, kernel};
 
-/// Reads a sequential scan whose data begin at `bytes[at]`; gives where they end.
+/// What there is to know of the data of a sequential scan.
+pub(super) struct Data {
+    /// Where they end.
+    pub(super) end: usize,
+    /// The padding of each segment.
+    pub(super) padding: Vec<(u32, u8)>,
+    /// Whether they are what [`writing`](super::writing) makes of the coefficients: it has no choice, and nothing
+    /// was passed over. See `strict.rs`.
+    pub(super) strict: bool,
+}
+
+/// Reads a sequential scan whose data begin at `bytes[at]`.
 pub(super) fn sequential(
     tools: &mut Tools,
     (bytes, at): (&[u8], usize),
     (frame, scan): (&Frame, &Scan),
     planes: &mut [Blocks],
     choices: &mut Choices,
-) -> Result<usize, Unusual> {
+) -> Result<Data, Unusual> {
     let Tools { bits, dc, ac, .. } = tools;
     let (dc, ac) = (ready(dc, scan, Class::Dc)?, ready(ac, scan, Class::Ac)?);
     let source = Source::begin(bytes, at, bits, &mut choices.padding);
     let mut components = [0; 4];
     components.iter_mut().zip(&scan.parts).for_each(|(component, part)| *component = part.component);
-    let mut coder = Sequential { source, components, dc, ac, last: [0; 4], planes };
+    let one_way = dc.iter().all(|table| table.one_way) && ac.iter().all(|table| table.one_way);
+    let mut coder = Sequential { source, components, dc, ac, last: [0; 4], planes, behind: 0 };
     read_blocks(Simd::detect(), frame, scan, &mut coder)?;
-    coder.source.end()
+    let strict = one_way && coder.behind == 0;
+    let mut data = coder.source.end()?;
+    data.strict &= strict;
+    Ok(data)
 }
 
 /// The same for a progressive scan.
@@ -50,7 +65,7 @@ pub(super) fn progressive_scan(
     let mut coder =
         Progressive { source, scan, codes, state: Reading::new(Band::of(scan)), cuts, components };
     scans::walk(frame, scan, &mut coder)?;
-    coder.source.end()
+    Ok(coder.source.end()?.end)
 }
 
 // Not for vectors: shifts by a variable count are one instruction with BMI2, and three without.
@@ -69,16 +84,25 @@ struct Source<'a> {
     /// Where the marker behind it is.
     marker: usize,
     padding: &'a mut Padding,
+    /// That of each segment so far.
+    paddings: Vec<(u32, u8)>,
 }
 
 impl<'a> Source<'a> {
     fn begin(bytes: &'a [u8], at: usize, bits: &'a mut Bits, padding: &'a mut Padding) -> Self {
         let marker = bits.begin(bytes, at);
-        Self { bytes, bits, begin: at, marker, padding }
+        Self { bytes, bits, begin: at, marker, padding, paddings: Vec::new() }
+    }
+
+    fn pad(&mut self) -> Result<(), Unusual> {
+        let padding = self.bits.padding()?;
+        self.padding.push(padding);
+        self.paddings.push(padding);
+        Ok(())
     }
 
     fn restart(&mut self, number: u8) -> Result<(), Unusual> {
-        self.padding.push(self.bits.padding()?);
+        self.pad()?;
         let marker = self.bytes.get(self.marker..).unwrap_or_default();
         if self.bits.unread() > 0 || !marker.starts_with(&[0xff, 0xd0 + number]) {
             return Err(Unusual("a restart marker that is not where it should be"));
@@ -88,10 +112,11 @@ impl<'a> Source<'a> {
         Ok(())
     }
 
-    /// Behind the last segment.
-    fn end(self) -> Result<usize, Unusual> {
-        self.padding.push(self.bits.padding()?);
-        Ok(self.bits.end(self.begin, self.marker))
+    /// Behind the last segment; strict if all of it has been read.
+    fn end(mut self) -> Result<Data, Unusual> {
+        self.pad()?;
+        let strict = self.bits.unread() == 0;
+        Ok(Data { end: self.bits.end(self.begin, self.marker), padding: self.paddings, strict })
     }
 }
 
@@ -105,6 +130,8 @@ struct Sequential<'a> {
     ac: [&'a AcLookup; 4],
     last: [i32; 4],
     planes: &'a mut [Blocks],
+    /// Of all blocks, any bit of what they had behind their last value.
+    behind: u32,
 }
 
 impl Coder for Sequential<'_> {
@@ -124,14 +151,17 @@ impl Coder for Sequential<'_> {
         let tables = (self.dc[slot & 3], self.ac[slot & 3]);
         let (state, data) = self.source.bits.parts();
         // In registers, not in memory.
-        let (mut at, mut count, mut last) = (*state, 0, self.last[slot & 3]);
+        let (mut at, mut count, mut last, mut behind) = (*state, 0, self.last[slot & 3], 0);
         for (bitmap, first) in row.bitmaps.iter_mut().zip(row.dc).take(columns.len()) {
             let values = row.values.get_mut(count..).and_then(|room| room.first_chunk_mut());
-            (*bitmap, *first) = sequential::read((&mut at, data), tables, &mut last, values.ok_or(missing)?)?;
+            let taken = sequential::read((&mut at, data), tables, &mut last, values.ok_or(missing)?)?;
+            (*bitmap, *first) = (taken.bitmap, taken.first);
+            behind |= taken.behind;
             count += bitmap.count_ones() as usize;
         }
         (*state, self.last[slot & 3]) = (at, last);
         *row.count += count;
+        self.behind |= behind;
         Ok(())
     }
 

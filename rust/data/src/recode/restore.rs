@@ -8,7 +8,7 @@ use super::layout::{Layout, NOT_FAITHFUL, damaged, faithful};
 use super::segments::{Next, Segments};
 use super::skeleton::Skeleton;
 use super::sparse::Sparse;
-use super::{reading, writing};
+use super::{reading, strict, writing};
 use crate::error::{Error, Result};
 use crate::limits::{MAX_COEFFICIENT_BYTES, MAX_SCANS};
 
@@ -18,12 +18,16 @@ pub(super) struct Parts {
     pub(super) sparse: Sparse,
     /// The same of a progressive file, before they are complete; otherwise nothing of use.
     dense: Coefficients,
+    /// Its scans, if all of them were read strictly; otherwise nothing of use.
+    pub(super) scans: Vec<strict::Scan>,
+    /// Whether they were.
+    pub(super) strict: bool,
 }
 
 impl Default for Parts {
     fn default() -> Self {
         let dense = Coefficients { width: 0, height: 0, components: Vec::new(), transform: Transform::Grey };
-        Self { sparse: Sparse::default(), dense }
+        Self { sparse: Sparse::default(), dense, scans: Vec::new(), strict: false }
     }
 }
 
@@ -38,7 +42,9 @@ pub(super) fn take_apart(
     let mut choices = Choices::default();
     let mut outside = Vec::new();
     let (mut at, mut from, mut scans) = (2, 0, 0);
-    let Parts { sparse, dense } = into;
+    let Parts { sparse, dense, scans: list, strict } = into;
+    list.clear();
+    *strict = true;
     while let Next::Scan(scan) = segments.next(bytes, &mut at)? {
         let frame = segments.frame.as_ref().ok_or(NO_FRAME)?;
         scans += 1;
@@ -52,11 +58,15 @@ pub(super) fn take_apart(
                 dense.components = frame.components(&mut dense.components);
             }
             at = reading::progressive_scan(tools, data, what, &mut dense.components, &mut choices)?;
+            *strict = false;
         } else {
             if scans == 1 {
                 frame.begin(&mut sparse.planes);
             }
-            at = reading::sequential(tools, data, what, &mut sparse.planes, &mut choices)?;
+            let read = reading::sequential(tools, data, what, &mut sparse.planes, &mut choices)?;
+            *strict &= read.strict;
+            list.push(strict::Scan::new(what, at..read.end, read.padding));
+            at = read.end;
         }
         from = at;
     }
@@ -73,6 +83,15 @@ pub(super) fn take_apart(
 
 const NO_FRAME: Unusual = Unusual("a scan before the frame header");
 
+/// How the data of sequential scans are made.
+#[derive(Clone, Copy)]
+pub(super) enum Making<'a> {
+    /// Written, of coefficients.
+    Write,
+    /// Taken from the file itself, of which it is known that they are what would be written.
+    Copy(&'a [u8], &'a [strict::Scan]),
+}
+
 /// Writes the file that was taken apart to `out`, over what was there.
 ///
 /// # Errors
@@ -82,7 +101,7 @@ pub(super) fn build(
     tools: &mut Tools,
     skeleton: Skeleton<'_>,
     layout: &Layout<'_>,
-    limit: usize,
+    (making, limit): (Making<'_>, usize),
     out: &mut Vec<u8>,
 ) -> Result<()> {
     let Skeleton { mut choices, outside } = skeleton;
@@ -105,6 +124,10 @@ pub(super) fn build(
             };
             writing::progressive_scan(tools, end, what, &mut image.components, &mut choices)
                 .map_err(unusual)?;
+        } else if let Making::Copy(file, read) = making {
+            let data =
+                read.get(scans as usize - 1).and_then(|read| read.data(file, what, &mut choices.padding));
+            out.extend_from_slice(data.ok_or_else(|| damaged("another scan than was read"))?);
         } else {
             writing::sequential(tools, end, what, layout, &mut choices)?;
         }

@@ -98,7 +98,7 @@ impl Frame {
 }
 
 /// One scan, with the tables in force.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Scan {
     pub(super) parts: Vec<ScanPart>,
     /// First and last coefficient in zigzag order.
@@ -112,7 +112,7 @@ pub(super) struct Scan {
 }
 
 /// A component in a scan.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct ScanPart {
     /// Its place in the frame.
     pub(super) component: usize,

@@ -75,6 +75,11 @@ impl Heads {
         window(&self.expander.values, at)
     }
 
+    /// So many of them.
+    pub(crate) fn all_values(&self, at: usize, count: usize) -> Option<&[u8]> {
+        self.expander.values.get(at..at + count)
+    }
+
     /// The band's values that need 16 bits.
     #[inline(always)]
     pub(crate) fn wide(&self) -> &[Wide] {

@@ -1,0 +1,107 @@
+//! Here: the proof that a file comes back, without its Huffman codes being written.
+//! Not here: reading and writing them.
+//!
+//! Of the data of a sequential scan, reading takes nothing into account but codes, and if it was *strict* each of
+//! them is the one that writing chooses for the same coefficients:
+//!
+//! - no table has two codes for a symbol, or a symbol that means what another one means (`Lookup::one_way`);
+//! - the size of a value follows from the value, and what has been read as a value of so many bits has them;
+//! - zeros are coded by sixteens and a value, the end of a block behind the last value: a run of more is 16 zeros and
+//!   the rest, by the count of places; none are coded behind the last value (`Taken::behind`), and where the last
+//!   place is not zero no end;
+//! - first coefficients are differences of numbers of 16 bits, from 0 behind each restart, in the same order of blocks;
+//! - a zero stands behind each 0xFF and nowhere else, or a marker would have begun: restarts are where they are due,
+//!   with no byte between, and the last byte of the last segment has been read;
+//! - what fills up the last byte of each segment is compared with what the skeleton says of it ([`Scan::data`]).
+//!
+//! So the data are what writing makes of the coefficients, and what is left to be seen is whether the member has just
+//! these ([`same`]): the whole of its layout is expanded for that as it is to write, and judged by libjpeg's
+//! arithmetic. All else of the file is made of the member as ever, and compared. Whatever is not strict is written.
+
+use std::ops::Range;
+
+use super::expand::{Heads, Wide};
+use super::layout::Layout;
+use super::pieces::WIDE_VALUE;
+use super::segments;
+use super::skeleton::Padding;
+use super::sparse::{Row, Sparse};
+use crate::ops::simd::{Simd, Vector, kernel};
+
+/// A sequential scan that has been read strictly.
+pub(super) struct Scan {
+    frame: segments::Frame,
+    scan: segments::Scan,
+    /// Where its data are in the file.
+    data: Range<usize>,
+    /// How many bits fill up each segment, and these.
+    padding: Vec<(u32, u8)>,
+}
+
+impl Scan {
+    pub(super) fn new(
+        (frame, scan): (&segments::Frame, &segments::Scan),
+        data: Range<usize>,
+        padding: Vec<(u32, u8)>,
+    ) -> Self {
+        Self { frame: frame.clone(), scan: scan.clone(), data, padding }
+    }
+
+    /// The data, if they would be written with the same header, tables and padding.
+    pub(super) fn data<'a>(
+        &self,
+        file: &'a [u8],
+        (frame, scan): (&segments::Frame, &segments::Scan),
+        padding: &mut Padding,
+    ) -> Option<&'a [u8]> {
+        let padded = self.padding.iter().all(|&(count, value)| padding.next(count) == Ok(value));
+        let same = padded && self.frame == *frame && self.scan == *scan;
+        file.get(self.data.clone()).filter(|_| same)
+    }
+}
+
+/// Whether all of a layout's coefficients are those of an image, and libjpeg's arithmetic is up to them.
+pub(super) fn same(heads: &mut Heads, layout: &Layout<'_>, image: &Sparse) -> bool {
+    heads.begin(layout);
+    let planes = layout.planes.iter().zip(&image.planes);
+    let sizes = |(one, other): (&super::layout::Plane, &super::sparse::Blocks)| {
+        one.columns == other.plane.columns && layout.bands() * usize::from(one.v) == other.rows
+    };
+    layout.planes.len() == image.planes.len()
+        && planes.clone().all(sizes)
+        && (0..layout.bands()).all(|band| {
+            let mut rows = planes.clone().flat_map(|(plane, blocks)| {
+                let v = usize::from(plane.v);
+                (band * v..(band + 1) * v).map(|row| blocks.row(row))
+            });
+            let opened = heads.open(Simd::detect(), layout, band).is_ok();
+            opened
+                && heads.first_values().enumerate().all(|(at, first)| {
+                    rows.next().is_some_and(|row| same_row(Simd::detect(), heads, (at, first), &row))
+                })
+        })
+}
+
+kernel! {
+    /// Whether a row of a band, the index of whose first value is told, is that of an image.
+    fn same_row / same_row_in[V: Vector](heads: &Heads, place: (usize, usize), row: &Row<'_>) -> bool {
+        let (at, first) = place;
+        let Some(blocks) = heads.row(at).and_then(|blocks| blocks.get(..row.bitmaps.len())) else { return false };
+        let mut other = false;
+        for ((head, &bitmap), &dc) in blocks.iter().zip(row.bitmaps).zip(row.dc) {
+            other |= (head.bitmap != bitmap) | (head.dc != dc);
+        }
+        // With the same bitmaps there are as many values.
+        let Some(small) = heads.all_values(first, row.values.len()) else { return false };
+        for (&small, &value) in small.iter().zip(row.values) {
+            other |= (small != WIDE_VALUE) & (i16::from(small.cast_signed()) != value);
+        }
+        let wide = heads.wide();
+        let begin = wide.partition_point(|wide| wide.at < first);
+        let of_row = wide[begin..].iter().take_while(|wide| wide.at < first + row.values.len());
+        !other && of_row.into_iter().all(|&Wide { at, value }| row.values[at - first] == value)
+    }
+}
+
+#[cfg(test)]
+mod tests;
