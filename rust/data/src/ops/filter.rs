@@ -137,7 +137,7 @@ fn fill<V: Vector>(weights: &mut Weights, side: Side, size: u32, filter: Interpo
     weights.stride = (support.ceil() as usize * 2 + 1 + 3).div_ceil(4);
     weights.spans.clear();
     room(&mut weights.packed, size as usize * weights.stride, Packed::default());
-    let exacts = room(&mut weights.exact, 4 * weights.stride, [0.0; TOGETHER]);
+    let all_places = room(&mut weights.exact, 4 * weights.stride, [0.0; TOGETHER]);
     for group in (0..size).step_by(TOGETHER) {
         let mut centres = [0.0; TOGETHER];
         // Places of the first weight and after the last; the first place of all.
@@ -155,6 +155,9 @@ fn fill<V: Vector>(weights: &mut Weights, side: Side, size: u32, filter: Interpo
             let four = (firsts[lane] - left) / 4;
             weights.spans.push((four as usize, (ends[lane] as usize).div_ceil(4)));
         }
+        // Most output pixels look at fewer fours than the filter's width allows for.
+        let fours = ends.iter().max().map_or(0, |&end: &i32| (end as usize).div_ceil(4));
+        let exacts = &mut all_places[..4 * fours];
         // Three loops, and bits for a choice: compilers make vectors of these, but would branch for every weight
         // of a single one.
         for (place, exact) in (0..).zip(exacts.iter_mut()) {
