@@ -34,6 +34,8 @@ def indices(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Index]:
     folder = tmp_path_factory.mktemp("decode")
     pack(found, folder / "packed")
     whole = open_index(next(folder.rglob("barlow.index")))
+    if whole.recoded().size:
+        pytest.skip("the images are recoded: unpack them")
     count = min(len(whole), MOST_IMAGES)
     some = [i * len(whole) // count for i in range(count)]
     large = [i for i in range(len(whole)) if whole.shape(i)[0] * whole.shape(i)[1] > MEGAPIXEL]

@@ -31,10 +31,20 @@ LONGEST_FIRST = (
 )  # fmt: skip
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--only-gpu", action="store_true", help="only the tests that skip where there is no GPU")
+
+
 @pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--only-gpu"):
+        items[:] = [item for item in items if any("GPU" in reason for reason in _skip_reasons(item))]
     places = {f"test_{name}.py": place for place, name in enumerate(LONGEST_FIRST)}
     items.sort(key=lambda item: places.get(item.path.name, len(places)))
+
+
+def _skip_reasons(item: pytest.Item) -> list[str]:
+    return [mark.kwargs.get("reason", "") for mark in item.iter_markers("skipif")]
 
 
 def pytest_collection_finish() -> None:

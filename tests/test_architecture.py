@@ -49,7 +49,7 @@ CRATE_FLOORS = (
     ("recode", "decode", "index", "order", "store", "augment", "floats"),
     ("workers", "scan", "pack", "blocks", "meter", "slots", "trouble", "loader"),
 )
-BINDING_FLOORS = (("errors",), ("dataset", "pixels", "memory"), ("loader",))
+BINDING_FLOORS = (("errors",), ("progress",), ("dataset", "pixels", "memory"), ("loader",))
 
 UNSAFE_ALLOWED = {
     CRATE + "jpeg.rs": "calls libjpeg-turbo",

@@ -28,7 +28,7 @@ from barlow.bench.images import Images, prepare
 from barlow.bench.lanes import Failed, Lane
 from barlow.bench.pipelines import ENTRIES, Entry, official, ours
 from barlow.bench.pipelines.job import MEAN, STD, Job, Pipeline
-from barlow.data import Index, Order, recode, views
+from barlow.data import Index, Order, pack, recode, views
 from commands import barlow_here, finish, make_images, start
 from nursery import Forked
 
@@ -85,6 +85,20 @@ def test_the_result_says_what_was_measured(result: dict[str, Any], folder: Path)
     assert result["versions"]["torch"] == torch.__version__.partition("+")[0]
     assert result["machine"]["cpu"]
     assert result["missing"] == []
+
+
+def test_recoded_shards_are_measured_by_their_originals(folder: Path, tmp_path: Path) -> None:
+    """Nobody else can decode them, and "decode" of them would not be libjpeg-turbo's."""
+    pack(folder, tmp_path / "shards", recode=True)
+    images = prepare(tmp_path / "shards", 8, 4, tmp_path / "images", threads=1, recode=True)
+    sources = {path.read_bytes() for path in folder.rglob("*.jpg")}
+    index = Index.open(images.index)
+    assert index.recoded().size == 0
+    assert [index.read(i) for i in range(8)] == [path.read_bytes() for path in images.files]
+    assert {path.suffix for path in images.files} == {".jpg"}
+    assert {path.read_bytes() for path in images.files} <= sources
+    assert images.recoded is not None
+    assert Index.open(images.recoded.index).recoded().size == images.recoded.facts["images"] == 8
 
 
 def _recoded_bytes(folder: Path) -> int:

@@ -6,9 +6,11 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from barlow.bench import step as bench
 from barlow.bench.step import StepSettings, end_to_end, ladder, largest, report, rungs
@@ -98,6 +100,49 @@ def test_the_largest_batch_is_found(limit: int) -> None:
     assert largest.largest(fits) == limit // 32 * 32
     assert len(tried) <= 2 + 2 * math.log2(max(32, limit) / 16)
     assert largest.largest(fits, lambda: True) <= limit
+
+
+def test_the_largest_batch_of_a_formulation_is_found_with_one_network(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    built: list[rungs.Contestant] = []
+    sizes: list[int] = []
+
+    class Limited(rungs.Contestant):
+        """Steps of more than 96 images find no memory, as late as they can: after the backward pass."""
+
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            built.append(self)
+
+        def step(self, views: list[Tensor] | None = None) -> Tensor:
+            assert views is not None
+            assert all(p.grad is None for p in self.twins.parameters()) or sizes[-1] == len(views[0])
+            assert not torch.backends.cudnn.benchmark
+            sizes.append(len(views[0]))
+            loss = super().step(views)
+            if len(views[0]) > 96:
+                raise torch.OutOfMemoryError("more than there is")
+            return loss
+
+    monkeypatch.setattr(largest, "Contestant", Limited)
+    for name in ("bf16", "lists"):
+        rung = next(one for one in rungs.LADDER if one.name == name)
+        sizes.clear()
+        assert largest._largest_of(rung, replace(SMALL, image_size=8), CPU, lambda: False) == 96
+        assert sorted(set(sizes)) == [32, 64, 96, 128]
+        assert built[-1].images[0].is_contiguous(memory_format=torch.channels_last) == (name == "bf16")
+    assert len(built) == 2
+
+
+def test_losses_are_compared_in_whole_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bool] = []
+    cudnn = torch.backends.cudnn
+    before = cudnn.allow_tf32
+    monkeypatch.setattr(ladder, "losses", lambda *_: seen.append(cudnn.allow_tf32) or [1.0])
+    ladder.agree(list(rungs.LADDER[:2]), SMALL, report.Report(SMALL, ""), CPU)
+    assert seen == [False, False]
+    assert cudnn.allow_tf32 == before
 
 
 def test_real_images_go_through_all_three_lanes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

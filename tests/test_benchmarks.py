@@ -93,6 +93,8 @@ def test_places_is_read_as_it_is_unpacked(places: Path, tmp_path: Path) -> None:
     shutil.copytree(places / TORRALBA, tmp_path / "images256")
     shutil.copytree(places / "trainvalsplit_places205", tmp_path / "trainvalsplit_places205")
     assert labels(loaded(tmp_path)) == (train, test)
+    with pytest.raises(ValueError, match="has a list of its own test images: leave --held-out out"):
+        partition.load(places, places / TORRALBA)
 
 
 def test_inaturalist_is_read_as_it_is_unpacked(inat: Path) -> None:

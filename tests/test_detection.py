@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,8 +24,7 @@ from barlow.evaluate.detection.average_precision import voc_scores
 from barlow.evaluate.detection.c4 import C4Heads, c4_detector
 from barlow.evaluate.detection.training import find_objects, train_detector
 from barlow.evaluate.detection.voc import VocImages
-from barlow.model import Backbone, ViewBatchNorm, build_backbone, weights
-from commands import barlow_here
+from barlow.model import Backbone, ViewBatchNorm, build_backbone
 from drawn_boxes import NAMES, Rectangles
 from processes import run
 
@@ -295,45 +293,6 @@ def test_an_annotation_that_is_none_is_named(tmp_path: Path, text: str, message:
         VocImages(tmp_path, [(2007, "test")], NAMES)
     with pytest.raises(FileNotFoundError, match=r"trainval\.txt"):
         VocImages(tmp_path, [(2007, "trainval")], NAMES)
-
-
-@pytest.fixture(scope="module")
-def weights_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("weights") / "w.safetensors"
-    config = ModelConfig(backbone="resnet10", stem="imagenet", width=8)
-    path.write_bytes(weights.encode(tiny_backbone().state_dict(), config))
-    return path
-
-
-def test_the_command_trains_tests_and_tells(
-    tmp_path: Path, weights_file: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    for year, name, count in ((2007, "trainval", 3), (2012, "trainval", 2), (2007, "test", 3)):
-        Rectangles(count, seed=year + count).write_voc(tmp_path, year, name, ("bird", "boat"))
-    quick = ("--steps", 2, "--batch-size", 2, "--sizes", 64, "--workers", 0)
-    shown = barlow_here(capfd, "detect", weights_file, tmp_path, *quick, "--seeds", 2)
-    assert shown.code == 0, shown.err
-    result = json.loads(weights_file.with_suffix(".detection.json").read_text())
-    assert [set(each) for each in result["seeds"]] == [
-        {"ap", "ap50", "ap75", "ap50_by_class", "train_loss"}
-    ] * 2
-    assert result["ap50"] == pytest.approx(sum(each["ap50"] for each in result["seeds"]) / 2, abs=0.01)
-    assert 0 <= result["ap"] <= result["ap50"] <= 100
-    classes = dict(zip(result["classes"], result["ap50_by_class"], strict=True))
-    assert {name for name, value in classes.items() if value is not None} <= {"bird", "boat"}
-    assert result["data"]["train_images"] == 5
-    assert result["recipe"]["lr"] == pytest.approx(0.1 * 2 / 16)
-    told = "\n".join(result["deviations"])
-    for words in (
-        "steps 2 instead of 24000", "images per step 2 instead of 16", "learning rate 0.0125 instead of 0.1",
-        "torchvision's detector instead of detectron2's", "shorter sides of 64 px instead of 480",
-    ):  # fmt: skip
-        assert words in told
-        assert words in shown.out
-    assert "82.6" in shown.out
-    missing = barlow_here(capfd, "detect", weights_file, tmp_path / "no", *quick)
-    assert missing.code == 2
-    assert "trainval.txt" in missing.err
 
 
 class Perfect(nn.Module):

@@ -187,6 +187,13 @@ def test_nothing_is_mixed(run: Path, pictures: Path, tmp_path: Path, monkeypatch
     ):
         with pytest.raises(ValueError, match=message):
             embed(**{"target": run, "data": pictures, "out": out, "quiet": True, **change})  # pyright: ignore
+    progress = out.parent / "e.npy.partial" / "progress.json"
+    good = progress.read_text()
+    for rows in ("-1", "22", '"x"'):
+        progress.write_text(good.replace('"rows": 0', f'"rows": {rows}'))
+        with pytest.raises(ValueError, match=r"progress\.json is damaged; remove .*e\.npy\.partial"):
+            embed(run, pictures, out, quiet=True)
+    progress.write_text(good)
     embed(run, pictures, out, quiet=True)
     before = content(out.parent)
     with pytest.raises(ValueError, match="is there already and of something else: dtype"):

@@ -56,6 +56,12 @@ def measured(world: World | None, place: str, cache: str, out: str) -> dict[str,
         Path(place) / "w.safetensors", place, protocols=FROZEN, seeds=2, device="cpu", quiet=True,
         cache=cache, cache_gib=1, out=out,
     )  # fmt: skip
+    # Fresh views are kept by nobody, and held by the ranks alone that train on them.
+    fresh = dataclasses.replace(quick(), evaluate=dataclasses.replace(quick().evaluate, linear_crops=0))
+    evaluate(
+        Path(place) / "w.safetensors", place, protocols=("linear",), device="cpu", quiet=True, config=fresh,
+        out=f"{out}.fresh",
+    )  # fmt: skip
     return {key: value for key, value in found.items() if key not in ("seconds", "processes")}
 
 
@@ -77,6 +83,12 @@ def test_two_processes_give_what_one_gives_bit_for_bit(
     written = json.loads((tmp_path / "two.json").read_text())
     assert written["processes"] == 2
     assert {key: written[key] for key in alone_found} == alone_found
+    fresh = [
+        json.loads(path.read_text()) for path in (folder / "eval.json.fresh", tmp_path / "two.json.fresh")
+    ]
+    for key in (None, "untrained", "raw_pixels"):
+        one, two = (each["linear"] if key is None else each[key]["linear"] for each in fresh)
+        assert one == two
     ours, theirs = (
         {entry.name: (entry / "features.f32").read_bytes() for entry in (place / "features").iterdir()}
         for place in (folder, tmp_path)
@@ -206,6 +218,10 @@ def test_the_report_has_every_score_with_its_spread(
 ) -> None:
     _, found = alone
     page = results.section_of(found)
+    assert "has gone on" not in page
+    assert "has gone on" not in results.section_of({**found, "step": 250}, None, 250)
+    older = results.section_of({**found, "step": 100}, None, 250)
+    assert "the numbers of step 100; the run has gone on to step 250 since" in older
     for name, metric, words in (
         ("linear-sweep", "top1", "linear sweep top-1"),
         ("voc07-svm", "map_11_point", "VOC07 SVM mAP, 11-point"),

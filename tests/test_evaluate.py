@@ -15,7 +15,7 @@ from PIL import Image
 
 import tiny_run
 from barlow.config import CIFAR10_MEAN, CIFAR10_STD, Config, DataConfig
-from barlow.data import open_index, views
+from barlow.data import open_index, pack, views
 from barlow.evaluate import (
     console,
     deviations,
@@ -64,6 +64,12 @@ def test_without_test_images_a_fifth_of_every_class_is_held_out(pictures: Path, 
     test_names = {parts.test.name(i) for i in range(len(parts.test))}
     assert not train_names & test_names
     assert len(train_names | test_names) == 45
+    # Packed and recoded, which changes the members' names, they are divided alike.
+    pack(folder, tmp_path / "shards", recode=True)
+    recoded = partition.load(tmp_path / "shards")
+    assert isinstance(recoded, partition.Partition)
+    assert len(recoded.test.recoded()) == 9
+    assert {recoded.test.name(i).removesuffix(".bjc") for i in range(9)} == test_names
     # Taking images of one class away leaves the other classes' parts as they are.
     for path in list((folder / "amber").iterdir())[3:]:
         path.unlink()

@@ -126,6 +126,8 @@ def test_the_check_and_the_card_use_the_runs_own_images(
     run = tmp_path / "run"
     launch(pictures, config, run, nproc=1, preset="tiny")
     result = evaluate(run, pictures, baselines=False, quiet=True)
+    (checkpoint,) = (run / "checkpoints").iterdir()
+    assert checkpoint.name == f"step-{result['step']:08d}"
     capsys.readouterr()
     written = export(run, tmp_path / "out", "safetensors")
     assert written.checked_on == f"8 images of {pictures}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,22 @@ def matrix(seed: int = 0, rows: int = 5) -> torch.Tensor:
     return torch.randn(rows, 3, generator=torch.Generator().manual_seed(seed))
 
 
+def keep(cache: FeatureCache, key: dict[str, Any], features_NF: torch.Tensor) -> bool:
+    """Puts a matrix into the cache, in two parts and from behind; whether it was taken."""
+    draft = cache.begin(key, (features_NF.shape[0], features_NF.shape[1]))
+    if draft is None:
+        return False
+    draft.put(2, features_NF[2:])
+    draft.put(0, features_NF[:2])
+    found = draft.finish()
+    assert found is None or torch.equal(found, features_NF)
+    return found is not None
+
+
 def test_a_matrix_is_found_by_its_key_alone(tmp_path: Path) -> None:
     cache = FeatureCache(tmp_path, GIB)
     assert cache.find(KEY) is None
-    cache.keep(KEY, matrix())
+    keep(cache, KEY, matrix())
     found = FeatureCache(tmp_path, GIB).find(KEY)
     assert found is not None
     assert torch.equal(found, matrix())
@@ -39,7 +52,7 @@ def test_a_matrix_is_found_by_its_key_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", ["bit", "short", "missing", "key"])
 def test_a_damaged_entry_is_told_and_not_taken(tmp_path: Path, damage: str) -> None:
     cache = FeatureCache(tmp_path, GIB)
-    cache.keep(KEY, matrix())
+    keep(cache, KEY, matrix())
     (entry,) = tmp_path.iterdir()
     rows = entry / "features.f32"
     content = bytearray(rows.read_bytes())
@@ -54,7 +67,7 @@ def test_a_damaged_entry_is_told_and_not_taken(tmp_path: Path, damage: str) -> N
         (entry / "key.json").write_text("{}")
     with pytest.warns(UserWarning, match="computed again"):
         assert cache.find(KEY) is None
-    cache.keep(KEY, matrix(1))
+    keep(cache, KEY, matrix(1))
     found = cache.find(KEY)
     assert found is not None
     assert torch.equal(found, matrix(1))
@@ -62,9 +75,9 @@ def test_a_damaged_entry_is_told_and_not_taken(tmp_path: Path, damage: str) -> N
 
 def test_an_entry_under_anothers_name_is_not_taken(tmp_path: Path) -> None:
     cache = FeatureCache(tmp_path, GIB)
-    cache.keep(KEY, matrix())
+    keep(cache, KEY, matrix())
     (entry,) = tmp_path.iterdir()
-    cache.keep({**KEY, "pass": 1}, matrix(1))
+    keep(cache, {**KEY, "pass": 1}, matrix(1))
     (other,) = (path for path in tmp_path.iterdir() if path != entry)
     name = other.name
     for file in other.iterdir():
@@ -79,20 +92,20 @@ def test_the_last_used_stay_within_the_bound(tmp_path: Path) -> None:
     rows = 1000
     cache = FeatureCache(tmp_path, 3 * rows * 12 + 3000)
     for number in range(3):
-        cache.keep({"n": number}, matrix(number, rows))
+        keep(cache, {"n": number}, matrix(number, rows))
     for entry in tmp_path.iterdir():
         number = durable.read_json(entry / "key.json")["key"]["n"]
         os.utime(entry, (number, number))
     assert cache.find({"n": 0}) is not None  # now 1 is the one that was used longest ago
-    cache.keep({"n": 3}, matrix(3, rows))
+    keep(cache, {"n": 3}, matrix(3, rows))
     assert [cache.find({"n": n}) is not None for n in range(4)] == [True, False, True, True]
-    cache.keep({"n": 4}, matrix(4, 10 * rows))  # larger than everything
+    keep(cache, {"n": 4}, matrix(4, 10 * rows))  # larger than everything
     assert [cache.find({"n": n}) is not None for n in range(5)] == [True, False, True, True, False]
 
 
 def test_without_a_bound_nothing_is_written(tmp_path: Path) -> None:
     for cache in (FeatureCache(tmp_path / "x", 0), FeatureCache(None, GIB)):
-        cache.keep(KEY, matrix())
+        keep(cache, KEY, matrix())
         assert cache.find(KEY) is None
     assert list(tmp_path.iterdir()) == []
 
@@ -101,11 +114,80 @@ def test_a_disk_that_takes_nothing_costs_nothing_but_a_warning(tmp_path: Path) -
     (tmp_path / "file").write_text("in the way")
     cache = FeatureCache(tmp_path / "file" / "features", GIB)
     with pytest.warns(UserWarning, match="features are not kept"):
-        cache.keep(KEY, matrix())
+        keep(cache, KEY, matrix())
     assert cache.find(KEY) is None
 
 
+def test_what_the_disk_refuses_halfway_is_no_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = FeatureCache(tmp_path, GIB)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", full)
+        with pytest.warns(UserWarning, match="features are not kept: .*No space left"):
+            assert not keep(cache, KEY, matrix())
+        patch.setattr(os, "posix_fallocate", full)
+        with pytest.warns(UserWarning, match="features are not kept: .*No space left"):
+            assert cache.begin(KEY, (5, 3)) is None
+    draft = cache.begin(KEY, (5, 3))
+    assert draft is not None
+    draft.put(0, matrix()[:4])
+    with pytest.raises(RuntimeError, match="4 rows of features for 5 images"):
+        draft.finish()
+    assert list(tmp_path.iterdir()) == []
+
+
+def full(*_: object) -> int:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_two_that_compute_the_same_both_have_it(tmp_path: Path) -> None:
+    """One process and so one name for both: the second draft takes the first one's place, as that of another
+    machine might, which knows nothing of this one's processes. The first one's rows stay readable."""
+    cache = FeatureCache(tmp_path, GIB)
+    first, second = cache.begin(KEY, (5, 3)), cache.begin(KEY, (5, 3))
+    assert first is not None
+    assert second is not None
+    for draft in (first, second):
+        draft.put(0, matrix())
+    found = [second.finish()]
+    with pytest.warns(UserWarning, match="features are not kept"):
+        found.append(first.finish())
+    kept = cache.find(KEY)
+    assert kept is not None
+    for each in (*found, kept):
+        assert torch.equal(each, matrix())  # pyright: ignore[reportArgumentType]
+    durable.remove_folder(next(tmp_path.iterdir()))
+    assert torch.equal(kept, matrix())
+
+
+def test_a_kept_matrix_takes_no_memory_of_its_own(tmp_path: Path) -> None:
+    def own_bytes() -> int:
+        (line,) = (x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("RssAnon"))
+        return 1024 * int(line.split()[1])
+
+    rows, part = 80_000, torch.ones(1000, 128)
+    num_bytes = rows * 128 * 4
+    before = own_bytes()
+    draft = FeatureCache(tmp_path, GIB).begin(KEY, (rows, 128))
+    assert draft is not None
+    for first in range(0, rows, 1000):
+        draft.put(first, part)
+    for found in (draft.finish(), FeatureCache(tmp_path, GIB).find(KEY)):
+        assert found is not None
+        assert found.sum() == rows * 128
+        assert own_bytes() - before < num_bytes / 4
+    plain = torch.ones(rows, 128)
+    assert own_bytes() - before >= plain.nbytes * 0.9  # what it would take
+
+
 # Through `evaluate`
+
+
+def test_a_full_disk_changes_no_number(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    without = run(place, cache_gib=0.0)
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.warns(UserWarning, match="features are not kept"):
+        assert run(place, cache=tmp_path / "features") == without
+    assert list((tmp_path / "features").iterdir()) == []
 
 
 @pytest.fixture(scope="module")

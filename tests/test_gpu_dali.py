@@ -23,6 +23,7 @@ from test_hand_over import MANY
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
     pytest.mark.skipif(bool(missing()), reason=missing()),
+    pytest.mark.filterwarnings("default"),  # see test_gpu.py
 ]
 
 

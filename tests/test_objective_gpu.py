@@ -9,7 +9,10 @@ from torch import Tensor
 from barlow.objectives.mixed_barlow_twins import mix_views
 from objective_cases import CASES, Case, seeded
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+pytestmark = [
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
+    pytest.mark.filterwarnings("default"),  # see test_gpu.py
+]
 
 
 def with_gradients(case: Case, inputs: list[Tensor]) -> list[Tensor]:

@@ -118,7 +118,7 @@ def test_a_member_is_refused_before_it_costs_anything() -> None:
             restore(member[:length])
     newer = member[:8] + (9).to_bytes(4, "little") + member[12:]
     for call in (decode, restore, peek):
-        assert "version 9" in str(refused("image", call, newer))
+        assert "version 9" in str(refused("version", call, newer))
     with pytest.raises(DataError, match="ends early"):
         restore(BASE)
 

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from barlow import _native as native
 from barlow.data import Index, decode, pack, recode, restore, unpack
 from commands import barlow_here
 from photos import loader, samples, write_folder
+from pictures import encode, synthetic
 from sources import (
     class_folders,
     contents,
@@ -162,6 +164,65 @@ def test_verify_finds_what_only_unpacking_would_meet(
     error = refused("image", unpack, out, tmp_path / "back")
     assert error.member == "bee/001.jpg.bjc"
     assert not (tmp_path / "back").exists()
+
+
+def test_damage_is_left_out_of_what_is_unpacked_and_never_packed_anew(tmp_path: Path) -> None:
+    files = class_folders(4)
+    out, _ = packed(files, tmp_path)
+    flipped(out / "shard-00000.tar", "bee/001.jpg.bjc", 60)  # in the skeleton
+    flipped(out / "shard-00000.tar", "cat/002.PNG", 40)
+    for indexed in (True, False):
+        if not indexed:
+            (out / "barlow.index").unlink()
+        assert refused("checksum" if indexed else "image", unpack, out, tmp_path / "no").member
+        back = tmp_path / f"back-{indexed}"
+        report = unpack(out, back, on_error="skip")
+        # Without an index nobody knows what a PNG was.
+        lost = ["bee/001.jpg.bjc", *(["cat/002.PNG"] * indexed)]
+        assert [entry["member"] for entry in report["skipped"]] == lost
+        assert (report["files"], report["restored"]) == (12 - len(lost), 5)
+        kept = {name for name in files if name not in {"bee/001.jpg", "cat/002.PNG"}}
+        assert {name: data for name, data in read_tree(back).items() if name in kept} == {
+            name: files[name] for name in kept
+        }
+        assert len(read_tree(back)) == report["files"]
+    # Its pixels are whole; with a new checksum nobody would find it any more.
+    assert refused("image", pack, out, tmp_path / "again").member == "bee/001.jpg.bjc"
+    report = pack(out, tmp_path / "again", on_error="skip")
+    assert "bee/001.jpg.bjc" in {entry["member"] for entry in report["skipped"]}
+    assert "bee/001.jpg.bjc" not in contents(Index.open(tmp_path / "again"))
+
+
+def test_archives_of_which_nothing_is_whole(tmp_path: Path) -> None:
+    data = recode(class_folders(1)["ape/000.jpg"])
+    assert data is not None
+    tar = write_tar(tmp_path / "a.tar", {"a/1.jpg.bjc": data[:-1], "a/2.jpg.bjc": data[:30]})
+    assert "damaged" in str(refused("empty", unpack, tar, tmp_path / "back", on_error="skip"))
+    newer = write_tar(tmp_path / "b.tar", {"a/1.jpg.bjc": data[:8] + b"\2" + data[9:]})
+    assert "upgrade" in str(refused("version", unpack, newer, tmp_path / "back", on_error="skip"))
+    assert not (tmp_path / "back").exists()
+
+
+def test_what_would_grow_too_much_stays_as_it_is(tmp_path: Path) -> None:
+    """A blank image has hardly any codes to undo; recoded shards have 1.45 times the bytes at most."""
+    plain, blank = encode(synthetic(90, 70, 1), "JPEG"), encode(Image.new("RGB", (900, 700)), "JPEG")
+    member = recode(blank)
+    assert member is not None
+    assert len(member) > 1.45 * len(blank)
+    _, report = packed({"a/1.jpg": plain, "a/2.jpg": blank}, tmp_path)
+    reason = "a recoded image of more than 1.45 times the bytes"
+    assert (report["recoded"], report["not_recoded"]) == (1, {reason: 1})
+    assert read_tar(tmp_path / "out" / "shard-00000.tar")["a/2.jpg"] == blank
+
+
+def test_an_index_for_dali_is_replaced_with_its_shard(tmp_path: Path) -> None:
+    out, _ = packed(class_folders(2), tmp_path)
+    (out / "shard-00000.idx").write_bytes(b"v1.2 0\n")
+    pack(tmp_path / "source.tar", out, overwrite=True)
+    assert sorted(path.name for path in out.iterdir()) == ["barlow.index", "shard-00000.tar"]
+    (out / "shard-00001.idx").write_bytes(b"of nothing here")
+    with pytest.raises(ValueError, match="something else"):
+        pack(tmp_path / "source.tar", out, overwrite=True)
 
 
 def test_the_command_shows_bytes(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -19,7 +19,7 @@ class DataError(ValueError):
     """Bad input with its address."""
 
     kind: str
-    """io, archive, image, limit, index, checksum, empty or source."""
+    """io, archive, image, version (of a recoded image), limit, index, checksum, empty or source."""
     shard: str | None
     """Path of the shard, archive, image or index."""
     member: str | None
@@ -175,9 +175,15 @@ def pack(
     each reason how many JPEGs it kept as they are), skipped and seconds.
     """
 
-def unpack(source: _Path, out: _Path, *, progress: _Progress | None = None) -> dict[str, Any]:
+def unpack(
+    source: _Path,
+    out: _Path,
+    *,
+    on_error: Literal["raise", "skip"] = "raise",
+    progress: _Progress | None = None,
+) -> dict[str, Any]:
     """Writes the original files back, byte for byte; returns files, restored (those of them that were
-    recoded), bytes and seconds."""
+    recoded), bytes, skipped (members that are damaged, of which nothing was written) and seconds."""
 
 # Pixels (rust/python/src/pixels.rs)
 

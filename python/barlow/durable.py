@@ -74,26 +74,50 @@ def write_folder(path: Path | str, files: Mapping[str, Content]) -> None:
     for name in files:
         if name in ("", MANIFEST) or name != Path(name).name:
             raise ValueError(f"{name!r} cannot be the name of a file in {path}")
+    temporary = begin_folder(path)
+    try:
+        written = {name: _write_through(temporary / name, of, path / name) for name, of in files.items()}
+        _finish_folder(temporary, path, written)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def begin_folder(path: Path) -> Path:
+    """An empty folder for files that are written bit by bit and become `path` by `finish_folder`. `OSError`.
+
+    Its name says whose it is: what a dead process left behind, `remove_leftovers` removes.
+    """
     make_folder(path.parent)
     temporary = _temporary(path)
     # A dead predecessor may have had this process's id: containers hand out the same few.
     shutil.rmtree(temporary, ignore_errors=True)
+    with _naming(path):
+        temporary.mkdir()
+    return temporary
+
+
+def finish_folder(temporary: Path, path: Path) -> None:
+    """Makes the folder, whose files are on the disk, the folder `path`, as `write_folder` would.
+
+    `OSError`: what could not be done; the folder is then still there.
+    """
+    with _naming(path):
+        written = {file.name: size_and_digest(file) for file in temporary.iterdir()}
+    _finish_folder(temporary, path, written)
+
+
+def _finish_folder(temporary: Path, path: Path, written: Mapping[str, tuple[int, str]]) -> None:
+    """Proves what was written to `temporary` by a manifest and gives the folder its name."""
+    _write_through(temporary / MANIFEST, _manifest(written), path / MANIFEST)
+    _flush_folder(temporary, path)
+    discarded = _move_aside(path) if path.exists() else None  # no rename replaces a folder with content
     try:
         with _naming(path):
-            temporary.mkdir()
-        written = {name: _write_through(temporary / name, of, path / name) for name, of in files.items()}
-        _write_through(temporary / MANIFEST, _manifest(written), path / MANIFEST)
-        _flush_folder(temporary, path)
-        discarded = _move_aside(path) if path.exists() else None  # no rename replaces a folder with content
-        try:
-            with _naming(path):
-                temporary.rename(path)
-        except BaseException:
-            if discarded and not path.exists():
-                discarded.rename(path)
-            raise
+            temporary.rename(path)
     except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if discarded and not path.exists():
+            discarded.rename(path)
         raise
     _flush_folder(path.parent)
     if discarded:

@@ -20,7 +20,7 @@ class Images:
     """The chosen images twice: as an index of the source, which barlow reads, and as files."""
 
     index: Path
-    """Index of exactly these images, in the order of `files`."""
+    """Index of exactly these images, in the order of `files`, none of them recoded."""
     files: list[Path]
     batch_size: int
     """Divides their number."""
@@ -33,7 +33,8 @@ class Images:
 def prepare(
     source: Path | str, count: int, batch_size: int, folder: Path, *, threads: int, recode: bool = False
 ) -> Images:
-    """Writes `count` images, evenly spaced in the source, into the new `folder`, byte for byte.
+    """Writes `count` images, evenly spaced in the source, into the new `folder`, byte for byte: of recoded
+    ones the originals, which are then packed for barlow, too.
 
     Rounded down to whole batches, so that no pipeline has a short one. With fewer batches than `threads` some
     would stand idle: `ValueError`; `batch_size` 0 sees to it that each thread has several. With `recode` they
@@ -49,11 +50,14 @@ def prepare(
     folder.mkdir()
     files, num_bytes, num_pixels = [], 0, 0
     for i in range(count):
-        data = index.read(i)
+        data = index.read(i, original=True)
         height, width = index.shape(i)
         num_bytes, num_pixels = num_bytes + len(data), num_pixels + height * width
         files.append(folder / f"{i:06d}{_suffix(index, i)}")
         files[-1].write_bytes(data)
+    if index.recoded().size:
+        pack(folder, folder.parent / "originals")
+        index = open_index(folder.parent / "originals")
     facts = {
         "source": str(source),
         "images": count,
@@ -81,4 +85,4 @@ def _recoded(images: Images, beside: Path) -> Images:
 
 def _suffix(index: Index, i: int) -> str:
     """DALI goes by the content, but others look at the name."""
-    return Path(index.name(i)).suffix.lower()
+    return Path(index.name(i).removesuffix(".bjc")).suffix.lower()

@@ -31,6 +31,5 @@ def check(flag: str, value: int, low: int, high: int) -> None:
 
 
 def show(report: dict[str, Any]) -> None:
-    """A line for each entry."""
-    for name, value in report.items():
-        print(f"{name}: {value}")
+    """A line for each entry; all in one piece, so that nobody writes after `| head` has gone."""
+    print("\n".join(f"{name}: {value}" for name, value in report.items()))

@@ -34,10 +34,10 @@ def detect(
 
     With torchvision's detector and the paper's schedule (docs/detection.md, also for COCO and detectron2).
     With the defaults on several GPUs: `torchrun --nproc-per-node 8 -m barlow -- detect RUN VOCDEVKIT`.
-    There is no resuming: a command that is stopped begins anew.
+    What was interrupted goes on when the same command is typed again, from OUT.partial/ beside the result.
 
     Args:
-        target: Run folder, or exported weights (safetensors), of a ResNet with the imagenet stem.
+        target: Run folder, or exported or foreign weights, of a ResNet with the imagenet stem.
         devkit: Folder with VOC2007 (trainval and test) and VOC2012 (trainval).
         out: File for the result; by default RUN/detection.json.
         steps: Steps of training; with others than the paper's, drops and warm-up move along.

@@ -55,7 +55,7 @@ def pack(
     check("--shard-mb", shard_mb, 1, 1 << 20)
     check("--min-shards", min_shards, 1, 1 << 20)
     check("--threads", threads, 0, MAX_THREADS)
-    with bar("packing") as progress, _hint(on_error):
+    with bar("packing") as progress, _hint(on_error, "images"):
         report = pack(
             source,
             out,
@@ -80,15 +80,15 @@ def pack(
 
 
 @contextlib.contextmanager
-def _hint(on_error: str) -> Iterator[None]:
-    """Says what to do about an image that can't be decoded."""
+def _hint(on_error: str, what: str) -> Iterator[None]:
+    """Says what to do about an image that can't be decoded, or a file that can't be given back."""
     from barlow.data import DataError
 
     try:
         yield
     except DataError as error:
-        if on_error == "raise" and error.kind in ("image", "limit"):
-            raise ValueError(f"{one_line(error)}; --on-error skip leaves such images out") from error
+        if on_error == "raise" and error.kind in ("image", "limit", "checksum"):
+            raise ValueError(f"{one_line(error)}; --on-error skip leaves such {what} out") from error
         raise
 
 
@@ -142,15 +142,16 @@ def verify(source: Source, *, threads: int = 0, json: bool = False) -> None:
         raise SystemExit(1)
 
 
-def unpack(source: Source, out: Out) -> None:
+def unpack(source: Source, out: Out, *, on_error: Literal["raise", "skip"] = "raise") -> None:
     """Writes the original files back, byte for byte, those of recoded images too.
 
     Args:
         source: Packed shards, or any other tars.
         out: New folder for the files.
+        on_error: What a damaged file does: end the command, or be left out and listed.
     """
     from barlow.data import unpack
 
-    with bar("unpacking") as progress:
-        report = unpack(source, out, progress=progress)
+    with bar("unpacking") as progress, _hint(on_error, "files"):
+        report = unpack(source, out, on_error=on_error, progress=progress)
     show(report)

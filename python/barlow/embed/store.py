@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from barlow import durable
+from barlow.evaluate.resuming import differences
 
 FEATURES = "features.npy"
 _PROGRESS = "progress.json"
@@ -39,6 +40,7 @@ class Store:
         self.path = self.folder / FEATURES
         self._settings, self._row_bytes = settings, shape[1] * dtype.itemsize
         self._header = _header(shape, dtype)
+        self._num_rows = shape[0]
         self._num_bytes = len(self._header) + shape[0] * self._row_bytes
         self._file: int | None = None
 
@@ -60,7 +62,10 @@ class Store:
             same = file.read(len(self._header)) == self._header
         if not same or self.path.stat().st_size != self._num_bytes:
             raise ValueError(f"{self.path} is damaged; remove {self.folder} to begin anew")
-        return int(found["rows"])
+        rows = found.get("rows")
+        if not isinstance(rows, int) or not 0 <= rows <= self._num_rows:
+            raise ValueError(f"{progress} is damaged; remove {self.folder} to begin anew")
+        return rows
 
     def _make(self) -> None:
         descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
@@ -107,14 +112,6 @@ class Store:
     def remove(self) -> None:
         """Removes what is left when the file is in its place."""
         shutil.rmtree(self.folder, ignore_errors=True)  # nobody takes it for anything any more
-
-
-def differences(found: object, wanted: dict[str, Any]) -> str:
-    """In which settings `found` is another than `wanted`, in words; empty if in none."""
-    if not isinstance(found, dict):
-        return "its settings can't be read"
-    names = [name for name in {**wanted, **found} if found.get(name) != wanted.get(name)]
-    return ", ".join(f"{name} is {found.get(name)} there and {wanted.get(name)} here" for name in names)
 
 
 def _header(shape: tuple[int, int], dtype: np.dtype[Any]) -> bytes:

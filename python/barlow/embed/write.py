@@ -25,9 +25,10 @@ from barlow.data import Index, Loader, open_index, views
 from barlow.data.device import normalise
 from barlow.distributed import World, barrier, broadcast_value, process_group
 from barlow.embed.rows import check_parquet, write_lines, write_parquet
-from barlow.embed.store import Store, differences
+from barlow.embed.store import Store
 from barlow.evaluate.console import Console
 from barlow.evaluate.features import Progress, digest, network
+from barlow.evaluate.resuming import differences
 from barlow.model.foreign import described
 from barlow.model.precision import autocast_dtype
 from barlow.model.weights import load_backbone

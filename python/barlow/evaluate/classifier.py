@@ -25,6 +25,7 @@ from barlow.evaluate.features import Progress
 from barlow.evaluate.linear import INIT_STD, Result
 from barlow.evaluate.partition import Partition
 from barlow.evaluate.recipes import BatchNorm, Recipe
+from barlow.evaluate.unfinished import Json, Part
 from barlow.model import ViewBatchNorm, ViewBatchNorm1d, ViewBatchNorm2d
 from barlow.model.parallel import data_parallel
 from barlow.model.precision import autocast
@@ -79,6 +80,7 @@ def train_classifier(
     device: torch.device,
     dtype: torch.dtype,
     progress: Progress | None = None,
+    part: Part | None = None,
 ) -> tuple[Result, Classifier]:
     """Trains by `recipe` on the training images and classifies the test images after every epoch.
 
@@ -88,7 +90,8 @@ def train_classifier(
     where the recipe trains it, a copy of it is. Views are the official ones of `data.image_size` pixels:
     random resized crops and flips to train on, resize and centre crop to test on. `dtype` is the backbone's
     autocast (`model.precision`); head and loss are float32. Everything random is a function of `seed`; on
-    CPUs the result is, too, for a given number of processes and threads.
+    CPUs the result is, too, for a given number of processes and threads. What `part` has of the training is
+    not done again, and what is done is kept there after an epoch now and then.
 
     All ranks call it with the same arguments and get the same result. An epoch's short last batch is left
     out if it has less than an eighth of a batch, or fewer images than there are ranks, and is not the only
@@ -106,7 +109,7 @@ def train_classifier(
     was_training = backbone.training
     try:
         with _Images(parts, recipe, data, seed, device) as images:
-            return _Training(model, recipe, images, device, dtype).run(progress), model.eval()
+            return _Training(model, recipe, images, device, dtype).run(progress, part), model.eval()
     finally:
         backbone.train(was_training)
 
@@ -169,20 +172,27 @@ class _Training:
         self._scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
         self._kept: list[tuple[Tensor, Tensor]] = []
 
-    def run(self, progress: Progress | None) -> Result:
-        top1s: list[float] = []
-        top5, loss = 0.0, 0.0
-        for epoch in range(self._recipe.epochs):
+    def run(self, progress: Progress | None, part: Part | None) -> Result:
+        trained = self._model if self._tuned else self._model.head
+        begun = None if part is None else part.load(trained, self._optimizer)
+        state: Json = begun or {"top1s": [], "top5": 0.0, "loss": 0.0, "scaler": {}}
+        top1s: list[float] = state["top1s"]
+        if begun is not None:
+            self._scaler.load_state_dict(state["scaler"])
+            self._images.go_on(len(top1s))
+        for epoch in range(len(top1s), self._recipe.epochs):
             for group in self._optimizer.param_groups:
                 group["lr"] = group["peak"] * self._recipe.rate_factor(epoch)
-            loss = self._epoch()
-            top1, top5 = self._test()
+            state["loss"] = self._epoch()
+            top1, state["top5"] = self._test()
             top1s.append(top1)
+            if part is not None:
+                part.save(trained, self._optimizer, {**state, "scaler": self._scaler.state_dict()})
             if progress is not None:
                 progress(epoch + 1, self._recipe.epochs)
         best = max(range(len(top1s)), key=top1s.__getitem__)
-        shown = top5 if self._images.num_classes > 5 else None
-        return Result(top1s[-1], shown, top1s[best], best + 1, loss)
+        shown = state["top5"] if self._images.num_classes > 5 else None
+        return Result(top1s[-1], shown, top1s[best], best + 1, state["loss"])
 
     def _epoch(self) -> float:
         """One pass over the training images; the mean cross-entropy of its steps' images."""
@@ -247,9 +257,13 @@ class _Images:
         self._training = self._loader(
             parts.train, views.linear_probe(data.image_size), recipe.epochs, seed, shuffle=True
         )
-        test_passes = recipe.epochs if recipe.lr_backbone > 0 else 1
+        self._test_passes = recipe.epochs if recipe.lr_backbone > 0 else 1
         self._testing = self._loader(
-            parts.test, views.evaluation(data.image_size, data.eval_resize), test_passes, seed, shuffle=False
+            parts.test,
+            views.evaluation(data.image_size, data.eval_resize),
+            self._test_passes,
+            seed,
+            shuffle=False,
         )
 
     def _loader(
@@ -268,6 +282,12 @@ class _Images:
             epochs=epochs,
             pin_memory=self._device.type == "cuda",
         )
+
+    def go_on(self, epoch: int) -> None:
+        """From an epoch on, counted from 0; those before it are not loaded."""
+        self._training.load_state_dict({"epoch": epoch, "step": 0})
+        if self._test_passes > 1:
+            self._testing.load_state_dict({"epoch": epoch, "step": 0})
 
     def training(self) -> Iterator[tuple[Tensor, Tensor, int]]:
         """One epoch: images float32 [b, 3, H, W], labels int64 [b], images of the whole batch."""

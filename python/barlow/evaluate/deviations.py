@@ -34,6 +34,7 @@ def protocol(
     return {
         **{name: {"source": PROTOCOLS[name].source, **PROTOCOLS[name].settings(config)} for name in names},
         "test_view": f"shorter side to {data.eval_resize} px (bilinear), centre crop of {data.image_size} px",
+        "normalisation": {"mean": list(data.mean), "std": list(data.std)},
         "precision": str(dtype).removeprefix("torch."),
         "baselines": None
         if baseline_factors is None or not labelled

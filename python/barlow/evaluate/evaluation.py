@@ -6,7 +6,9 @@ Not here: the protocols (protocols.py lists them), the rows of the results, feat
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
+import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +16,7 @@ from typing import Literal
 
 import torch
 
-from barlow import durable
+from barlow import __version__, durable
 from barlow.config import Config
 from barlow.data import Index
 from barlow.distributed import agree, rank_in, world_size
@@ -25,12 +27,15 @@ from barlow.evaluate.partition import Partition
 from barlow.evaluate.protocols import DEFAULT, PROTOCOLS
 from barlow.evaluate.rows import BASELINE_FACTORS, rows
 from barlow.evaluate.spread import over_seeds
+from barlow.evaluate.unfinished import Unfinished
 from barlow.evaluate.voc import MultiLabel
 from barlow.model.foreign import described
 from barlow.model.precision import autocast_dtype
-from barlow.model.weights import load_backbone
+from barlow.model.weights import load_backbone, weights_file
 from barlow.validation import validate_ranges
 
+_WORTH_S = 10.0
+"""What takes less is done again where an evaluation was interrupted."""
 NO_LABELS = "the images have no labels, so there is nothing to classify"
 
 
@@ -72,7 +77,8 @@ def evaluate(
     check_request(protocols or (), seeds, cache_gib)
     destination = Path(out) if out is not None else beside(target, "eval.json")
     durable.check_target(destination)
-    backbone, model_config, own_config = load_backbone(target)
+    file = weights_file(target)  # of a run that goes on training: what is newest now
+    backbone, model_config, own_config = load_backbone(file)
     config = dataclasses.replace(config or described(model_config, own_config), model=model_config)
     validate_ranges(config)
     parts = partition.load(data, None if held_out is None else Path(held_out), lists)
@@ -89,7 +95,9 @@ def evaluate(
     talk = console.Console(quiet=quiet or rank_in() > 0)
     threads = config.data.threads or sharing.own_cores()
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, threads=threads))
-    job = Job(parts, config, where, _precision(config.train.precision, where), talk, kept)
+    dtype = _precision(config.train.precision, where)
+    unfinished = _unfinished(destination, digest, parts, config, dtype, where)
+    job = Job(parts, config, where, dtype, talk, kept, unfinished)
     talk.say(NO_LABELS if isinstance(parts, Index) else parts.how)
     result: Json = {}
     for row in rows(job, backbone, baselines=baselines):
@@ -100,14 +108,22 @@ def evaluate(
     result |= _description(job, names, result, baselines=baselines) | {
         "target": str(target.resolve()),
         "weights_sha256": digest,
+        "step": _step(file),
         "seeds": seeds,
         "seconds": round(time.monotonic() - began, 1),
     }
     text = json.dumps(result, indent=2, allow_nan=False) + "\n"
     if rank_in() == 0:
         durable.write_file(destination, text)
+    unfinished.remove()
     tables.show(talk, result, destination)
     return json.loads(text)
+
+
+def _step(file: Path) -> int | None:
+    """The step of the run after which its weights were those of the file; None if that is no checkpoint."""
+    found = re.fullmatch(r"step-(\d+)", file.parent.name)
+    return int(found[1]) if found else None
 
 
 def _description(job: Job, names: Sequence[str], result: Json, *, baselines: bool) -> Json:
@@ -174,11 +190,24 @@ def _measure(job: Job, row: Row, names: Sequence[str], seeds: int) -> Json:
             numbers[name] = None
         elif row.name in protocol.rows:
             repeated = range(seeds if protocol.random else 1)
-            numbers[name] = over_seeds([protocol.run(job, row, seed) for seed in repeated], protocol.metrics)
+            numbers[name] = over_seeds([_done(job, row, name, seed) for seed in repeated], protocol.metrics)
             _check_unchanged(row, name)
     numbers["label_free"] = label_free.measure(job, row)
     _check_unchanged(row, "looking at features")
     return numbers
+
+
+def _done(job: Job, row: Row, name: str, seed: int) -> Json:
+    """What a protocol gives; of an evaluation that was interrupted what it had given then."""
+    part = job.part(row, name, seed)
+    if part is not None and (known := part.unfinished.result(part.name)) is not None:
+        job.talk.say(f"{row.name}: {PROTOCOLS[name].title}, seed {seed}: done before")
+        return known
+    began = time.monotonic()
+    found = PROTOCOLS[name].run(job, row, seed)
+    if part is not None:
+        part.unfinished.keep_result(part.name, found, took_s=time.monotonic() - began)
+    return found
 
 
 def _check_unchanged(row: Row, name: str) -> None:
@@ -186,6 +215,34 @@ def _check_unchanged(row: Row, name: str) -> None:
         return
     if features.digest(row.backbone) != row.identity["weights"]:
         raise RuntimeError(f"{name} changed the backbone, so its numbers mean nothing")
+
+
+def _unfinished(
+    out: Path,
+    digest: str,
+    parts: partition.Parts,
+    config: Config,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Unfinished:
+    """Of this very evaluation: another one, by other flags perhaps, has a folder of its own."""
+    data = dataclasses.replace(config.data, threads=0)
+    lists = (config.evaluate.semi_1_list, config.evaluate.semi_10_list)
+    settings: Json = {
+        "weights_sha256": digest,
+        "images_sha256": parts.digest(),
+        "lists": [durable.size_and_digest(Path(path))[1] if path else "" for path in lists],
+        "data": dataclasses.asdict(data),
+        "evaluate": dataclasses.asdict(config.evaluate),
+        "model": dataclasses.asdict(config.model),
+        "seed": config.train.seed,
+        "precision": str(dtype),
+        "processes": world_size(),
+        "device": device.type,
+        "versions": {"barlow": __version__, "torch": torch.__version__},
+    }
+    name = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+    return Unfinished(out.with_name(f"{out.name}.{name}"), settings, worth_s=_WORTH_S)
 
 
 def _describe_data(parts: partition.Parts) -> Json:

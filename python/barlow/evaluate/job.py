@@ -13,13 +13,14 @@ from torch import Tensor, nn
 
 from barlow.config import Config
 from barlow.data import VIEWS_VERSION, Index, views
-from barlow.evaluate import features
-from barlow.evaluate.cache import FeatureCache
+from barlow.evaluate import features, sharing
+from barlow.evaluate.cache import Draft, FeatureCache
 from barlow.evaluate.console import Console
 from barlow.evaluate.partition import Partition, Parts
+from barlow.evaluate.unfinished import Part, Unfinished
 
 Json = dict[str, Any]
-Part = Literal["train", "test"]
+Half = Literal["train", "test"]
 RowName = Literal["trained", "untrained", "raw pixels"]
 
 
@@ -65,6 +66,8 @@ class Job:
     """That features are computed in; they come as float32."""
     talk: Console
     cache: FeatureCache
+    unfinished: Unfinished | None = None
+    """What an evaluation that was interrupted has left, and this one will if it is."""
     _memory: _Memory = field(default_factory=lambda: _Memory())
 
     @property
@@ -84,7 +87,12 @@ class Job:
         """How many there are."""
         return len(self.classes)
 
-    def features(self, row: Row, part: Part) -> Tensor:
+    def part(self, row: Row, protocol: str, seed: int) -> Part | None:
+        """Where one protocol of one row and seed is kept until all of them are done."""
+        name = f"{row.name.replace(' ', '-')}-{protocol}-{seed}"
+        return None if self.unfinished is None else Part(self.unfinished, name)
+
+    def features(self, row: Row, part: Half) -> Tensor:
         """The row's features of one part under the test view: float32 [N, F] on the CPU, in the index' order.
 
         Computed once for all protocols of a row.
@@ -107,7 +115,8 @@ class Job:
         """Features of the training images under the linear probe's view, one matrix an epoch; for `with`.
 
         With `num_cached` = 0 they are new ones every epoch, and others for every seed; otherwise so many are
-        computed once for all seeds and protocols of a row, and cycled over.
+        computed once for all seeds and protocols of a row, and cycled over. A rank that none of the row's
+        rates falls to may get an empty one: there is one probe for each of them, trained by one rank.
         """
         (view,) = views.linear_probe(size=row.size)
         return self._passes(
@@ -117,6 +126,7 @@ class Job:
             seed=0 if num_cached else seed,
             num_epochs=num_epochs,
             num_cached=num_cached,
+            hold=len(sharing.own_items(row.factors)) > 0,
         )
 
     def _passes(
@@ -129,6 +139,7 @@ class Job:
         num_epochs: int = 1,
         num_cached: int = 0,
         progress: features.Progress | None = None,
+        hold: bool = True,
     ) -> features.Passes:
         worth_keeping = row.identity is not None and (num_epochs == 1 or num_cached > 0)
         key = {**(row.identity or {}), **self._look(index, view), "seed": seed}
@@ -146,6 +157,7 @@ class Job:
             shelf=_OnDisk(self.cache, key) if worth_keeping else None,
             memory=self._memory.of(row).crops if num_cached else None,
             shared=True,
+            hold=hold,
         )
 
     def _look(self, index: Index, view: views.View) -> Json:
@@ -167,7 +179,7 @@ class _Memory:
     """Features of one row: the rows come one after the other, and those of two may not fit into memory."""
 
     row: str = ""
-    parts: dict[Part, Tensor] = field(default_factory=dict)
+    parts: dict[Half, Tensor] = field(default_factory=dict)
     crops: dict[int, Tensor] = field(default_factory=dict)
     """By pass, under the linear probe's view."""
 
@@ -187,5 +199,5 @@ class _OnDisk:
     def find(self, epoch: int) -> Tensor | None:
         return self.cache.find({**self.key, "pass": epoch})
 
-    def keep(self, epoch: int, features_NF: Tensor) -> None:
-        self.cache.keep({**self.key, "pass": epoch}, features_NF)
+    def begin(self, epoch: int, shape: tuple[int, int]) -> Draft | None:
+        return self.cache.begin({**self.key, "pass": epoch}, shape)

@@ -19,6 +19,9 @@ from barlow.evaluate.job import Job, Json, Row
 
 _BLOCK_BYTES = 256 << 20
 """Bound on one block of similarities; a block needs about twice this with its search."""
+_ROWS = 65_536
+_MIN_NORM = 1e-12
+"""As functional.normalize has it: features that are all 0 are like nothing."""
 
 
 def neighbours(
@@ -32,11 +35,13 @@ def neighbours(
     num_bank = bank_NF.shape[0]
     if not 1 <= k <= num_bank:
         raise ValueError(f"k must be between 1 and the {num_bank} images of the bank, not {k}")
-    bank_NF = functional.normalize(bank_NF.float(), dim=1)
+    bank_NF = bank_NF.float()
+    # Divided by afterwards: a bank of length 1 would be a second one in memory.
+    norm_N = torch.cat([part.norm(dim=1) for part in bank_NF.split(_ROWS)]).clamp_min(_MIN_NORM)
     rows = max(1, block_bytes // (4 * num_bank))
     similarities, ids = [], []
     for queries_BF in queries_MF.split(rows):
-        sim_BN = functional.normalize(queries_BF.float(), dim=1) @ bank_NF.T
+        sim_BN = (functional.normalize(queries_BF.float(), dim=1) @ bank_NF.T).div_(norm_N)
         sim_Bk, id_Bk = _top(sim_BN, k)
         similarities.append(sim_Bk)
         ids.append(id_Bk)

@@ -6,7 +6,6 @@ Not here: training on them (classifier.py), which images test (partition.py).
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import math
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 
 from barlow.data import Index
-from barlow.evaluate.names import ids_of, plain_name
+from barlow.evaluate.names import ids_of, ticket
 from barlow.evaluate.partition import Partition
 
 
@@ -50,7 +49,7 @@ def stratified(parts: Partition, share: float, seed: int) -> Partition:
     ids: list[int] = []
     for label, count in enumerate(counts_C.tolist()):
         of_class = (parts.train_labels_N == label).nonzero()[:, 0].tolist()
-        ids += sorted(of_class, key=lambda i: _ticket(parts.train, i, seed))[:count]
+        ids += sorted(of_class, key=lambda i: (ticket(parts.train, i, f"{seed} "), i))[:count]
     how = f"the labels of {len(ids)} images, {share:.4g} of each class drawn by seed {seed}, are used"
     return _of(parts, sorted(ids), how)
 
@@ -65,11 +64,6 @@ def quotas(counts_C: Tensor, share: float) -> Tensor:
     order_C = (exact_C - floor_C).argsort(descending=True, stable=True)
     floor_C[order_C[:missing]] += 1
     return floor_C.long().clamp(min=1).minimum(counts_C)
-
-
-def _ticket(index: Index, i: int, seed: int) -> tuple[bytes, int]:
-    text = f"{seed} {plain_name(index, i)}"
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest(), i
 
 
 def _of(parts: Partition, ids: list[int], how: str) -> Partition:

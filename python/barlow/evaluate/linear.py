@@ -20,11 +20,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from barlow.config import Config, EvaluateConfig
+from barlow.distributed import world_size
 from barlow.evaluate import accuracy, published, sharing
 from barlow.evaluate.job import Job, Json, Row
+from barlow.evaluate.unfinished import Part
 
 MOMENTUM = 0.9
 INIT_STD = 0.01
+_ROWS = 65_536
 
 
 def run(job: Job, row: Row, seed: int) -> Json:
@@ -47,6 +50,7 @@ def run(job: Job, row: Row, seed: int) -> Json:
             device=job.device,
             factors=row.factors,
             progress=progress,
+            part=job.part(row, "linear", seed),
         )
     best = max(range(len(results)), key=lambda i: results[i].top1)
     result = results[best]
@@ -127,38 +131,55 @@ def probe(
     seed: int,
     device: torch.device,
     factors: Sequence[float] = (1.0,),
+    rows_T: Tensor | None = None,
     progress: Callable[[int, int], None] | None = None,
+    part: Part | None = None,
 ) -> list[Result]:
     """Trains one probe for each of `factors` and measures them after every epoch.
 
     `passes(epoch)` gives the float32 [N, F] features of the training images in epoch `epoch` (row i is
-    image i, label `labels_N[i]`); it is called once per epoch, in order. `factors` multiply the learning
-    rate: the probes start alike and see the same batches in one pass over the features. Everything
-    random is a function of `seed`. A probe whose loss is not finite ends with `top1` 0. The ranks share the
-    probes: each trains some of them.
+    image i, label `labels_N[i]`); it is called once per epoch, in order. `rows_T` are the rows to train on,
+    by default all. `factors` multiply the learning rate: the probes start alike and see the same batches in
+    one pass over the features. Everything random is a function of `seed`. A probe whose loss is not finite
+    ends with `top1` 0. The ranks share the probes: each trains some of them, and one that trains none looks
+    at no features. What `part` has of them is not trained again; it keeps those of the first rank if that one
+    trains all.
     """
     if config.linear_epochs < 1:
         raise ValueError(f"evaluate.linear_epochs must be at least 1, not {config.linear_epochs}")
     generator = torch.Generator().manual_seed(seed)
-    features_NF = passes(0)
-    shift_F, scale_F = (t.to(device) for t in _standardization(features_NF, config.linear_standardize))
+    features_NF = passes(0) if config.linear_standardize else None
+    rows_T = torch.arange(len(labels_N)) if rows_T is None else rows_T
+    shift_F, scale_F = (t.to(device) for t in _standardization(features_NF, rows_T))
     test_MF, test_labels_M = (test_MF.to(device) - shift_F) * scale_F, test_labels_M.to(device)
     first = _head(test_MF.shape[1], num_classes, generator)
     heads = [(copy.deepcopy(first).to(device), factor) for factor in sharing.own_items(factors)]
     optimizer = _optimizer(heads, config)
     history = [_History() for _ in heads]
-    for epoch in range(config.linear_epochs):
-        features_NF = passes(epoch) if epoch > 0 else features_NF
+    part = part if world_size() == 1 or len(factors) == 1 else None
+    module = nn.ModuleList([head for head, _ in heads])
+    begun = None if part is None else part.load(module, optimizer)
+    done = 0 if begun is None else int(begun["epochs"])
+    for _ in range(done):  # so that the epochs that follow are in their own order
+        torch.randperm(len(rows_T), generator=generator)
+    for so_far, known in zip(history, [] if begun is None else begun["heads"], strict=False):
+        so_far.top1s, so_far.top5, so_far.loss = known
+    for epoch in range(done, config.linear_epochs):
+        features_NF = passes(epoch) if features_NF is None or epoch > 0 else features_NF
         if optimizer is not None:
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(epoch, config) * group["factor"]
             total_H = torch.zeros(len(heads), device=device)
-            for ids_B in torch.randperm(len(labels_N), generator=generator).split(config.linear_batch_size):
+            shuffled_T = rows_T[torch.randperm(len(rows_T), generator=generator)]
+            for ids_B in shuffled_T.split(config.linear_batch_size):
                 batch_BF = (features_NF[ids_B].to(device) - shift_F) * scale_F
                 total_H += _step(heads, optimizer, batch_BF, labels_N[ids_B].to(device)) * len(ids_B)
-            losses = (total_H / len(labels_N)).tolist()
+            losses = (total_H / len(rows_T)).tolist()
             for (head, _), so_far, loss in zip(heads, history, losses, strict=True):
                 so_far.add(head, test_MF, test_labels_M, loss)
+        if part is not None:
+            known = [[so_far.top1s, so_far.top5, so_far.loss] for so_far in history]
+            part.save(module, optimizer, {"epochs": epoch + 1, "heads": known})
         if progress is not None:
             progress(epoch + 1, config.linear_epochs)
     own = [dataclasses.asdict(so_far.result(num_classes)) for so_far in history]
@@ -222,11 +243,22 @@ def _head(num_features: int, num_classes: int, generator: torch.Generator) -> nn
     return head
 
 
-def _standardization(features_NF: Tensor, wanted: bool) -> tuple[Tensor, Tensor]:
-    """Shift and factor of each feature; a feature that never changes gets the factor 0."""
-    if not wanted:
+def _standardization(features_NF: Tensor | None, rows_T: Tensor) -> tuple[Tensor, Tensor]:
+    """Shift and factor of each feature over those rows; a feature that never changes gets the factor 0.
+
+    None where none is wanted, and none for a rank that holds no features.
+    """
+    if features_NF is None or len(features_NF) == 0:
         return torch.zeros(()), torch.ones(())
-    std_F, mean_F = torch.std_mean(features_NF.double(), dim=0, correction=0)
+    # A few rows at a time: in float64 all of them might not fit into memory.
+    sum_F = torch.zeros(features_NF.shape[1], dtype=torch.float64)
+    squares_F = sum_F.clone()
+    for ids in rows_T.split(_ROWS):
+        sum_F += features_NF[ids].double().sum(0)
+    mean_F = sum_F / len(rows_T)
+    for ids in rows_T.split(_ROWS):
+        squares_F += (features_NF[ids].double() - mean_F).square().sum(0)
+    std_F = (squares_F / len(rows_T)).sqrt()
     # A constant feature has rounding noise for its deviation; dividing by it would make a signal of it.
     constant_F = std_F <= 1e-6 * mean_F.abs().clamp_min(1e-6)
     return mean_F.float(), torch.where(constant_F, 0.0, 1.0 / std_F).float()

@@ -1,10 +1,11 @@
-"""Here: the images of an index that a list of file names means.
+"""Here: the names of images as they were before they were packed: what a list of names means, draws by name.
 
-Not here: what the lists are for (labelled.py, benchmarks.py).
+Not here: what the lists and the draws are for (labelled.py, benchmarks.py, partition.py).
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 
 from barlow.data import Index
@@ -15,6 +16,11 @@ _RECODED = ".bjc"  # what `barlow pack --recode` appends to a member's name
 def plain_name(index: Index, i: int) -> str:
     """The name of image `i` as it was before it was packed; bytes that are no text as surrogates."""
     return index.name(i).removesuffix(_RECODED)
+
+
+def ticket(index: Index, i: int, salt: str = "") -> bytes:
+    """What to sort images by to draw some of them, whatever their order and however they are packed."""
+    return hashlib.sha256(f"{salt}{plain_name(index, i)}".encode("utf-8", "surrogateescape")).digest()
 
 
 def ids_of(index: Index, lines: Iterable[tuple[str, str]]) -> list[int]:

@@ -5,7 +5,6 @@ Not here: reading images, computing anything from them.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from torch import Tensor
 from barlow.data import Index, open_index
 from barlow.evaluate import benchmarks, voc
 from barlow.evaluate.benchmarks import Entry, Lists
-from barlow.evaluate.names import ids_of
+from barlow.evaluate.names import ids_of, ticket
 from barlow.evaluate.voc import MultiLabel
 
 SPLIT = 0.2
@@ -39,6 +38,10 @@ class Partition:
     """Where the two parts come from, in words."""
     benchmark: str = ""
     """Which one it is, if it came with that one's lists (`benchmarks.Lists.title`)."""
+
+    def digest(self) -> str:
+        """Identifies images and labels: SHA-256 in hexadecimal digits."""
+        return voc.digest_of(self.train, self.test, self.train_labels_N, self.test_labels_M)
 
 
 Parts = Partition | MultiLabel | Index
@@ -71,7 +74,9 @@ def load(data: Path, held_out: Path | None = None, lists: tuple[Path, Path] | No
     part without labels, classes too small to split; lists that can't be read or don't fit the images.
     """
     found = benchmarks.find(data) if lists is None else Lists(data, *lists)
-    if found is not None and (lists is not None or held_out is None):
+    if found is not None:
+        if lists is None and held_out is not None:
+            raise ValueError(f"{data} has a list of its own test images: leave --held-out out")
         return _by_lists(found, held_out)
     if (devkit := voc.find(data)) is not None:
         return voc.load(devkit, None if held_out is None else voc.find(held_out) or held_out)
@@ -170,12 +175,13 @@ def _split(index: Index, note: str) -> Partition:
 def fixed_share(index: Index, labels_N: Tensor, share: float) -> np.ndarray:
     """Which images make up a share of every class; bool [N]. A class keeps an image, and gives one if it can.
 
-    The hashes of their names decide: neither the order of the index nor any seed does.
+    The hashes of their names decide: neither the order of the index nor any seed does, nor whether they are
+    packed and recoded.
     """
     chosen = np.zeros(len(index), dtype=bool)
     for label in labels_N.unique().tolist():
         ids = (labels_N == label).nonzero()[:, 0].tolist()
-        ids.sort(key=lambda i: (hashlib.sha256(index.name(i).encode("utf-8", "surrogateescape")).digest(), i))
+        ids.sort(key=lambda i: (ticket(index, i), i))
         chosen[ids[: min(len(ids) - 1, max(1, round(share * len(ids))))]] = True
     return chosen
 

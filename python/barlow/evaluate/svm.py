@@ -42,11 +42,11 @@ def run(job: Job, row: Row, seed: int) -> Json:
     with job.talk.stage(f"{row.name}: SVMs, classes") as progress:
         own, mine = [], sharing.own_items(range(len(names)))
         for done, c in enumerate(mine, 1):
-            known_N, known_M = train_NC[:, c] != 0, test_MC[:, c] != 0
+            known_M = test_MC[:, c] != 0
             own.append(
                 _one_class(
-                    train_NF[known_N],
-                    train_NC[known_N, c],
+                    train_NF,
+                    train_NC[:, c],
                     test_MF[known_M],
                     test_MC[known_M, c] > 0,
                     job.config,
@@ -63,7 +63,7 @@ def run(job: Job, row: Row, seed: int) -> Json:
         for kind in ("11_point", "area")
     }
     result["classes"] = dict(zip(names, classes, strict=True))
-    result["notes"] = _notes(job, train_NC, classes)
+    result["notes"] = _notes(job, classes)
     return result
 
 
@@ -142,25 +142,24 @@ def _normalised(features_NF: Tensor) -> NDArray[np.float64]:
 
 
 def _targets(job: Job) -> tuple[NDArray[Any], NDArray[Any]]:
-    """1, 0 (leave out) and -1 of each image and class, [N, C] and [M, C]."""
+    """Of each image and class, [N, C] and [M, C]: 1 if it is there, else -1; of test images 0: left out.
+
+    What is difficult trains as if it were not there, and is left out of the test, both as in VISSL
+    (extra_scripts/datasets/create_voc_data_files.py, svm_trainer.py).
+    """
     parts = job.parts
     if isinstance(parts, MultiLabel):
-        return parts.train_targets_NC.numpy(), parts.test_targets_MC.numpy()
+        return np.where(parts.train_targets_NC.numpy() > 0, 1, -1), parts.test_targets_MC.numpy()
     classes = np.arange(job.num_classes)
     labels = (job.labelled.train_labels_N, job.labelled.test_labels_M)
     train, test = (np.where(each.numpy()[:, None] == classes, 1, -1) for each in labels)
     return train, test
 
 
-def _notes(job: Job, train_NC: NDArray[Any], classes: list[Json]) -> list[str]:
+def _notes(job: Job, classes: list[Json]) -> list[str]:
     told = []
     if not isinstance(job.parts, MultiLabel):
         told.append("VOC07 SVM: on these images, one class against the rest, not on PASCAL VOC 2007")
-    elif difficult := int((train_NC == 0).sum()):
-        told.append(
-            f"VOC07 SVM: {difficult} difficult objects are left out of their class's training images, too; "
-            "VISSL has them there as images without the class"
-        )
     told.append(
         "VOC07 SVM: on the features that the backbone ends in, not on VISSL's 6 x 6 average pool of the last "
         "stage; the paper doesn't say which"

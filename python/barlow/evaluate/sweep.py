@@ -32,12 +32,15 @@ def run(job: Job, row: Row, seed: int) -> Json:
     if not held_N.any():
         raise ValueError(f"every class of {parts.train.source} has a single image: nothing can be held out")
 
-    def probes(train: Labelled, test: Labelled, rates: list[float], what: str) -> list[linear.Result]:
+    def probes(
+        rows_T: torch.Tensor | None, test: Labelled, rates: list[float], what: str
+    ) -> list[linear.Result]:
         with job.talk.stage(f"{row.name}: linear sweep, {what}, epochs") as progress:
             return linear.probe(
-                lambda epoch: train[0],
-                train[1],
+                lambda epoch: train_NF,
+                labels_N,
                 *test,
+                rows_T=rows_T,
                 num_classes=job.num_classes,
                 config=settings,
                 seed=seed,
@@ -47,11 +50,10 @@ def run(job: Job, row: Row, seed: int) -> Json:
             )
 
     rates = sorted(settings.sweep_lrs)
-    kept, held = ((train_NF[chosen_N], labels_N[chosen_N]) for chosen_N in (~held_N, held_N))
-    tried = probes(kept, held, rates, f"{len(rates)} rates")
+    held = (train_NF[held_N], labels_N[held_N])
+    tried = probes((~held_N).nonzero()[:, 0], held, rates, f"{len(rates)} rates")
     best = max(range(len(rates)), key=lambda i: tried[i].top1)
-    everything, test = (train_NF, labels_N), (test_MF, parts.test_labels_M)
-    (final,) = probes(everything, test, [rates[best]], "the best one")
+    (final,) = probes(None, (test_MF, parts.test_labels_M), [rates[best]], "the best one")
     return {
         "top1": accuracy.rounded(final.top1),
         "top5": accuracy.rounded(final.top5),

@@ -46,6 +46,7 @@ class Tuning:
                 device=job.device,
                 dtype=self._dtype(job, row, recipe),
                 progress=progress,
+                part=job.part(row, self.name, seed),
             )
         return {
             "top1": accuracy.rounded(result.top1),

@@ -9,6 +9,7 @@ but difficult to see).
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +35,18 @@ class MultiLabel:
     class_names: list[str]
     how: str
     """Where the two parts come from, in words."""
+
+    def digest(self) -> str:
+        """Identifies images and labels: SHA-256 in hexadecimal digits."""
+        return digest_of(self.train, self.test, self.train_targets_NC, self.test_targets_MC)
+
+
+def digest_of(train: Index, test: Index, *labels: Tensor) -> str:
+    """SHA-256 of the images' digests and of their labels, in hexadecimal digits."""
+    hasher = hashlib.sha256(f"{train.digest()} {test.digest()}".encode())
+    for each in labels:
+        hasher.update(each.contiguous().numpy().tobytes())
+    return hasher.hexdigest()
 
 
 def find(path: Path) -> Path | None:

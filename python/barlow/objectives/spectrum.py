@@ -37,7 +37,9 @@ def effective_rank(spectrum_K: Tensor) -> float:
     total = singular_K.sum()
     if total == 0:
         return 1.0
-    return torch.special.entr(singular_K / total).sum().exp().item()
+    share_K = singular_K / total
+    # Not torch.special.entr: on a GPU that is compiled when it is first called.
+    return torch.xlogy(share_K, share_K).sum().neg().exp().item()
 
 
 def fitted_places(count: int) -> tuple[int, int]:

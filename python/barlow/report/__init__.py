@@ -42,7 +42,7 @@ def write(
         learned = [overview.differences(records), results.comparison(records)]
     else:
         theirs = paper.published(first.config, first.run.get("num_samples"))
-        learned = [results.section_of(first.evaluation, theirs)]
+        learned = [results.section_of(first.evaluation, theirs, first.done_steps)]
     sections = [
         *learned,
         timeline.alarms(records),

@@ -15,8 +15,13 @@ from barlow.report.paper import Published, published
 from barlow.report.record import Record
 
 
-def section_of(evaluation: dict[str, Any] | None, theirs: Published | None = None) -> str:
-    """The table of accuracies: trained, untrained, raw pixels and the gain; and what others published."""
+def section_of(
+    evaluation: dict[str, Any] | None, theirs: Published | None = None, done_steps: int = 0
+) -> str:
+    """The table of accuracies: trained, untrained, raw pixels and the gain; and what others published.
+
+    `done_steps`: how far the run is by now; whether it has gone on since it was evaluated is said.
+    """
     intro = "<h2>What the backbone learned</h2>"
     if evaluation is None:
         gap = "This run has not been evaluated yet: run <code>barlow eval</code>."
@@ -36,7 +41,9 @@ def section_of(evaluation: dict[str, Any] | None, theirs: Published | None = Non
     )
     spread = f'<p class="why">{escape(legend(found))}</p>' if legend(found) else ""
     parts = (_published(theirs), _label_free(evaluation), _protocol(evaluation))
-    return section(intro, _what_of(evaluation), table, spread, *parts, anchor="results")
+    return section(
+        intro, _what_of(evaluation) + _older(evaluation, done_steps), table, spread, *parts, anchor="results"
+    )
 
 
 def _what_of(evaluation: dict[str, Any]) -> str:
@@ -52,6 +59,16 @@ def _what_of(evaluation: dict[str, Any]) -> str:
         f'<p class="why">Percent of {data["test_images"]:,} test images of {data["num_classes"]} '
         f"classes, with {data['train_images']:,} labelled training images. {chance}"
         "The gain is over the same network before training.</p>"
+    )
+
+
+def _older(evaluation: dict[str, Any], done_steps: int) -> str:
+    step = evaluation.get("step")
+    if not isinstance(step, int) or step >= done_steps:
+        return ""
+    return (
+        f'<p class="why"><strong>These are the numbers of step {step:,}; the run has gone on to step '
+        f"{done_steps:,} since: <code>barlow eval</code> measures it anew.</strong></p>"
     )
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from barlow.data import Index, open_index
 from barlow.evaluate import partition
+from barlow.evaluate.names import ticket
 from barlow.reproduce.scales import Scale
 
 FOLDER = "images"
@@ -79,11 +80,7 @@ def spread(index: Index, count: int) -> Index:
     total = int((labels_N >= 0).sum())
     for label in range(len(index.class_names)):
         of_class = np.flatnonzero(labels_N == label).tolist()
-        of_class.sort(key=lambda i: (_hash(index.name(i)), i))
+        of_class.sort(key=lambda i: (ticket(index, i), i))
         share = round(len(of_class) * count / total) if 0 < count < total else len(of_class)
         ids += of_class[: max(1, share)]
     return index.subset(np.array(sorted(ids), np.uint32))
-
-
-def _hash(name: str) -> bytes:
-    return hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()

@@ -16,7 +16,7 @@ pub use crate::ops::blur::kernel as blur_kernel;
 pub use crate::ops::resize::{Cut, Interpolation, Window};
 use crate::ops::resize::{Pixels, Resize};
 pub use crate::ops::simd::Simd;
-use crate::ops::{colour, flip, hue};
+use crate::ops::{colour, flip, hue, saturation};
 use crate::random::Draws;
 pub use rows::{CUT_WORDS, STEP_WORDS};
 
@@ -378,7 +378,7 @@ impl Augmenter {
                 Applied::Flip => flip::flip(out, size),
                 Applied::Brightness(factor) => colour::brightness(simd, out, factor as f32),
                 Applied::Contrast(factor) => colour::contrast(simd, out, factor as f32),
-                Applied::Saturation(factor) => colour::saturation(simd, out, factor as f32),
+                Applied::Saturation(factor) => saturation::saturation(simd, out, factor as f32),
                 Applied::Hue(shift) => hue::hue(simd, out, hue::levels(shift)),
                 Applied::Grayscale => colour::grayscale(simd, out),
                 Applied::Blur(sigma) => self.blur.blur(out, size, sigma),

@@ -176,10 +176,8 @@ impl Fault {
             | Self::TarField(_)
             | Self::TarTruncated { .. }
             | Self::TarType(_) => "archive",
-            Self::UnknownFormat
-            | Self::Damaged { .. }
-            | Self::Unsupported { .. }
-            | Self::RecodedVersion { .. } => "image",
+            Self::UnknownFormat | Self::Damaged { .. } | Self::Unsupported { .. } => "image",
+            Self::RecodedVersion { .. } => "version",
             Self::Irreplaceable { fault, .. } => fault.kind(),
             Self::Limit { .. } => "limit",
             Self::NotAnIndex

@@ -17,7 +17,7 @@ pub(crate) mod samples;
 
 use crate::error::{Fault, Result};
 use crate::limits::MAX_COEFFICIENT_BYTES;
-pub(crate) use header::{Frame, check, find_ff, header, sniff};
+pub(crate) use header::{Frame, check, check_scans, find_ff, header, sniff};
 use header::{damaged, scan_limit};
 
 #[repr(C)]

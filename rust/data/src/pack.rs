@@ -196,8 +196,12 @@ pub fn write_index(index: &Index, to: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// How much larger images are expected to get at most when they are recoded.
-const MOST_GROWTH: f64 = 1.45;
+/// How many times its bytes a recoded image may take at most, in hundredths. Few photographs would take more;
+/// those that a low quality has made small already would, and as they are they decode fast enough.
+const MOST_GROWTH: u64 = 145;
+
+/// Why an image that would is stored as it is.
+const TOO_LARGE: &str = "a recoded image of more than 1.45 times the bytes";
 
 struct Packing<'a> {
     plan: &'a Plan,
@@ -223,7 +227,7 @@ impl Packing<'_> {
         let sizes = chosen.iter().map(|&at| self.stored_bytes(at)).collect::<Result<Vec<u64>>>()?;
         let (most, planned) = match (self.options.recode, self.options.shard_bytes) {
             (false, most) => (u64::MAX, most),
-            (true, most) => (most, (most as f64 / MOST_GROWTH) as u64),
+            (true, most) => (most, (u128::from(most) * 100 / u128::from(MOST_GROWTH)) as u64),
         };
         let cuts = shards::cuts(&sizes, planned, self.options.min_shards);
         let mut writer = ShardWriter::new(folder, plan, cuts, most)?;
@@ -319,8 +323,9 @@ impl Packing<'_> {
 struct Tools {
     /// `None` if headers are enough.
     decoder: Option<(Decoder, Image)>,
-    /// `None` if images stay as they are.
-    recoder: Option<Recoder>,
+    recoder: Recoder,
+    /// Whether JPEGs are recoded.
+    recode: bool,
 }
 
 impl Tools {
@@ -329,27 +334,39 @@ impl Tools {
             true => Some((Decoder::new()?, Image::default())),
             false => None,
         };
-        Ok(Self { decoder, recoder: options.recode.then(|| Recoder::with(options.prove)) })
+        Ok(Self { decoder, recoder: Recoder::with(options.prove), recode: options.recode })
     }
 }
 
-/// Reads an image and decodes all of it. What can be recoded is read in full by that.
+/// Reads an image and decodes all of it. What can be recoded is read in full by that; of what is recoded already,
+/// the original is made, too: damage to what pixels do not need would get a fresh checksum otherwise.
 fn prove(plan: &Plan, files: &Files, at: usize, tools: &mut Tools) -> Result<Proven> {
     let mut data = Vec::new();
     plan.read(files, at, &mut data)?;
     let header = peek(&data).map_err(|error| plan.locate(at, error))?;
-    let recoder = tools.recoder.as_mut().filter(|_| header.format == Format::Jpeg);
-    let recoding = recoder.map(|recoder| match names::recoded(&plan.candidates[at].name) {
-        Some(_) => recoder.recode(&data),
-        None => Err("a name that is too long for a suffix"),
-    });
-    if let Some((decoder, image)) = tools.decoder.as_mut().filter(|_| !matches!(recoding, Some(Ok(_)))) {
-        decoder.decode(&data, image).map_err(|error| plan.locate(at, error))?;
+    let Tools { decoder, recoder, recode } = tools;
+    let recoding = (*recode && header.format == Format::Jpeg)
+        .then(|| recoded(recoder, &data, &plan.candidates[at].name));
+    if let Some((decoder, image)) = decoder.as_mut().filter(|_| !matches!(recoding, Some(Ok(_)))) {
+        let mut proof = decoder.decode(&data, image);
+        if header.format == Format::Recoded {
+            proof = proof.and_then(|()| recoder.restore(&data).map(drop));
+        }
+        proof.map_err(|error| plan.locate(at, error))?;
     }
     let crc32c = crc32c::crc32c(if let Some(Ok(member)) = &recoding { member } else { &data });
     let mut extras = Vec::new();
     plan.read_extras(files, at, |extra, bytes| extras.push((extra, bytes)))?;
     Ok(Proven { data, recoding, header, crc32c, extras })
+}
+
+/// The member for a JPEG, or why it is stored as it is.
+fn recoded(recoder: &mut Recoder, data: &[u8], name: &[u8]) -> std::result::Result<Vec<u8>, &'static str> {
+    if names::recoded(name).is_none() {
+        return Err("a name that is too long for a suffix");
+    }
+    let member = recoder.recode(data)?;
+    if member.len() as u64 * 100 > data.len() as u64 * MOST_GROWTH { Err(TOO_LARGE) } else { Ok(member) }
 }
 
 /// Whether skipping may pass over it: a bad image is left out, a bad archive or disk is not.

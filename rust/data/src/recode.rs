@@ -184,6 +184,8 @@ fn rebuild<'a>(
 ) -> Result<(Member<'a>, Layout<'a>)> {
     let member = Member::parse(member)?;
     let skeleton = Skeleton::parse(member.skeleton()?)?;
+    // Each scan goes over all coefficients, whether or not it has anything to say of them.
+    jpeg::check_scans(&skeleton.outside, &jpeg::header(&skeleton.outside)?)?;
     let layout = Layout::parse(member.layout()?)?;
     if (layout.width, layout.height) != (member.width, member.height) {
         return Err(other_size());
@@ -194,3 +196,6 @@ fn rebuild<'a>(
     restore::build(tools, skeleton, &layout, (making, limit), file)?;
     Ok((member, layout))
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,13 +7,12 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
 
 use barlow_data::decode::Format;
-use barlow_data::error::{Error, Fault};
+use barlow_data::error::Error;
 use barlow_data::index;
 use barlow_data::order::{self, Position};
-use barlow_data::pack::{self as packing, OnError, Options, Report};
+use barlow_data::pack::{self as packing, OnError, Options, Reject, Report};
 use barlow_data::recode::Proof;
 use barlow_data::scan;
 use barlow_data::store::Store;
@@ -24,49 +23,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
 use crate::errors::{one_of, to_py};
-
-/// How often Python hears of progress and signals are looked for.
-const INTERVAL: Duration = Duration::from_millis(100);
-
-/// Carries progress to Python, and an exception or Ctrl-C back as a cancellation.
-struct Reporter {
-    callback: Option<Py<PyAny>>,
-    last: Option<Instant>,
-    raised: Option<PyErr>,
-}
-
-impl Reporter {
-    fn tell(&mut self, done: u64, total: u64) -> Result<(), Error> {
-        let finished = done == total && total > 0;
-        if !finished && self.last.is_some_and(|last| last.elapsed() < INTERVAL) {
-            return Ok(());
-        }
-        self.last = Some(Instant::now());
-        let told = Python::attach(|py| -> PyResult<()> {
-            py.check_signals()?;
-            match &self.callback {
-                // A total of 0: still listing, nothing to show yet.
-                Some(callback) if total > 0 => callback.call1(py, (done, total)).map(|_| ()),
-                _ => Ok(()),
-            }
-        });
-        told.map_err(|exception| {
-            self.raised = Some(exception);
-            Fault::Cancelled.into()
-        })
-    }
-}
-
-/// Runs long work without the GIL; what the callback raised comes out as it was.
-fn detached<T: Send>(
-    py: Python<'_>,
-    callback: Option<Py<PyAny>>,
-    work: impl FnOnce(&mut dyn FnMut(u64, u64) -> Result<(), Error>) -> Result<T, Error> + Send,
-) -> PyResult<T> {
-    let mut reporter = Reporter { callback, last: None, raised: None };
-    let result = py.detach(|| work(&mut |done, total| reporter.tell(done, total)));
-    result.map_err(|error| reporter.raised.take().unwrap_or_else(|| to_py(py, &error)))
-}
+use crate::progress::detached;
 
 /// The samples of a data set: where each is, its label, size and checksum. Immutable.
 #[pyclass(frozen, module = "barlow._native")]
@@ -288,8 +245,7 @@ pub(crate) fn pack<'py>(
     threads: usize,
     progress: Option<Py<PyAny>>,
 ) -> PyResult<Bound<'py, PyDict>> {
-    let on_error = one_of("on_error", on_error, [("raise", OnError::Raise), ("skip", OnError::Skip)])?;
-    let prove = one_of("prove", prove, [("rewrite", Proof::Rewritten), ("strict", Proof::Strict)])?;
+    let on_error = policy(on_error)?;
     let options = Options {
         shard_bytes,
         min_shards,
@@ -298,7 +254,7 @@ pub(crate) fn pack<'py>(
         with_extras: members,
         decode,
         recode,
-        prove,
+        prove: one_of("prove", prove, [("rewrite", Proof::Rewritten), ("strict", Proof::Strict)])?,
         overwrite,
         threads,
     };
@@ -306,9 +262,14 @@ pub(crate) fn pack<'py>(
     report_dict(py, &report)
 }
 
-fn report_dict<'py>(py: Python<'py>, report: &Report) -> PyResult<Bound<'py, PyDict>> {
+fn policy(on_error: &str) -> PyResult<OnError> {
+    one_of("on_error", on_error, [("raise", OnError::Raise), ("skip", OnError::Skip)])
+}
+
+/// Where each is, and why it was left out.
+fn skipped<'py>(py: Python<'py>, rejects: &[Reject]) -> PyResult<Vec<Bound<'py, PyDict>>> {
     let mut skipped = Vec::new();
-    for reject in &report.rejects {
+    for reject in rejects {
         let entry = PyDict::new(py);
         entry.set_item("shard", &reject.place.shard)?;
         entry.set_item("member", &reject.place.member)?;
@@ -316,6 +277,10 @@ fn report_dict<'py>(py: Python<'py>, report: &Report) -> PyResult<Bound<'py, PyD
         entry.set_item("reason", &reject.reason)?;
         skipped.push(entry);
     }
+    Ok(skipped)
+}
+
+fn report_dict<'py>(py: Python<'py>, report: &Report) -> PyResult<Bound<'py, PyDict>> {
     let dict = PyDict::new(py);
     dict.set_item("images", report.images)?;
     dict.set_item("held_out_images", report.held_out_images)?;
@@ -329,25 +294,28 @@ fn report_dict<'py>(py: Python<'py>, report: &Report) -> PyResult<Bound<'py, PyD
     dict.set_item("recoded_from_bytes", report.recoded.from_bytes)?;
     dict.set_item("recoded_to_bytes", report.recoded.to_bytes)?;
     dict.set_item("not_recoded", report.recoded.kept.clone())?;
-    dict.set_item("skipped", skipped)?;
+    dict.set_item("skipped", skipped(py, &report.rejects)?)?;
     dict.set_item("seconds", report.seconds)?;
     Ok(dict)
 }
 
 /// Writes the members of shards to files, byte for byte; `progress` counts bytes.
 #[pyfunction]
-#[pyo3(signature = (source, out, *, progress = None))]
+#[pyo3(signature = (source, out, *, on_error = "raise", progress = None))]
 pub(crate) fn unpack<'py>(
     py: Python<'py>,
     source: PathBuf,
     out: PathBuf,
+    on_error: &str,
     progress: Option<Py<PyAny>>,
 ) -> PyResult<Bound<'py, PyDict>> {
-    let unpacked = detached(py, progress, |tell| packing::unpack(&source, &out, tell))?;
+    let on_error = policy(on_error)?;
+    let unpacked = detached(py, progress, |tell| packing::unpack(&source, &out, on_error, tell))?;
     let dict = PyDict::new(py);
     dict.set_item("files", unpacked.files)?;
     dict.set_item("restored", unpacked.restored)?;
     dict.set_item("bytes", unpacked.bytes)?;
+    dict.set_item("skipped", skipped(py, &unpacked.rejects)?)?;
     dict.set_item("seconds", unpacked.seconds)?;
     Ok(dict)
 }

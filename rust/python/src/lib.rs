@@ -6,6 +6,7 @@ mod errors;
 mod loader;
 mod memory;
 mod pixels;
+mod progress;
 
 use pyo3::prelude::*;
 

@@ -65,13 +65,26 @@ def climb(settings: StepSettings, report: Report) -> None:
         except Exception as error:  # one that fails stops none of the others
             report.fail(rung.name, error)
         _forget(device)
+    _take_turns(contestants, steps, settings, report, device)
+    if device.type == "cuda" and not report.is_late():
+        # Last of all: a profiler that has been at work once can slow down every launch after it.
+        for name, contestant in contestants.items():
+            _count_kernels(name, contestant, report)
+
+
+def _take_turns(
+    contestants: dict[str, Contestant],
+    steps: dict[str, int],
+    settings: StepSettings,
+    report: Report,
+    device: torch.device,
+) -> None:
     for turn in range(settings.rounds):
         for name, contestant in contestants.items():
             if report.is_late():
                 return
-            report.round(
-                name, 2 * settings.batch_size * steps[name] / _timed(contestant, steps[name], device)
-            )
+            seconds = _timed(contestant, steps[name], device)
+            report.round(name, 2 * settings.batch_size * steps[name] / seconds)
             _forget(device)
         report.say(f"round {turn + 1} of {settings.rounds}")
 
@@ -85,26 +98,29 @@ def agree(rungs: list[Rung], settings: StepSettings, report: Report, device: tor
         projector=tuple(min(size, 64) for size in settings.projector),
     )
     expected: list[float] = []
-    for rung in rungs:
-        if rung.compile:  # minutes to compile, only for this; tests/test_step_options.py compares it
-            continue
-        found = losses(rung, small, device)
-        expected = expected or found
-        same = all(math.isclose(a, b, rel_tol=_SAME) for a, b in zip(found, expected, strict=True))
-        report.agreement(rung.name, found, same)
+    # A GPU convolves float32 in TF32, which other layouts round otherwise; trials of algorithms take longer
+    # here than the steps.
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, allow_tf32=False):
+        for rung in rungs:
+            if rung.compile:  # minutes to compile, only for this; tests/test_step_options.py compares it
+                continue
+            found = losses(rung, small, device)
+            expected = expected or found
+            same = all(math.isclose(a, b, rel_tol=_SAME) for a, b in zip(found, expected, strict=True))
+            report.agreement(rung.name, found, same)
     report.say("losses in float32 " + ("agree" if report.well else "DISAGREE"))
 
 
 def _prepared(
     rung: Rung, settings: StepSettings, report: Report, device: torch.device
 ) -> tuple[Contestant, int]:
-    """Built, warmed up, with its memory, operators and kernels counted; and how many steps a round has."""
+    """Built, warmed up, with its memory and operators counted; and how many steps a round has."""
     before = torch.cuda.memory_allocated() if device.type == "cuda" else 0
     contestant = Contestant(rung, settings, device)
     facts: dict[str, Any] = {}
     begin_s = time.perf_counter()
     contestant.step()
-    _finish(device)
+    finish(device)
     facts["first_step_s"] = time.perf_counter() - begin_s
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -117,8 +133,6 @@ def _prepared(
         with Operators() as operators:
             contestant.step()
         facts["operators"] = operators.count
-    if device.type == "cuda":
-        facts["kernels"] = _kernels(contestant)
     report.rung(rung.name, rung.title, facts)
     return contestant, max(1, round(settings.round_s / one_s))
 
@@ -134,29 +148,36 @@ class Operators(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def _kernels(contestant: Contestant) -> int:
-    """What the GPU is given to do in one step: kernels, copies and fills."""
+def _count_kernels(name: str, contestant: Contestant, report: Report) -> None:
+    """What the GPU is given to do in one step: kernels, copies and fills. Machines may forbid to look."""
     from torch._C._autograd import DeviceType  # where the public name is from
     from torch.profiler import ProfilerActivity, profile
 
-    with profile(activities=[ProfilerActivity.CUDA]) as profiled:
-        contestant.step()
-        torch.cuda.synchronize()
-    return sum(event.device_type == DeviceType.CUDA for event in profiled.events() or ())
+    try:
+        with profile(activities=[ProfilerActivity.CUDA]) as profiled:
+            contestant.step()
+            torch.cuda.synchronize()
+        count = sum(event.device_type == DeviceType.CUDA for event in profiled.events() or ())
+    except RuntimeError as error:
+        report.skip(f"kernels of {name}", str(error).partition("\n")[0])
+        return
+    if count:
+        report.kernels(name, count)
 
 
 def _timed(contestant: Contestant, num_steps: int, device: torch.device) -> float:
     """Seconds of so many steps in a row; the first after a pause is not among them."""
     contestant.step()
-    _finish(device)
+    finish(device)
     begin_s = time.perf_counter()
     for _ in range(num_steps):
         contestant.step()
-    _finish(device)
+    finish(device)
     return time.perf_counter() - begin_s
 
 
-def _finish(device: torch.device) -> None:
+def finish(device: torch.device) -> None:
+    """Returns when the device has done all that it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize()
 

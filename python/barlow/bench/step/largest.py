@@ -12,7 +12,7 @@ from dataclasses import replace
 import torch
 
 from barlow.bench.step import StepSettings
-from barlow.bench.step.ladder import device_of
+from barlow.bench.step.ladder import device_of, finish
 from barlow.bench.step.report import Report
 from barlow.bench.step.rungs import LADDER, Contestant, Rung
 
@@ -29,8 +29,16 @@ def largest_batches(names: list[str], settings: StepSettings, report: Report) ->
     found: dict[str, int] = {}
     for rung in LADDER:
         if rung.name in names and not report.is_late():
-            found[rung.name] = largest(lambda n, rung=rung: _fits(rung, settings, n, device), report.is_late)
+            found[rung.name] = _largest_of(rung, settings, device, report.is_late)
             report.part("largest_batch", dict(found))
+
+
+def _largest_of(rung: Rung, settings: StepSettings, device: torch.device, is_late: Callable[[], bool]) -> int:
+    # One network for all sizes, as drawing its weights takes longer than the steps; and no trials of
+    # algorithms, which every size would begin anew.
+    contestant = Contestant(rung, replace(settings, batch_size=GRAIN), device)
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False):
+        return largest(lambda batch_size: _fits(contestant, batch_size), is_late)
 
 
 def largest(fits: Callable[[int], bool], is_late: Callable[[], bool] = lambda: False) -> int:
@@ -47,18 +55,26 @@ def largest(fits: Callable[[int], bool], is_late: Callable[[], bool] = lambda: F
     return low
 
 
-def _fits(rung: Rung, settings: StepSettings, batch_size: int, device: torch.device) -> bool:
-    """Whether two steps, momentum and all, can be taken."""
-    contestant = None
+def _fits(contestant: Contestant, batch_size: int) -> bool:
+    """Whether two steps, momentum and all, can be taken on so many images."""
+    views: list[torch.Tensor] = []
     try:
-        contestant = Contestant(rung, replace(settings, batch_size=batch_size), device)
+        for one in contestant.images:
+            more = one.repeat(batch_size // len(one), 1, 1, 1)
+            views.append(more.contiguous(memory_format=_layout(one)))
         for _ in range(2):
-            contestant.step()
-        torch.cuda.synchronize()
+            contestant.step(views)
+        finish(views[0].device)
     except torch.OutOfMemoryError:
         return False
     finally:
-        del contestant
+        views.clear()
+        contestant.forget()
         gc.collect()
         torch.cuda.empty_cache()
     return True
+
+
+def _layout(images: torch.Tensor) -> torch.memory_format:
+    last = images.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if last else torch.contiguous_format

@@ -83,6 +83,10 @@ class Report:
         """One timed round."""
         self.result["ladder"][name]["views_per_s"].append(views_per_s)
 
+    def kernels(self, name: str, count: int) -> None:
+        """What a step of a formulation gives the GPU to do."""
+        self.result["ladder"][name]["kernels"] = count
+
     def part(self, name: str, value: Any) -> None:
         """Something else, such as the largest batches."""
         self.result[name] = value

@@ -115,6 +115,10 @@ class Contestant:
         self._scaler.update()
         return loss.detach()
 
+    def forget(self) -> None:
+        """Lets go of the gradients, as a step that failed leaves them."""
+        self._optimizer.zero_grad(set_to_none=True)
+
     def _loss_of(self, settings: StepSettings, exact: bool) -> Callable[[Tensor, Tensor], Tensor]:
         if not self.rung.gram:
             return OfficialLoss(settings.projector[-1]).to(self._device)

@@ -16,7 +16,7 @@ from rich.console import Console as Terminal
 from rich.table import Table
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
-from barlow import durable
+from barlow import __version__, durable
 from barlow.config import Config
 from barlow.distributed import World
 from barlow.evaluate import features
@@ -27,6 +27,7 @@ from barlow.evaluate.detection.recipe import VOC, DetectionRecipe
 from barlow.evaluate.detection.training import find_objects, train_detector
 from barlow.evaluate.detection.voc import CLASSES, TEST, TRAIN, Set, VocImages
 from barlow.evaluate.spread import over_seeds
+from barlow.evaluate.unfinished import Part, Unfinished
 from barlow.model import Backbone
 from barlow.model.precision import autocast_dtype
 from barlow.model.weights import load_backbone
@@ -57,8 +58,9 @@ def detect(
 
     `target` is a run or a weights file, `devkit` the folder VOCdevkit. `seeds` detectors are trained, by the
     seeds 0, 1, ...; AP, AP50 and AP75 are percent. `out` is detection.json in the run, or beside the weights.
-    All ranks of `world` call it together and the first one writes. `ValueError`, `OSError`: weights or images
-    that can't be used; `FloatingPointError`: the detector diverged.
+    All ranks of `world` call it together and the first one writes. What was interrupted goes on when it is
+    called again, from OUT.partial/, and gives the same numbers. `ValueError`, `OSError`: weights or images
+    that can't be used, a beginning by other settings; `FloatingPointError`: the detector diverged.
     """
     began = time.monotonic()
     if seeds < 1:
@@ -70,7 +72,8 @@ def detect(
     train, test = (VocImages(devkit, sets, classes) for sets in (train_sets, test_sets))
     talk = Console(quiet=quiet or world.rank > 0)
     job = _Job(backbone, config or Config(), recipe, world, freeze_at, precision, averaging, workers, talk)
-    results = [job.run(train, test, len(classes), seed) for seed in range(seeds)]
+    unfinished = Unfinished(destination, _settings(job, digest, train, test, classes))
+    results = [job.run(train, test, len(classes), seed, unfinished) for seed in range(seeds)]
     if features.digest(backbone) != digest:
         raise RuntimeError("the evaluation changed the backbone, so its numbers mean nothing")
     result: Json = {
@@ -91,6 +94,7 @@ def detect(
     if world.rank == 0:
         durable.write_file(destination, text)
         _show(result, destination, quiet)
+    unfinished.remove()
     return json.loads(text)
 
 
@@ -112,8 +116,19 @@ class _Job:
     workers: int
     talk: Console
 
-    def run(self, train: VocImages, test: VocImages, num_classes: int, seed: int) -> Json:
+    def run(
+        self, train: VocImages, test: VocImages, num_classes: int, seed: int, unfinished: Unfinished
+    ) -> Json:
         """The scores of one detector in percent, to two digits."""
+        part = Part(unfinished, f"seed-{seed}")
+        if (done := unfinished.result(part.name)) is not None:
+            self.talk.say(f"seed {seed}: done before")
+            return done
+        result = self._scores(train, test, num_classes, seed, part)
+        unfinished.keep_result(part.name, result)
+        return result
+
+    def _scores(self, train: VocImages, test: VocImages, num_classes: int, seed: int, part: Part) -> Json:
         device = self.world.device
         detector = self._detector(num_classes, seed).to(device)
         with self.talk.stage(f"seed {seed}: training, steps") as progress:
@@ -126,6 +141,7 @@ class _Job:
                 device=device,
                 workers=self.workers,
                 progress=progress,
+                part=part,
             )
         with self.talk.stage(f"seed {seed}: test images") as progress:
             found = find_objects(detector, test, device=device, progress=progress)
@@ -153,6 +169,26 @@ class _Job:
                 freeze_at=self.freeze_at,
                 dtype=autocast_dtype(self.precision, device),
             )
+
+
+def _settings(
+    job: _Job, weights_sha256: str, train: VocImages, test: VocImages, classes: tuple[str, ...]
+) -> Json:
+    """All that decides about the numbers of a detector, beside its seed and the machine."""
+    return {
+        "weights_sha256": weights_sha256,
+        "train_sha256": train.digest(),
+        "test_sha256": test.digest(),
+        "classes": classes,
+        "recipe": dataclasses.asdict(job.recipe),
+        "freeze_at": job.freeze_at,
+        "precision": job.precision,
+        "averaging": job.averaging,
+        "mean_std": [job.config.data.mean, job.config.data.std],
+        "processes": job.world.size,
+        "device": job.world.device.type,
+        "versions": {"barlow": __version__, "torch": torch.__version__},
+    }
 
 
 def _deviations(

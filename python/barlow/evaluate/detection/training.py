@@ -21,6 +21,7 @@ from barlow.distributed import all_reduce_, gather_values, rank_in, world_size
 from barlow.evaluate.detection.average_precision import Found
 from barlow.evaluate.detection.c4 import Target
 from barlow.evaluate.detection.recipe import DetectionRecipe
+from barlow.evaluate.unfinished import Part
 from barlow.model.parallel import data_parallel
 
 Progress = Callable[[int, int], None]
@@ -45,14 +46,17 @@ def train_detector(
     device: torch.device,
     workers: int = 0,
     progress: Progress | None = None,
+    part: Part | None = None,
 ) -> list[float]:
     """Trains on `examples[i]` for i in `ids`, in place, and returns the mean loss of every step.
 
     Images come in passes over `ids`, each in an order that `seed` draws, and are flipped with probability
     one half; masks are flipped along. On a CPU a seed gives the same numbers again for the same number of
     ranks, whatever torch's global random state, which is left as it was. `workers`: processes that read
-    images on each rank, 0 for none. `ValueError`: too few images for a batch, a batch that the ranks can't
-    share evenly; `FloatingPointError`: a loss that is not finite, which no later step would mend.
+    images on each rank, 0 for none. What `part` has of it is not trained again, and what is trained is kept
+    there now and then. `ValueError`: too few images for a batch, a batch that the ranks can't
+    share evenly, an example that can't be had; `FloatingPointError`: a loss that is not finite, which no
+    later step would mend.
     """
     if recipe.batch_size % world_size():
         raise ValueError(f"batches of {recipe.batch_size} images can't be shared by {world_size()} processes")
@@ -60,11 +64,14 @@ def train_detector(
         raise ValueError(f"{len(ids)} images with objects are too few for batches of {recipe.batch_size}")
     parallel = data_parallel(detector)
     optimizer = torch.optim.SGD(_groups(detector, recipe), lr=0.0, momentum=recipe.momentum)
-    losses: list[float] = []
+    begun = None if part is None else part.load(detector, optimizer)
+    losses: list[float] = [] if begun is None else begun["losses"]
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed * world_size() + rank_in())
         detector.train()
-        for step, batch in enumerate(_batches(examples, ids, recipe, seed, workers)):
+        batches = _batches(examples, ids, recipe, seed, workers, first=len(losses))
+        for step, batch in enumerate(batches, len(losses)):
+            # Of regions, sizes and flips: a function of seed, step and rank, so no state has to be kept.
+            torch.manual_seed((seed * recipe.steps + step) * world_size() + rank_in())
             for group in optimizer.param_groups:
                 group["lr"] = recipe.rate(step)
             images, targets = zip(*(_flipped(*example) for example in batch), strict=True)
@@ -75,6 +82,8 @@ def train_detector(
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+            if part is not None:
+                part.save(detector, optimizer, {"losses": losses}, last=step + 1 == recipe.steps)
             if progress is not None:
                 progress(step + 1, recipe.steps)
     return losses
@@ -98,20 +107,46 @@ def _groups(detector: nn.Module, recipe: DetectionRecipe) -> list[dict[str, obje
 
 
 def _batches(
-    examples: Examples, ids: Sequence[int], recipe: DetectionRecipe, seed: int, workers: int
+    examples: Examples,
+    ids: Sequence[int],
+    recipe: DetectionRecipe,
+    seed: int,
+    workers: int,
+    *,
+    first: int,
 ) -> Iterator[list[tuple[Tensor, Target]]]:
-    """This rank's part of each step's batch."""
+    """This rank's part of each step's batch, from the step `first` on."""
     order = Order(len(ids), recipe.batch_size, seed=seed, rank=rank_in(), world_size=world_size())
     positions = [
         [ids[int(i)] for i in order.batch(*divmod(step, order.steps_per_epoch))]
-        for step in range(recipe.steps)
+        for step in range(first, recipe.steps)
     ]
-    yield from torch.utils.data.DataLoader(
-        examples,  # pyright: ignore[reportArgumentType] (it needs no more than `Examples`)
+    for batch in torch.utils.data.DataLoader(
+        _Told(examples),  # pyright: ignore[reportArgumentType] (it needs no more than `Examples`)
         batch_sampler=positions,
         num_workers=workers,
         collate_fn=list,
-    )
+    ):
+        for example in batch:
+            if isinstance(example, str):
+                raise ValueError(example)
+        yield batch
+
+
+class _Told:
+    """Examples, or what is wrong with one, in words: a worker's exception would come as a whole traceback."""
+
+    def __init__(self, examples: Examples) -> None:
+        self._examples = examples
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, Target] | str:
+        try:
+            return self._examples[i]
+        except ValueError as error:
+            return str(error)
 
 
 def _flipped(image: Tensor, target: Target) -> tuple[Tensor, Target]:

@@ -5,6 +5,8 @@ Not here: training, average precision, resizing (the detector does it).
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +54,9 @@ class VocImages:
             for line in (folder / "ImageSets" / "Main" / f"{name}.txt").read_text().split("\n"):
                 if stem := line.strip():
                     truth = _annotation(folder / "Annotations" / f"{stem}.xml", label_of)
-                    self._entries.append(_Entry(folder / "JPEGImages" / f"{stem}.jpg", truth))
+                    image = folder / "JPEGImages" / f"{stem}.jpg"
+                    image.stat()  # now, not in the midst of training
+                    self._entries.append(_Entry(image, truth))
         if not self._entries:
             raise ValueError(f"the image sets of {root} name no image")
 
@@ -63,6 +67,15 @@ class VocImages:
         """Positions of the images that have any object, which are those that train (detectron2 does so)."""
         return [i for i, entry in enumerate(self._entries) if len(entry.truth.labels)]
 
+    def digest(self) -> str:
+        """SHA-256 of the images' names and objects, in hexadecimal digits; not of pixels."""
+        hasher = hashlib.sha256()
+        for entry in self._entries:
+            truth = entry.truth
+            rows = [truth.boxes.tolist(), truth.labels.tolist(), truth.difficult.tolist()]
+            hasher.update(json.dumps([entry.image.name, *rows]).encode())
+        return hasher.hexdigest()
+
     def truths(self) -> list[Truth]:
         """What is to be found in each image, VOC's numbers as they are: the first pixel is 1."""
         return [entry.truth for entry in self._entries]
@@ -71,10 +84,14 @@ class VocImages:
         """Image float32 [3, H, W] in [0, 1] and its objects, difficult ones among them (as detectron2).
 
         Boxes are x0, y0, x1, y1 with the edges of pixels counted from 0: VOC's first pixel less one.
+        `ValueError` names an image that can't be read.
         """
         entry = self._entries[i]
-        with Image.open(entry.image) as opened:
-            pixels = np.array(opened.convert("RGB"))
+        try:
+            with Image.open(entry.image) as opened:
+                pixels = np.array(opened.convert("RGB"))
+        except (OSError, Image.DecompressionBombError) as error:
+            raise ValueError(f"{entry.image} can't be read: {error}") from None
         image = torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
         boxes = torch.from_numpy(entry.truth.boxes - (1, 1, 0, 0)).float()
         return image, {"boxes": boxes, "labels": torch.from_numpy(entry.truth.labels)}

@@ -156,6 +156,11 @@ pub(crate) fn check(bytes: &[u8], frame: &Frame) -> Result<()> {
     if frame.huffman && frame.units > 8 * bytes.len() as u64 {
         return Err(damaged("more pixels than the file has room for"));
     }
+    check_scans(bytes, frame)
+}
+
+/// The part of [`check`] that entropy-coded data have no say in.
+pub(crate) fn check_scans(bytes: &[u8], frame: &Frame) -> Result<()> {
     // libjpeg takes one scan where one was announced.
     if !frame.many_scans {
         return Ok(());

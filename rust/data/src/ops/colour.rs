@@ -1,5 +1,5 @@
-//! Here: brightness, contrast, saturation, greyscale, solarize, as Pillow's ImageEnhance and ImageOps do.
-//! Not here: hue (hue.rs), drawing of factors.
+//! Here: brightness, contrast, greyscale, solarize, as Pillow's ImageEnhance and ImageOps do.
+//! Not here: saturation (saturation.rs), hue (hue.rs), drawing of factors.
 //!
 //! ImageEnhance blends the picture with a degenerate one (black, the mean grey, its own greyscale) in
 //! single precision and truncates: `degenerate + factor * (value - degenerate)`.
@@ -9,13 +9,13 @@ use super::{planes, whole_f32};
 
 /// ITU-R 601 luma in 16-bit fixed point, rounded: Pillow's `convert("L")`.
 #[inline(always)]
-fn luma(r: u8, g: u8, b: u8) -> u8 {
+pub(super) fn luma(r: u8, g: u8, b: u8) -> u8 {
     ((u32::from(r) * 19595 + u32::from(g) * 38470 + u32::from(b) * 7471 + 0x8000) >> 16) as u8
 }
 
 /// Pillow's `Image.blend`: exact for factors in [0, 1], clipped outside.
 #[inline(always)]
-fn blend(degenerate: u8, value: u8, factor: f32) -> u8 {
+pub(super) fn blend(degenerate: u8, value: u8, factor: f32) -> u8 {
     let (from, to) = (i32::from(degenerate), i32::from(value));
     whole_f32(from as f32 + factor * (to - from) as f32)
 }
@@ -60,19 +60,6 @@ pub(crate) fn contrast(simd: Simd, picture: &mut [u8], factor: f32) {
 }
 
 kernel! {
-    /// Blends every pixel with its luma.
-    pub(crate) fn saturation / saturation_portable(picture: &mut [u8], factor: f32) {
-        let [red, green, blue] = planes(picture);
-        for ((r, g), b) in red.iter_mut().zip(green).zip(blue) {
-            let grey = luma(*r, *g, *b);
-            *r = blend(grey, *r, factor);
-            *g = blend(grey, *g, factor);
-            *b = blend(grey, *b, factor);
-        }
-    }
-}
-
-kernel! {
     /// Replaces every pixel by its luma, in three equal channels.
     pub(crate) fn grayscale / grayscale_portable(picture: &mut [u8]) {
         let [red, green, blue] = planes(picture);
@@ -101,11 +88,10 @@ mod tests {
 
     #[test]
     fn all_instruction_sets_give_equal_bytes() {
-        let kernels: [Kernel; 6] = [
+        let kernels: [Kernel; 5] = [
             |simd, p| brightness(simd, p, 1.37),
             |simd, p| blend_grey(simd, p, 97, 0.61),
             |simd, p| contrast(simd, p, 0.6),
-            |simd, p| saturation(simd, p, 1.2),
             grayscale,
             |simd, p| solarize(simd, p, 128),
         ];

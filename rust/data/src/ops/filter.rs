@@ -3,6 +3,7 @@
 //!
 //! The arithmetic is Pillow's, in double precision and in the same order, so that the last bit agrees.
 
+use super::room;
 use super::simd::{Packed, Simd, Vector, WEIGHT_BITS, kernel};
 
 /// Filters of a resize; both widen when an image shrinks (antialiasing), as Pillow's do.
@@ -118,45 +119,63 @@ fn fill<V: Vector>(weights: &mut Weights, side: Side, size: u32, filter: Interpo
     // A filter widens with the step between output pixels, but never narrows: antialiasing.
     let stretch = scale.max(1.0);
     let support = filter.support() * stretch;
-    let span = |position: u32| {
-        let centre = side.start + (f64::from(position) + 0.5) * scale;
-        let first = (centre - support + 0.5).max(0.0) as u32;
-        (centre, first, ((centre + support + 0.5) as u32).min(side.source))
+    let span = |position: f64| {
+        let centre = side.start + (position + 0.5) * scale;
+        // SAFETY: a side has fewer than 2^16 pixels, and the filter reaches no further than a few times that.
+        let [first, last]: [i32; 2] = unsafe {
+            [
+                (centre - support + 0.5).max(0.0).to_int_unchecked(),
+                (centre + support + 0.5).to_int_unchecked(),
+            ]
+        };
+        (centre, first, last.min(side.source.cast_signed()))
     };
-    let (start, end) = (side.offset, side.offset + size);
-    let (left, right) = (span(start).1, span(end - 1).2);
+    let (start, end) = (f64::from(side.offset), f64::from(side.offset + size));
+    let (left, right) = (span(start).1, span(end - 1.0).2);
     weights.extent = (left as usize, right as usize);
     // Three more than the filter's width: it may begin with the last pixel of a four.
     weights.stride = (support.ceil() as usize * 2 + 1 + 3).div_ceil(4);
     weights.spans.clear();
-    weights.packed.resize(size as usize * weights.stride, Packed::default());
-    weights.exact.resize(4 * weights.stride, [0.0; TOGETHER]);
+    room(&mut weights.packed, size as usize * weights.stride, Packed::default());
+    let exacts = room(&mut weights.exact, 4 * weights.stride, [0.0; TOGETHER]);
     for group in (0..size).step_by(TOGETHER) {
         let mut centres = [0.0; TOGETHER];
-        let mut firsts = [0.0; TOGETHER];
-        // Places of the first weight and after the last.
-        let (mut leads, mut ends) = ([0.0; TOGETHER], [0.0; TOGETHER]);
-        for (lane, i) in (group..size).take(TOGETHER).enumerate() {
-            let (centre, first, last) = span(if side.mirrored { end - 1 - i } else { start + i });
+        // Places of the first weight and after the last; the first place of all.
+        let (mut leads, mut ends, mut firsts) = ([0; TOGETHER], [0; TOGETHER], [0; TOGETHER]);
+        for lane in 0..TOGETHER {
+            // The last group may have fewer pixels; what others get is not used.
+            let i = f64::from(group + lane as u32);
+            let (centre, first, last) =
+                span(if side.mirrored { (end - 1.0 - i).max(start) } else { start + i });
             let lead = (first - left) % 4;
-            let places = lead + last - first;
-            weights.spans.push(((first - left) as usize / 4, places.div_ceil(4) as usize));
-            (centres[lane], firsts[lane]) = (centre, f64::from(first - lead));
-            (leads[lane], ends[lane]) = (f64::from(lead), f64::from(places));
+            (leads[lane], ends[lane]) = (lead, lead + last - first);
+            (centres[lane], firsts[lane]) = (centre, first - lead);
+        }
+        for lane in 0..TOGETHER.min((size - group) as usize) {
+            let four = (firsts[lane] - left) / 4;
+            weights.spans.push((four as usize, (ends[lane] as usize).div_ceil(4)));
+        }
+        // Three loops, and bits for a choice: compilers make vectors of these, but would branch for every weight
+        // of a single one.
+        for (place, exact) in (0..).zip(exacts.iter_mut()) {
+            for lane in 0..TOGETHER {
+                exact[lane] = (f64::from(firsts[lane] + place) - centres[lane] + 0.5) * (1.0 / stretch);
+            }
+        }
+        for weight in exacts.as_flattened_mut() {
+            *weight = filter.weight(*weight);
         }
         let mut sums = [0.0; TOGETHER];
-        for (place, exact) in (0..).zip(&mut weights.exact) {
-            let place = f64::from(place);
+        for (place, exact) in (0..).zip(exacts.iter_mut()) {
             for lane in 0..TOGETHER {
-                let distance = (firsts[lane] + place - centres[lane] + 0.5) * (1.0 / stretch);
-                let inside = (place >= leads[lane]) & (place < ends[lane]);
-                let weight = if inside { filter.weight(distance) } else { 0.0 };
-                exact[lane] = weight;
-                sums[lane] += weight;
+                // All ones inside, zeros outside.
+                let inside = ((place - ends[lane]) & !(place - leads[lane])) >> 31;
+                exact[lane] = f64::from_bits(exact[lane].to_bits() & i64::from(inside).cast_unsigned());
+                sums[lane] += exact[lane];
             }
         }
         let first = group as usize * weights.stride;
-        pack::<V>(&weights.exact, sums, &mut weights.packed[first..], weights.stride);
+        pack::<V>(exacts, sums, &mut weights.packed[first..], weights.stride);
     }
 }
 
@@ -176,8 +195,8 @@ fn pack<V: Vector>(exact: &[[f64; TOGETHER]], sums: [f64; TOGETHER], packed: &mu
             }
         }
         // The last group may have fewer pixels.
-        for (lane, packed) in packed.chunks_exact_mut(stride).take(TOGETHER).enumerate() {
-            packed[four] = V::pack(fixed.map(|fixed| fixed[lane]));
+        for (fours, packed) in packed.chunks_exact_mut(stride).zip(V::pack(&fixed)) {
+            fours[four] = packed;
         }
     }
 }

@@ -54,6 +54,10 @@ fn turn(red: &mut Values<u8>, green: &mut Values<u8>, blue: &mut Values<u8>, lev
     to_rgb((&hue, &saturation, &high), red, green, blue);
 }
 
+/// Together 255 / 6, from sixths of a turn to levels. One product, or other factors, give a few colours another
+/// level than Pillow's quotient and product, rounded one after the other; these, found by trial, give none.
+const TURN: [f32; 2] = [1.322_460_8, 32.137_06];
+
 /// Hue, saturation and value. The hue is the position of the middle channel between the other two; which
 /// channels these are chooses where that position lies on the circle.
 #[inline(always)]
@@ -96,12 +100,11 @@ fn to_hsv(
         let part = f32::from(below[i]) / f32::from(range[i].max(1));
         let sign = 1.0 - 2.0 * f32::from(falls[i]);
         let sixths = f32::from(start[i]) - 1.0 + sign * part;
-        let turns = sixths / 6.0;
-        let turns = if sixths < 0.0 { turns + 1.0 } else { turns };
+        let levels = sixths * TURN[0] * TURN[1];
+        let levels = if sixths < 0.0 { levels + 255.0 } else { levels };
         let share = f32::from(range[i]) / f32::from(high[i].max(1));
         // SAFETY: both lie within [0, 255]: no quotient here exceeds 1, and none is NaN.
-        (turned[i], purity[i]) =
-            unsafe { ((turns * 255.0).to_int_unchecked(), (share * 255.0).to_int_unchecked()) };
+        (turned[i], purity[i]) = unsafe { (levels.to_int_unchecked(), (share * 255.0).to_int_unchecked()) };
     }
     for i in 0..BLOCK {
         hue[i] = turned[i] as u8;

@@ -12,6 +12,7 @@ pub(crate) mod flip;
 pub(crate) mod float;
 pub(crate) mod hue;
 pub(crate) mod resize;
+pub(crate) mod saturation;
 pub(crate) mod simd;
 
 /// The three planes of a planar picture.
@@ -21,6 +22,16 @@ pub(crate) fn planes(picture: &mut [u8]) -> [&mut [u8]; 3] {
     let (red, rest) = picture.split_at_mut(size);
     let (green, blue) = rest.split_at_mut(size);
     [red, green, &mut blue[..size]]
+}
+
+/// The first `length` values of a buffer that never shrinks, whatever they are: filling it up again from size to size
+/// costs more than some of the kernels.
+#[inline(always)]
+pub(crate) fn room<T: Copy>(buffer: &mut Vec<T>, length: usize, value: T) -> &mut [T] {
+    if buffer.len() < length {
+        buffer.resize(length, value);
+    }
+    &mut buffer[..length]
 }
 
 /// The whole level below a value, which is clipped to [0, 255]; NaN gives 0.

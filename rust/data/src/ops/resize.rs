@@ -6,8 +6,9 @@
 
 mod passes;
 
-use self::passes::{Rows, Strips, Target, narrow, shorten, stack};
+use self::passes::{BEHIND, Narrow, Rows, Strips, Target, narrow, shorten, stack};
 use super::filter::{Side, Weights};
+use super::room;
 use super::simd::{LANES, Quads, Simd};
 use crate::error::{Fault, Result};
 
@@ -137,15 +138,24 @@ pub(crate) struct Resize {
     simd: Simd,
     across: Weights,
     down: Weights,
-    columns: Vec<Quads>,
+    narrow: Narrow,
     fours: Vec<Quads>,
     shortened: Vec<u8>,
+    line: Vec<[u8; LANES]>,
 }
 
 impl Resize {
     pub(crate) fn new(simd: Simd) -> Self {
         let (across, down) = (Weights::default(), Weights::default());
-        Self { simd, across, down, columns: Vec::new(), fours: Vec::new(), shortened: Vec::new() }
+        Self {
+            simd,
+            across,
+            down,
+            narrow: Narrow::default(),
+            fours: Vec::new(),
+            shortened: Vec::new(),
+            line: Vec::new(),
+        }
     }
 
     /// Writes the square into `picture`, planar; left and right change places if `mirrored`.
@@ -180,21 +190,23 @@ impl Resize {
     fn rows_then_columns(&mut self, source: Rows<'_>, picture: &mut [u8]) {
         let size = self.across.len();
         let strips = Strips { count: 3, length: size, apart: size * size };
-        self.fours.resize(source.count.div_ceil(LANES) * (LANES / 4) * strips.blocks(), Quads::ZERO);
-        narrow(self.simd, source, &self.across, &mut self.columns, Target::Fours(&mut self.fours));
-        shorten(self.simd, &self.fours, strips, &self.down, picture);
+        let fours = source.count.div_ceil(LANES) * (LANES / 4);
+        let fours = room(&mut self.fours, fours * strips.blocks() + BEHIND, Quads::ZERO);
+        narrow(self.simd, source, &self.across, &mut self.narrow, Target::Fours(fours));
+        shorten(self.simd, fours, strips, &self.down, &mut self.line, picture);
     }
 
     fn columns_then_rows(&mut self, source: Rows<'_>, picture: &mut [u8]) {
         let size = self.down.len();
         let strips = Strips { count: 1, length: source.length, apart: 0 };
-        self.fours.resize(source.count.div_ceil(4) * strips.blocks(), Quads::ZERO);
-        stack(self.simd, source, &mut self.fours);
-        self.shortened.resize(size * source.length, 0);
-        shorten(self.simd, &self.fours, strips, &self.down, &mut self.shortened);
-        let (bytes, length) = (&*self.shortened, source.length);
+        let fours = source.count.div_ceil(4) * strips.blocks() + BEHIND;
+        let fours = room(&mut self.fours, fours, Quads::ZERO);
+        stack(self.simd, source, fours);
+        let bytes = room(&mut self.shortened, size * source.length, 0);
+        shorten(self.simd, fours, strips, &self.down, &mut self.line, bytes);
+        let length = source.length;
         let source = Rows { bytes, stride: length, length, count: size };
-        narrow(self.simd, source, &self.across, &mut self.columns, Target::Planes(picture));
+        narrow(self.simd, source, &self.across, &mut self.narrow, Target::Planes(picture));
     }
 }
 

@@ -7,12 +7,18 @@
 #[cfg(target_arch = "aarch64")]
 mod arm;
 #[cfg(target_arch = "x86_64")]
-mod x86;
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod portable;
 
 #[cfg(target_arch = "aarch64")]
 pub(crate) use arm::Neon;
 #[cfg(target_arch = "x86_64")]
-pub(crate) use x86::{Avx2, Avx512};
+pub(crate) use avx2::Avx2;
+#[cfg(target_arch = "x86_64")]
+pub(crate) use avx512::Avx512;
+pub(crate) use portable::Portable;
 
 /// Fractional bits of a resize's weight: 8 for the value and 2 for overshoot and sign are left of 32.
 pub(crate) const WEIGHT_BITS: u32 = 22;
@@ -182,29 +188,83 @@ pub(crate) trait Vector {
     /// A `Line`, loaded.
     type Levels: Copy;
 
-    /// Weights (of at most 127 * (2^16 + 2^8 + 1) in size) in the form that `dot` takes.
-    fn pack(weights: [i32; 4]) -> Packed;
+    /// Sums without their fractions, of any size.
+    type Whole: Copy;
 
-    /// Sums of nothing.
+    /// How many sums of 16 lanes are best computed together, so that enough are independent and all stay in
+    /// registers: 2 or 4.
+    const TOGETHER: usize;
+
+    /// Weights (of at most 127 * (2^16 + 2^8 + 1) in size) of eight fours, by their place in the four, in the
+    /// form that `dot` takes.
+    fn pack(weights: &[[i32; 8]; 4]) -> [Packed; 8];
+
+    /// Sums of nothing; `whole` rounds them.
     fn zero() -> Self::Sums;
 
     /// Adds to each lane's sum its four samples times their weights.
     fn dot(sums: &mut Self::Sums, quads: &Quads, weights: &Packed);
 
-    /// The sums as levels: without their fraction, rounded half up, clipped.
-    fn levels(sums: Self::Sums) -> [u8; LANES];
+    /// The sums without their fraction, rounded half up.
+    fn whole(sums: Self::Sums) -> Self::Whole;
 
-    /// Four interleaved pixels from each of 16 rows (the last four bytes of each are ignored), by channel.
-    fn gather(rows: [&[u8; 16]; LANES]) -> [Quads; 3];
+    /// Clipped to levels: those of one after those of the other.
+    fn in_order(four: [Self::Whole; 4]) -> [[u8; LANES]; 4];
 
-    /// Sixteen bytes of each of four columns: those of bytes 0 to 3 side by side, those of 4 to 7, and so on.
-    fn regroup(columns: &[[u8; LANES]; 4]) -> [[u8; LANES]; 4];
+    /// Clipped to levels: lanes 0 to 3 of all four side by side, lanes 4 to 7, and so on.
+    fn by_lanes(four: [Self::Whole; 4]) -> [[u8; LANES]; 4];
+
+    /// The first four interleaved pixels of each of 16 rows, `stride` bytes apart, by channel. Four bytes behind
+    /// the pixels must be there, but are ignored.
+    fn gather(rows: &[u8], stride: usize) -> [Quads; 3];
+
+    /// Every array as a 4 x 4 matrix, transposed.
+    fn across(matrices: &[[u8; 16]; 4]) -> [[u8; 16]; 4];
+
+    /// The `i`th of them from the `i`th array of each part, side by side.
+    #[inline(always)]
+    fn quads(parts: &[[[u8; 16]; 4]; 4]) -> [Quads; 4] {
+        let mut quads = [Quads::ZERO; 4];
+        for (i, quads) in quads.iter_mut().enumerate() {
+            for (part, words) in parts.iter().zip(quads.0.as_chunks_mut().0) {
+                *words = part[i];
+            }
+        }
+        quads
+    }
+
+    /// Four rows of 64 bytes: each lane's bytes of all rows side by side.
+    #[inline(always)]
+    fn stack(rows: [[u8; 64]; 4]) -> [Quads; 4] {
+        let mut quads = [Quads::ZERO; 4];
+        for (row, bytes) in rows.iter().enumerate() {
+            for (i, &byte) in bytes.iter().enumerate() {
+                quads[i / LANES].0[4 * (i % LANES) + row] = byte;
+            }
+        }
+        quads
+    }
 
     /// A line from memory.
     fn load(line: &Line) -> Self::Levels;
 
-    /// Lane by lane; the sums fit 16 bits.
+    /// Lane by lane, modulo 2^16.
     fn add(one: Self::Levels, other: Self::Levels) -> Self::Levels;
+
+    /// Lane by lane, modulo 2^16.
+    fn subtract(one: Self::Levels, other: Self::Levels) -> Self::Levels;
+
+    /// `(level * factor + 2^14) >> 15` for signed levels and factors below 2^15.
+    fn scale(levels: Self::Levels, factor: i16) -> Self::Levels;
+
+    /// Adds `by`, modulo 2^16, in the lanes where `keys` is `key`.
+    fn correct(levels: Self::Levels, keys: Self::Levels, key: i16, by: i16) -> Self::Levels;
+
+    /// A line from bytes.
+    fn widen(bytes: &[u8; 32]) -> Self::Levels;
+
+    /// A line to bytes, of levels that are some.
+    fn bytes(levels: Self::Levels) -> [u8; 32];
 
     /// `(sum * full + ends * end + 2^23) >> 24` for values below 2^15 and weights up to 2^24.
     fn weigh(sums: Self::Levels, ends: Self::Levels, full: u32, end: u32) -> Self::Levels;
@@ -212,175 +272,21 @@ pub(crate) trait Vector {
     /// A line to memory.
     fn store(levels: Self::Levels, line: &mut Line);
 
+    /// Signed products with a factor, without their lower 16 bits.
+    fn upper(levels: Self::Levels, factor: i16) -> Self::Levels;
+
+    /// The luma of red, green and blue, as `colour` defines it.
+    fn luma(red: Self::Levels, green: Self::Levels, blue: Self::Levels) -> Self::Levels;
+
+    /// Two lines from bytes, in an order of its own.
+    fn split(bytes: &[u8; 64]) -> [Self::Levels; 2];
+
+    /// The reverse for signed levels, which are clipped.
+    fn merge(levels: [Self::Levels; 2]) -> [u8; 64];
+
     /// Looks every byte up in a table; false if that is not worth it here, and nothing was done.
     fn map(bytes: &mut [u8], table: &[u8; 256]) -> bool;
 }
 
-/// Plain Rust: the definition of every step, and what compilers make of it.
-pub(crate) struct Portable;
-
-impl Vector for Portable {
-    type Sums = [i32; LANES];
-    type Levels = Line;
-
-    #[inline(always)]
-    fn pack(weights: [i32; 4]) -> Packed {
-        weights.map(i32::cast_unsigned)
-    }
-
-    #[inline(always)]
-    fn zero() -> Self::Sums {
-        [0; LANES]
-    }
-
-    #[inline(always)]
-    fn dot(sums: &mut Self::Sums, quads: &Quads, weights: &Packed) {
-        let weights = weights.map(u32::cast_signed);
-        for (sum, quad) in sums.iter_mut().zip(quads.0.as_chunks::<4>().0) {
-            for (&sample, weight) in quad.iter().zip(weights) {
-                *sum = sum.wrapping_add(i32::from(sample) * weight);
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn levels(sums: Self::Sums) -> [u8; LANES] {
-        sums.map(|sum| (sum.wrapping_add(1 << (WEIGHT_BITS - 1)) >> WEIGHT_BITS).clamp(0, 255) as u8)
-    }
-
-    #[inline(always)]
-    fn gather(rows: [&[u8; 16]; LANES]) -> [Quads; 3] {
-        let mut channels = [Quads([0; 4 * LANES]); 3];
-        for (lane, row) in rows.into_iter().enumerate() {
-            for (pixel, values) in row.as_chunks::<3>().0.iter().take(4).enumerate() {
-                for (channel, &value) in channels.iter_mut().zip(values) {
-                    channel.0[4 * lane + pixel] = value;
-                }
-            }
-        }
-        channels
-    }
-
-    #[inline(always)]
-    fn regroup(columns: &[[u8; LANES]; 4]) -> [[u8; LANES]; 4] {
-        let mut out = [[0; LANES]; 4];
-        for (i, out) in out.iter_mut().enumerate() {
-            for (column, four) in columns.iter().zip(out.as_chunks_mut::<4>().0) {
-                four.copy_from_slice(&column[4 * i..4 * i + 4]);
-            }
-        }
-        out
-    }
-
-    #[inline(always)]
-    fn load(line: &Line) -> Line {
-        *line
-    }
-
-    #[inline(always)]
-    fn add(mut one: Line, other: Line) -> Line {
-        one.iter_mut().zip(other).for_each(|(one, other)| *one += other);
-        one
-    }
-
-    #[inline(always)]
-    fn weigh(sums: Line, ends: Line, full: u32, end: u32) -> Line {
-        let mut out = [0; 32];
-        for ((out, sum), ends) in out.iter_mut().zip(sums).zip(ends) {
-            let weighted = u32::from(sum).wrapping_mul(full).wrapping_add(u32::from(ends).wrapping_mul(end));
-            *out = (weighted.wrapping_add(1 << 23) >> 24) as u16;
-        }
-        out
-    }
-
-    #[inline(always)]
-    fn store(levels: Line, line: &mut Line) {
-        *line = levels;
-    }
-
-    #[inline(always)]
-    fn map(_bytes: &mut [u8], _table: &[u8; 256]) -> bool {
-        false
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    kernel! {
-        /// Every step once, on bytes and weights made from `seed`; the results one after the other.
-        fn steps / steps_of[V](seed: u32, out: &mut Vec<u32>) {
-            let mut state = seed;
-            let mut next = || {
-                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                state >> 8
-            };
-            let mut sums = V::zero();
-            for _ in 0..3 {
-                let quads = Quads(std::array::from_fn(|_| (next() >> 7) as u8));
-                // The sizes that three taps of a resize can have: their sum times 255 stays below 2^31.
-                let weights = std::array::from_fn(|_| (next() % (1 << 20)) as i32 - (1 << 19));
-                V::dot(&mut sums, &quads, &V::pack(weights));
-            }
-            out.extend(V::levels(sums).map(u32::from));
-            let rows: [[u8; 16]; LANES] = std::array::from_fn(|_| std::array::from_fn(|_| next() as u8));
-            let views: [&[u8; 16]; LANES] = std::array::from_fn(|lane| &rows[lane]);
-            V::gather(views).iter().for_each(|quads| out.extend(quads.0.map(u32::from)));
-            let columns = std::array::from_fn(|_| std::array::from_fn(|_| next() as u8));
-            out.extend(V::regroup(&columns).as_flattened().iter().copied().map(u32::from));
-            let mut line = |most: u32| std::array::from_fn(|_| (next() % most) as u16);
-            let (sums, ends) = (V::add(V::load(&line(1000)), V::load(&line(276))), V::load(&line(511)));
-            let full = next() % ((1 << 24) / 5);
-            let mut weighed = [0; 32];
-            V::store(V::weigh(sums, ends, full, ((1 << 24) - 5 * full) / 2), &mut weighed);
-            out.extend(weighed.map(u32::from));
-            let table = std::array::from_fn(|_| next() as u8);
-            let mut bytes: Vec<u8> = (0..301).map(|_| next() as u8).collect();
-            if !V::map(&mut bytes, &table) {
-                bytes.iter_mut().for_each(|byte| *byte = table[usize::from(*byte)]);
-            }
-            out.extend(bytes.into_iter().map(u32::from));
-        }
-    }
-
-    #[test]
-    fn every_instruction_set_gives_what_the_portable_one_gives() {
-        assert_eq!(Simd::available().last(), Some(&Simd::detect()));
-        for seed in 0..200 {
-            let mut expected = Vec::new();
-            steps(Simd::PORTABLE, seed, &mut expected);
-            for simd in Simd::available() {
-                let mut found = Vec::new();
-                steps(simd, seed, &mut found);
-                assert_eq!(found, expected, "{}, seed {seed}", simd.name());
-            }
-        }
-    }
-
-    #[test]
-    fn the_largest_weights_are_exact() {
-        let weights = [8_355_711, -8_388_608, 1 << 22, -1];
-        let samples = [[255, 3, 2, 200], [3, 1, 1, 1], [0, 255, 0, 255], [1, 1, 0, 0]];
-        let exact = samples.map(|samples: [u8; 4]| {
-            let products = samples.iter().zip(weights).map(|(&sample, weight)| i64::from(sample) * weight);
-            let level = (products.sum::<i64>() + (1 << (WEIGHT_BITS - 1))) >> WEIGHT_BITS;
-            level.clamp(0, 255) as u8
-        });
-        for simd in Simd::available() {
-            let mut found = [0; LANES];
-            extremes(simd, weights.map(|weight| weight as i32), &samples, &mut found);
-            assert_eq!(found[..4], exact, "{}", simd.name());
-        }
-    }
-
-    kernel! {
-        fn extremes / extremes_of[V](weights: [i32; 4], samples: &[[u8; 4]; 4], out: &mut [u8; LANES]) {
-            let mut quads = Quads([0; 4 * LANES]);
-            quads.0[..16].copy_from_slice(samples.as_flattened());
-            let mut sums = V::zero();
-            V::dot(&mut sums, &quads, &V::pack(weights));
-            *out = V::levels(sums);
-        }
-    }
-}
+mod tests;

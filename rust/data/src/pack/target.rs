@@ -54,6 +54,10 @@ fn is_output(folder: &Path) -> bool {
     let mut shards: Vec<PathBuf> =
         (0..index.num_shards() as u32).map(|shard| index.shard_path(shard)).collect();
     shards.sort_unstable();
+    // What `barlow index` writes beside a shard for DALI is made of it, and goes with it.
+    let of_a_shard =
+        |name: &String| shards.binary_search(&index.root().join(name).with_extension("tar")).is_ok();
+    names.retain(|name| !(name.ends_with(".idx") && of_a_shard(name)));
     shards == names.iter().map(|name| index.root().join(name)).collect::<Vec<_>>()
 }
 

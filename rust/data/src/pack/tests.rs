@@ -46,7 +46,7 @@ fn images_go_to_shards_and_back() {
     }
 
     let back = base.join("back");
-    assert_eq!(unpack(&out, &back, &mut |_, _| Ok(())).unwrap().files, 20);
+    assert_eq!(unpack(&out, &back, OnError::Raise, &mut |_, _| Ok(())).unwrap().files, 20);
     assert_eq!(fs::read(back.join("b/7.png")).unwrap(), png(7));
 
     // A cancelled packing leaves what was there.

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use super::durable::{self, Staging};
 use super::names::inner_path;
-use super::{PARTS, TICK, check_target};
+use super::{OnError, PARTS, Reject, TICK, check_target};
 use crate::error::{Error, Fault, Result};
 use crate::index::{Index, index_path};
 use crate::limits::MAX_MEMBER_BYTES;
@@ -20,7 +20,7 @@ use crate::tar::{self, Member};
 use crate::workers::Progress;
 
 /// What came of it.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Unpacked {
     /// Files written.
     pub files: u64,
@@ -28,6 +28,8 @@ pub struct Unpacked {
     pub restored: u64,
     /// Their size.
     pub bytes: u64,
+    /// Members that are damaged, of which nothing was written.
+    pub rejects: Vec<Reject>,
     /// Wall time.
     pub seconds: f64,
 }
@@ -35,7 +37,10 @@ pub struct Unpacked {
 /// Writes the regular members of a tar, of the tars of a folder, or of both parts of a packed folder,
 /// to files below the new folder `out`. Progress is in bytes. The files are not synced one by one:
 /// they can be had again.
-pub fn unpack(source: &Path, out: &Path, progress: Progress<'_>) -> Result<Unpacked> {
+///
+/// `on_error` is for members that are not what the index says, and recoded images that do not give their file;
+/// damage to an archive itself is an error always.
+pub fn unpack(source: &Path, out: &Path, on_error: OnError, progress: Progress<'_>) -> Result<Unpacked> {
     let started = Instant::now();
     durable::recover(out).map_err(|error| Error::from(error).in_shard(out.display()))?;
     if fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_some()) {
@@ -47,6 +52,7 @@ pub fn unpack(source: &Path, out: &Path, progress: Progress<'_>) -> Result<Unpac
     let staging = Staging::new(out).map_err(|error| Error::from(error).in_shard(out.display()))?;
     let mut unpacking = Unpacking {
         folder: staging.path(),
+        on_error,
         progress,
         told: started,
         before: 0,
@@ -59,7 +65,9 @@ pub fn unpack(source: &Path, out: &Path, progress: Progress<'_>) -> Result<Unpac
         unpacking.before += archive.bytes;
     }
     if unpacking.result.files == 0 {
-        return Err(Error::from(Fault::Empty(": the archives hold no files")).in_shard(source.display()));
+        let none =
+            if unpacking.result.rejects.is_empty() { ": the archives hold no files" } else { ALL_DAMAGED };
+        return Err(Error::from(Fault::Empty(none)).in_shard(source.display()));
     }
     (unpacking.progress)(total, total)?;
     let mut result = unpacking.result;
@@ -67,6 +75,8 @@ pub fn unpack(source: &Path, out: &Path, progress: Progress<'_>) -> Result<Unpac
     result.seconds = started.elapsed().as_secs_f64();
     Ok(result)
 }
+
+const ALL_DAMAGED: &str = ": every file of the archives is damaged";
 
 struct Archive {
     path: PathBuf,
@@ -147,6 +157,7 @@ fn known_by(index: &Path) -> Result<Known> {
 
 struct Unpacking<'a> {
     folder: &'a Path,
+    on_error: OnError,
     progress: Progress<'a>,
     told: Instant,
     before: u64,
@@ -162,12 +173,15 @@ impl Unpacking<'_> {
         let mut met = 0;
         for member in tar::members(archive.bytes, read) {
             let member = member?;
-            let crc = self.member(&file, &member).map_err(|error| locate(error, &member))?;
-            if let Some(&(indexed, length)) = archive.known.get(&member.offset) {
-                met += 1;
-                if u64::from(length) != member.length || crc != indexed {
-                    return Err(locate(Fault::Checksum { indexed, found: crc }.into(), &member));
+            let known = archive.known.get(&member.offset).copied();
+            met += usize::from(known.is_some());
+            match self.member(&file, &member, known).map_err(|error| locate(error, &member)) {
+                Err(error) if self.on_error == OnError::Skip && error.fault().is_damage() => {
+                    let reason = error.fault().to_string();
+                    let place = error.in_shard(archive.path.display()).place().clone();
+                    self.result.rejects.push(Reject { place, reason });
                 }
+                outcome => outcome?,
             }
             if self.told.elapsed() >= TICK {
                 (self.progress)(self.before + member.offset, self.total)?;
@@ -180,15 +194,27 @@ impl Unpacking<'_> {
         Ok(())
     }
 
-    /// Writes a member to its file; gives the checksum of what is in the archive.
-    fn member(&mut self, file: &File, member: &Member) -> Result<u32> {
+    /// Writes a member to its file. `known` are checksum and length that it should have in the archive.
+    fn member(&mut self, file: &File, member: &Member, known: Option<(u32, u32)>) -> Result<()> {
         let mut begin = [0; 8];
         let begin = &mut begin[..member.length.min(8) as usize];
         file.read_exact_at(begin, member.offset)?;
-        if recode::sniff(begin) {
-            return self.restore(file, member);
-        }
-        let mut target = self.create(&member.name)?;
+        let bytes = if recode::sniff(begin) {
+            let original = self.restored(file, member, known)?;
+            self.create(original_name(&member.name))?.1.write_all(&original)?;
+            self.result.restored += 1;
+            original.len() as u64
+        } else {
+            self.copy(file, member, known)?
+        };
+        self.result.files += 1;
+        self.result.bytes += bytes;
+        Ok(())
+    }
+
+    /// Copies a member as it is; gives its length. Its checksum is known when all of it is written.
+    fn copy(&self, file: &File, member: &Member, known: Option<(u32, u32)>) -> Result<u64> {
+        let (path, mut target) = self.create(&member.name)?;
         let mut buffer = vec![0; member.length.min(1 << 20) as usize];
         let (mut at, end, mut crc) = (member.offset, member.offset + member.length, 0);
         while at < end {
@@ -199,34 +225,43 @@ impl Unpacking<'_> {
             crc = crc32c::crc32c_append(crc, piece);
             at += count as u64;
         }
-        self.result.files += 1;
-        self.result.bytes += member.length;
-        Ok(crc)
+        if let Err(error) = compare(known, crc, member.length) {
+            fs::remove_file(path)?;
+            return Err(error);
+        }
+        Ok(member.length)
     }
 
-    /// The same for a recoded image, of which the original is written.
-    fn restore(&mut self, file: &File, member: &Member) -> Result<u32> {
+    /// The original file of a recoded image.
+    fn restored(&mut self, file: &File, member: &Member, known: Option<(u32, u32)>) -> Result<Vec<u8>> {
         let (found, limit) = (member.length, MAX_MEMBER_BYTES);
         if found > limit {
             return Err(Fault::Limit { what: "size of a recoded image in bytes", found, limit }.into());
         }
         let mut bytes = vec![0; found as usize];
         file.read_exact_at(&mut bytes, member.offset)?;
-        let original = self.recoder.restore(&bytes)?;
-        self.create(original_name(&member.name))?.write_all(&original)?;
-        self.result.files += 1;
-        self.result.restored += 1;
-        self.result.bytes += original.len() as u64;
-        Ok(crc32c::crc32c(&bytes))
+        compare(known, crc32c::crc32c(&bytes), member.length)?;
+        self.recoder.restore(&bytes)
     }
 
-    fn create(&self, name: &[u8]) -> Result<File> {
+    fn create(&self, name: &[u8]) -> Result<(PathBuf, File)> {
         let path = self.folder.join(inner_path(name)?);
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent)?;
         }
         // New: two members of one name would silently become one file.
-        Ok(File::create_new(&path)?)
+        let file = File::create_new(&path)?;
+        Ok((path, file))
+    }
+}
+
+/// Whether a member is what the index, if there is one, says.
+fn compare(known: Option<(u32, u32)>, found: u32, length: u64) -> Result<()> {
+    match known {
+        Some((indexed, bytes)) if (indexed, u64::from(bytes)) != (found, length) => {
+            Err(Fault::Checksum { indexed, found }.into())
+        }
+        _ => Ok(()),
     }
 }
 

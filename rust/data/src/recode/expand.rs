@@ -293,17 +293,21 @@ fn row_from<V: Steps>(
     Some(())
 }
 
-/// Writes those of `wide` that the block has over what stands in their places; its first value is `first`.
-#[cold]
+/// Writes those of `wide` that the block has over what stands in their places; its first value is `first`, and
+/// none of `wide` stands before it.
+#[inline(always)]
 fn widen(wide: &[Wide], bitmap: u64, first: usize, block: &mut Block) {
     let (mut rest, mut at) = (bitmap, first);
-    let mut wide = wide.iter().peekable();
-    while rest != 0 {
-        if let Some(one) = wide.next_if(|one| one.at == at) {
-            block.0[usize::from(ZIGZAG_TO_PAIRED[rest.trailing_zeros() as usize])] = one.value;
+    for one in wide {
+        // The places of the values before it.
+        while at < one.at && rest != 0 {
+            rest &= rest - 1;
+            at += 1;
         }
-        rest &= rest - 1;
-        at += 1;
+        if rest == 0 {
+            return;
+        }
+        block.0[usize::from(ZIGZAG_TO_PAIRED[rest.trailing_zeros() as usize])] = one.value;
     }
 }
 

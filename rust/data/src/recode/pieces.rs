@@ -12,6 +12,7 @@ pub(super) type Piece = u32;
 pub(super) const COUNT: u32 = 63;
 
 /// Most bits that are put together before they are appended to what has at most 7 bits in no whole byte.
+#[cfg(target_arch = "x86_64")]
 pub(super) const MOST_JOINED: u32 = 56;
 
 /// Set in what is no piece: a symbol without a code, or a value that the table of small ones does not have.

@@ -38,7 +38,9 @@ pub(crate) const SAMPLINGS: [(Transform, [(u8, u8); 3]); 12] = [
 pub(crate) fn image(random: &mut Random, case: usize) -> Coefficients {
     let (transform, sampling) = SAMPLINGS[case % SAMPLINGS.len()];
     let sampling = &sampling[..transform.components()];
-    let (width, height) = (1 + random.below(80) as u32, 1 + random.below(60) as u32);
+    // Miri takes a thousand times as long.
+    let [most_wide, most_high] = if cfg!(miri) { [24, 18] } else { [80, 60] };
+    let (width, height) = (1 + random.below(most_wide) as u32, 1 + random.below(most_high) as u32);
     let most = |of: fn(&(u8, u8)) -> u8| sampling.iter().map(of).max().unwrap();
     let (most_h, most_v) = (most(|&(h, _)| h), most(|&(_, v)| v));
     let component = |(i, &(h, v)): (usize, &(u8, u8))| {

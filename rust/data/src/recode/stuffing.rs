@@ -90,7 +90,7 @@ mod tests {
     #[test]
     fn zeros_come_and_go_wherever_an_ff_is() {
         for simd in Simd::available() {
-            for length in [0_usize, 1, 31, 32, 33, 64, 100] {
+            for length in [100, 0_usize, 1, 31, 32, 33, 64].into_iter().take(if cfg!(miri) { 1 } else { 7 }) {
                 for at in (0..length).step_by(7).chain(length.checked_sub(1)) {
                     for more in [0, 1, 40] {
                         let is_ff = |i: &usize| *i == at || *i == at + more;

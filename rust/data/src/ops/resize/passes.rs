@@ -6,8 +6,8 @@
 //! fours, just as the pass along columns wants them, where each lane is a column.
 
 use crate::ops::filter::Weights;
-use crate::ops::planes;
-use crate::ops::simd::{LANES, Quads, Vector, kernel};
+use crate::ops::simd::{LANES, Packed, Quads, Vector, kernel};
+use crate::ops::{planes, room};
 
 /// `count` rows of `length` bytes, `stride` bytes apart.
 #[derive(Clone, Copy)]
@@ -49,171 +49,201 @@ pub(super) enum Target<'a> {
     Planes(&'a mut [u8]),
 }
 
+/// What the pass along rows needs of memory.
+#[derive(Default)]
+pub(super) struct Narrow {
+    /// Rows that are the last ones of their buffer, each with room behind it.
+    edge: Vec<u8>,
+    /// Sixteen rows, regrouped.
+    columns: Vec<[Quads; 3]>,
+}
+
 kernel! {
     /// Every interleaved row to the rows of `target`, one value for each of the weights.
     pub(super) fn narrow / narrow_rows[V](
         source: Rows<'_>,
         weights: &Weights,
-        columns: &mut Vec<Quads>,
+        scratch: &mut Narrow,
         target: Target<'_>,
     ) {
+        let Narrow { edge, columns } = scratch;
         let mut target = target;
         let size = weights.len();
-        let fours = source.length.div_ceil(12);
-        columns.resize(3 * fours, Quads::ZERO);
+        let columns = room(columns, source.length.div_ceil(12), [Quads::ZERO; 3]);
         for y in (0..source.count).step_by(LANES) {
-            regroup::<V>(source, y, columns);
-            for x in (0..size).step_by(4) {
-                let mut levels = [[[0; LANES]; 4]; 3];
-                for k in 0..4.min(size - x) {
-                    let (first, weights) = weights.of(x + k);
-                    let mut sums = [V::zero(); 3];
-                    let columns = columns[3 * first..].as_chunks::<3>().0;
-                    for (quads, weights) in columns.iter().zip(weights) {
-                        for (sums, quads) in sums.iter_mut().zip(quads) {
-                            V::dot(sums, quads, weights);
-                        }
-                    }
-                    for (levels, sums) in levels.iter_mut().zip(sums) {
-                        levels[k] = V::levels(sums);
+            regroup::<V>(source, y, edge, columns);
+            for x in (0..size).step_by(LANES) {
+                let mut levels = [[[[0; LANES]; 4]; 4]; 3];
+                for (four, x) in (x..size).step_by(4).take(4).enumerate() {
+                    let made = four_columns::<V>(columns, weights, x);
+                    for (levels, made) in levels.iter_mut().zip(made) {
+                        levels[four] = made;
                     }
                 }
                 match &mut target {
                     Target::Fours(fours) => put_fours::<V>(&levels, x, y, size, fours),
-                    Target::Planes(picture) => put_rows(&levels, x, y, size, source.count, picture),
+                    Target::Planes(picture) => put_rows::<V>(&levels, x, y, size, source.count, picture),
                 }
             }
         }
     }
+}
+
+/// Four columns, from `x` on, of 16 rows of the three channels.
+#[inline(always)]
+fn four_columns<V: Vector>(columns: &[[Quads; 3]], weights: &Weights, x: usize) -> [Fours; 3] {
+    let mut levels = [[V::whole(V::zero()); 4]; 3];
+    for k in 0..4 {
+        // What stands behind the last column is not looked at.
+        let (first, weights) = weights.of((x + k).min(weights.len() - 1));
+        let mut sums = [V::zero(); 3];
+        for (quads, weights) in columns[first..].iter().zip(weights) {
+            for (sums, quads) in sums.iter_mut().zip(quads) {
+                V::dot(sums, quads, weights);
+            }
+        }
+        for (levels, sums) in levels.iter_mut().zip(sums) {
+            levels[k] = V::whole(sums);
+        }
+    }
+    [V::by_lanes(levels[0]), V::by_lanes(levels[1]), V::by_lanes(levels[2])]
 }
 
 /// Rows `y` to `y + 15`, four pixels of one channel side by side: three `Quads` for each four pixels.
 #[inline(always)]
-fn regroup<V: Vector>(source: Rows<'_>, y: usize, columns: &mut [Quads]) {
-    let rows: [&[u8]; LANES] = std::array::from_fn(|lane| source.from(y + lane));
-    // The lowest row has the fewest bytes behind it.
-    let whole = rows[LANES - 1].len().saturating_sub(4) / 12;
-    for (four, quads) in columns.as_chunks_mut::<3>().0.iter_mut().enumerate() {
-        let at = 12 * four;
-        let mut ends = [[0; 16]; LANES];
-        let mut pixels = [&[0; 16]; LANES];
-        if four < whole {
-            for (pixels, row) in pixels.iter_mut().zip(rows) {
-                if let Some(found) = row[at..].first_chunk() {
-                    *pixels = found;
-                }
-            }
-        } else {
-            for (end, row) in ends.iter_mut().zip(rows) {
-                let left = &row[at.min(row.len())..];
-                let length = left.len().min(12);
-                end[..length].copy_from_slice(&left[..length]);
-            }
-            pixels = ends.each_ref();
+fn regroup<V: Vector>(source: Rows<'_>, y: usize, edge: &mut Vec<u8>, columns: &mut [[Quads; 3]]) {
+    // The last four of a row is read with four bytes behind it.
+    let length = 12 * columns.len() + 4;
+    let mut rows = Rows { bytes: &source.bytes[y * source.stride..], ..source };
+    if source.count - y < LANES || rows.bytes.len() < (LANES - 1) * source.stride + length {
+        let edge = room(edge, LANES * length, 0);
+        for (lane, row) in edge.chunks_exact_mut(length).enumerate() {
+            row[..source.length].copy_from_slice(&source.from(y + lane)[..source.length]);
         }
-        *quads = V::gather(pixels);
+        rows = Rows { bytes: edge, stride: length, ..source };
+    }
+    for (four, quads) in columns.iter_mut().enumerate() {
+        *quads = V::gather(&rows.bytes[12 * four..], rows.stride);
     }
 }
 
-/// Four columns (from `x` on) of 16 rows (from `y` on) as the pass along columns reads them.
+/// Four columns of four rows each.
+type Fours = [[u8; LANES]; 4];
+
+/// Writes columns `x` to `x + 15` of rows `y` to `y + 15` as the pass along columns reads them.
 #[inline(always)]
-fn put_fours<V: Vector>(
-    levels: &[[[u8; LANES]; 4]; 3],
-    x: usize,
-    y: usize,
-    size: usize,
-    fours: &mut [Quads],
-) {
+fn put_fours<V: Vector>(levels: &[[Fours; 4]; 3], x: usize, y: usize, size: usize, fours: &mut [Quads]) {
     let blocks = size.div_ceil(LANES);
     for (channel, levels) in levels.iter().enumerate() {
-        for (i, words) in V::regroup(levels).iter().enumerate() {
-            let block = &mut fours[((y / 4 + i) * 3 + channel) * blocks + x / LANES];
-            block.0[4 * (x % LANES)..][..16].copy_from_slice(words);
+        let first = (y / 4 * 3 + channel) * blocks + x / LANES;
+        for (block, quads) in fours[first..].iter_mut().step_by(3 * blocks).zip(V::quads(levels)) {
+            *block = quads;
         }
     }
 }
 
-/// Four columns (from `x` on) of 16 rows (from `y` on) as rows of the three planes.
+/// Writes them as rows of the three planes.
 #[inline(always)]
-fn put_rows(
-    levels: &[[[u8; LANES]; 4]; 3],
+fn put_rows<V: Vector>(
+    levels: &[[Fours; 4]; 3],
     x: usize,
     y: usize,
     size: usize,
     height: usize,
     picture: &mut [u8],
 ) {
-    let width = 4.min(size - x);
     for (levels, plane) in levels.iter().zip(planes(picture)) {
-        for (lane, row) in plane[y * size..].chunks_exact_mut(size).take(LANES.min(height - y)).enumerate() {
-            let values = levels.map(|column| column[lane]);
-            row[x..x + width].copy_from_slice(&values[..width]);
+        for (x, levels) in (x..size).step_by(4).zip(levels) {
+            let levels = V::across(levels);
+            let rows = plane[y * size..].chunks_exact_mut(size).take(LANES.min(height - y));
+            for (values, row) in levels.as_flattened().as_chunks::<4>().0.iter().zip(rows) {
+                let row = &mut row[x..];
+                match row.first_chunk_mut() {
+                    Some(four) => *four = *values,
+                    None => row.copy_from_slice(&values[..row.len()]),
+                }
+            }
         }
     }
 }
 
 kernel! {
     /// Four rows after another, as the pass along columns reads them.
-    pub(super) fn stack / stack_rows(source: Rows<'_>, fours: &mut [Quads]) {
+    pub(super) fn stack / stack_rows[V](source: Rows<'_>, fours: &mut [Quads]) {
         let blocks = source.length.div_ceil(LANES);
-        for (four, blocks) in fours.chunks_exact_mut(blocks).enumerate() {
+        for (four, blocks) in fours.chunks_exact_mut(blocks).take(source.count.div_ceil(4)).enumerate() {
             let rows: [&[u8]; 4] = std::array::from_fn(|i| &source.from(4 * four + i)[..source.length]);
-            for (block, quads) in blocks.iter_mut().enumerate() {
-                let start = block * LANES;
-                let mut parts = [[0u8; LANES]; 4];
-                for (part, row) in parts.iter_mut().zip(rows) {
-                    let row = &row[start..];
-                    match row.first_chunk() {
-                        Some(whole) => *part = *whole,
-                        None => part[..row.len()].copy_from_slice(row),
-                    }
-                }
-                for (lane, word) in quads.0.as_chunks_mut::<4>().0.iter_mut().enumerate() {
-                    let [a, b, c, d] = parts.map(|part| u32::from(part[lane]));
-                    *word = (a | b << 8 | c << 16 | d << 24).to_le_bytes();
-                }
+            let (whole, rest) = blocks.as_chunks_mut::<4>();
+            for (i, quads) in whole.iter_mut().enumerate() {
+                *quads = V::stack(parts(rows, i * 4 * LANES));
+            }
+            let last = V::stack(parts(rows, whole.len() * 4 * LANES));
+            rest.copy_from_slice(&last[..rest.len()]);
+        }
+    }
+}
+
+/// 64 bytes of each row from `start` on, filled up with zeros.
+#[inline(always)]
+fn parts(rows: [&[u8]; 4], start: usize) -> [[u8; 4 * LANES]; 4] {
+    let mut parts = [[0; 4 * LANES]; 4];
+    for (part, row) in parts.iter_mut().zip(rows) {
+        let row = &row[start.min(row.len())..];
+        match row.first_chunk() {
+            Some(whole) => *part = *whole,
+            None => part[..row.len()].copy_from_slice(row),
+        }
+    }
+    parts
+}
+
+/// Blocks of columns that the pass along columns makes at once.
+const AT_ONCE: usize = 4;
+
+/// Blocks that are to stand behind the last one of `fours`: the pass along columns reads them, but uses no value.
+pub(super) const BEHIND: usize = AT_ONCE - 1;
+
+kernel! {
+    /// Fours of rows to the rows of `target`, one for each of the weights; `line` becomes one with all strips.
+    pub(super) fn shorten / shorten_columns[V](
+        fours: &[Quads],
+        strips: Strips,
+        weights: &Weights,
+        line: &mut Vec<[u8; LANES]>,
+        target: &mut [u8],
+    ) {
+        let blocks = strips.blocks();
+        let (in_strip, length) = (blocks / strips.count * LANES, strips.length);
+        let line = room(line, blocks.next_multiple_of(AT_ONCE), [0; LANES]);
+        for y in 0..weights.len() {
+            let (first, weights) = weights.of(y);
+            let mut rows = &fours[first * blocks..];
+            for levels in line.as_chunks_mut().0 {
+                *levels = sum_up::<V>(rows, blocks, weights);
+                rows = &rows[AT_ONCE..];
+            }
+            for (strip, levels) in line.as_flattened().chunks_exact(in_strip).take(strips.count).enumerate() {
+                target[strip * strips.apart + y * length..][..length].copy_from_slice(&levels[..length]);
             }
         }
     }
 }
 
-/// Blocks of columns that are summed up together: enough independent sums to keep the units busy.
-const TOGETHER: usize = 2;
-
-kernel! {
-    /// Fours of rows to the rows of `target`, one for each of the weights.
-    pub(super) fn shorten / shorten_columns[V](
-        fours: &[Quads],
-        strips: Strips,
-        weights: &Weights,
-        target: &mut [u8],
-    ) {
-        let (blocks, length) = (strips.blocks(), strips.length);
-        let in_strip = blocks / strips.count;
-        for y in 0..weights.len() {
-            let (first, weights) = weights.of(y);
-            let rows = &fours[first * blocks..][..weights.len() * blocks];
-            for strip in 0..strips.count {
-                let out = &mut target[strip * strips.apart + y * length..][..length];
-                let start = strip * in_strip;
-                for block in (0..in_strip).step_by(TOGETHER) {
-                    let together = TOGETHER.min(in_strip - block);
-                    let mut sums = [V::zero(); TOGETHER];
-                    for (row, weights) in rows.chunks_exact(blocks).zip(weights) {
-                        let quads = &row[start + block..][..together];
-                        for (sums, quads) in sums.iter_mut().zip(quads) {
-                            V::dot(sums, quads, weights);
-                        }
-                    }
-                    for (sums, out) in sums.into_iter().zip(out[block * LANES..].chunks_mut(LANES)) {
-                        let levels = V::levels(sums);
-                        match out.first_chunk_mut() {
-                            Some(whole) => *whole = levels,
-                            None => out.copy_from_slice(&levels[..out.len()]),
-                        }
-                    }
-                }
+/// The levels of the first blocks of `rows`, each of `pitch` blocks.
+#[inline(always)]
+fn sum_up<V: Vector>(rows: &[Quads], pitch: usize, weights: &[Packed]) -> [[u8; LANES]; AT_ONCE] {
+    let mut levels = [V::whole(V::zero()); AT_ONCE];
+    for (part, levels) in levels.chunks_exact_mut(V::TOGETHER).enumerate() {
+        let mut sums = [V::zero(); AT_ONCE];
+        for (row, weights) in weights.iter().enumerate() {
+            let quads = &rows[row * pitch + part * V::TOGETHER..][..V::TOGETHER];
+            for (sums, quads) in sums.iter_mut().zip(quads) {
+                V::dot(sums, quads, weights);
             }
         }
+        for (levels, sums) in levels.iter_mut().zip(sums) {
+            *levels = V::whole(sums);
+        }
     }
+    V::in_order(levels)
 }

@@ -39,6 +39,9 @@ const CHANNELS: [[u8; 16]; 3] = {
     places
 };
 
+/// The transposition of a 4 x 4 matrix of bytes.
+const ACROSS: [u8; 16] = [0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15];
+
 /// Sixteen bytes from memory.
 ///
 /// # Safety
@@ -68,15 +71,48 @@ unsafe fn weighted(sums: int32x4_t, quads: uint8x16_t, weights: int32x4_t) -> in
     }
 }
 
+/// Sixteen words as levels.
+///
+/// # Safety
+/// The CPU has NEON.
+#[inline(always)]
+unsafe fn clipped([a, b, c, d]: [int32x4_t; 4]) -> uint8x16_t {
+    // SAFETY: as promised.
+    unsafe {
+        let low = vcombine_u16(vqmovun_s32(a), vqmovun_s32(b));
+        let high = vcombine_u16(vqmovun_s32(c), vqmovun_s32(d));
+        vcombine_u8(vqmovn_u16(low), vqmovn_u16(high))
+    }
+}
+
 impl Vector for Neon {
     /// Four lanes each.
     type Sums = [int32x4_t; 4];
     /// Eight values each.
     type Levels = [uint16x8_t; 4];
+    type Whole = [int32x4_t; 4];
+
+    const TOGETHER: usize = 4;
 
     #[inline(always)]
-    fn pack(weights: [i32; 4]) -> Packed {
-        weights.map(i32::cast_unsigned)
+    fn pack(weights: &[[i32; 8]; 4]) -> [Packed; 8] {
+        let mut packed = [Packed::default(); 8];
+        let [a, b, c, d] = weights;
+        // SAFETY: the CPU has NEON (see above); `packed` is the 32 words that are stored, each array the eight
+        // that are loaded.
+        unsafe {
+            for half in 0..2 {
+                let at = 4 * half;
+                let words = int32x4x4_t(
+                    vld1q_s32(a[at..].as_ptr()),
+                    vld1q_s32(b[at..].as_ptr()),
+                    vld1q_s32(c[at..].as_ptr()),
+                    vld1q_s32(d[at..].as_ptr()),
+                );
+                vst4q_s32(packed[at..].as_mut_ptr().cast(), words);
+            }
+        }
+        packed
     }
 
     #[inline(always)]
@@ -101,30 +137,53 @@ impl Vector for Neon {
     }
 
     #[inline(always)]
-    fn levels(sums: Self::Sums) -> [u8; LANES] {
-        let mut out = [0; LANES];
-        // SAFETY: the CPU has NEON (see above); `out` is the 16 bytes that are stored.
+    fn whole(mut sums: Self::Sums) -> Self::Whole {
+        // SAFETY: the CPU has NEON (see above).
         unsafe {
             let round = vdupq_n_s32(1 << (WEIGHT_BITS - 1));
-            let mut levels = [vdup_n_u16(0); 4];
-            for (level, sum) in levels.iter_mut().zip(sums) {
-                *level = vqmovun_s32(vshrq_n_s32::<{ WEIGHT_BITS as i32 }>(vaddq_s32(sum, round)));
+            for sum in &mut sums {
+                *sum = vshrq_n_s32::<{ WEIGHT_BITS as i32 }>(vaddq_s32(*sum, round));
             }
-            let [a, b, c, d] = levels;
-            let (low, high) = (vqmovn_u16(vcombine_u16(a, b)), vqmovn_u16(vcombine_u16(c, d)));
-            vst1q_u8(out.as_mut_ptr(), vcombine_u8(low, high));
+        }
+        sums
+    }
+
+    #[inline(always)]
+    fn in_order(four: [Self::Whole; 4]) -> [[u8; LANES]; 4] {
+        let mut out = [[0; LANES]; 4];
+        for (out, levels) in out.iter_mut().zip(four) {
+            // SAFETY: the CPU has NEON (see above); `out` is the 16 bytes that are stored.
+            unsafe { vst1q_u8(out.as_mut_ptr(), clipped(levels)) };
+        }
+        out
+    }
+
+    /// A store that interleaves four vectors' words is the transposition.
+    #[inline(always)]
+    fn by_lanes([a, b, c, d]: [Self::Whole; 4]) -> [[u8; LANES]; 4] {
+        let mut out = [[0; LANES]; 4];
+        // SAFETY: the CPU has NEON (see above); `out` is the 64 bytes that are stored, and such stores need
+        // not be aligned.
+        unsafe {
+            let (a, b) = (vreinterpretq_u32_u8(clipped(a)), vreinterpretq_u32_u8(clipped(b)));
+            let (c, d) = (vreinterpretq_u32_u8(clipped(c)), vreinterpretq_u32_u8(clipped(d)));
+            vst4q_u32(out.as_mut_ptr().cast(), uint32x4x4_t(a, b, c, d));
         }
         out
     }
 
     #[inline(always)]
-    fn gather(rows: [&[u8; 16]; LANES]) -> [Quads; 3] {
+    fn gather(rows: &[u8], stride: usize) -> [Quads; 3] {
+        let rows = &rows[..15 * stride + 16];
         let mut out = [Quads::ZERO; 3];
-        // SAFETY: the CPU has NEON (see above); each store is to 16 bytes of a `Quads`.
+        // SAFETY: the CPU has NEON (see above); each load is of the 16 bytes from a row's first on, of 16 rows,
+        // which are there, each store to 16 bytes of a `Quads`.
         unsafe {
-            for (i, rows) in rows.as_chunks::<4>().0.iter().enumerate() {
-                let [a, b, c, d] = *rows;
-                let rows = uint8x16x4_t(bytes(a), bytes(b), bytes(c), bytes(d));
+            for i in 0..4 {
+                let at = rows.as_ptr().add(4 * i * stride);
+                let (a, b) = (vld1q_u8(at), vld1q_u8(at.add(stride)));
+                let (c, d) = (vld1q_u8(at.add(2 * stride)), vld1q_u8(at.add(3 * stride)));
+                let rows = uint8x16x4_t(a, b, c, d);
                 for (quads, places) in out.iter_mut().zip(&CHANNELS) {
                     let four = &mut quads.0.as_chunks_mut::<16>().0[i];
                     vst1q_u8(four.as_mut_ptr(), vqtbl4q_u8(rows, bytes(places)));
@@ -134,17 +193,12 @@ impl Vector for Neon {
         out
     }
 
-    /// A store that interleaves four vectors' words is the transposition.
     #[inline(always)]
-    fn regroup(columns: &[[u8; LANES]; 4]) -> [[u8; LANES]; 4] {
-        let mut out = [[0; LANES]; 4];
-        let [a, b, c, d] = columns;
-        // SAFETY: the CPU has NEON (see above); `out` is the 64 bytes that are stored, and such stores need
-        // not be aligned.
-        unsafe {
-            let (a, b) = (vreinterpretq_u32_u8(bytes(a)), vreinterpretq_u32_u8(bytes(b)));
-            let (c, d) = (vreinterpretq_u32_u8(bytes(c)), vreinterpretq_u32_u8(bytes(d)));
-            vst4q_u32(out.as_mut_ptr().cast(), uint32x4x4_t(a, b, c, d));
+    fn across(matrices: &[[u8; 16]; 4]) -> [[u8; 16]; 4] {
+        let mut out = *matrices;
+        for matrix in &mut out {
+            // SAFETY: the CPU has NEON (see above); the store is to all of the array.
+            unsafe { vst1q_u8(matrix.as_mut_ptr(), vqtbl1q_u8(bytes(matrix), bytes(&ACROSS))) };
         }
         out
     }
@@ -163,6 +217,58 @@ impl Vector for Neon {
             *one = unsafe { vaddq_u16(*one, other) };
         }
         one
+    }
+
+    #[inline(always)]
+    fn subtract(mut one: Self::Levels, other: Self::Levels) -> Self::Levels {
+        for (one, other) in one.iter_mut().zip(other) {
+            // SAFETY: the CPU has NEON (see above).
+            *one = unsafe { vsubq_u16(*one, other) };
+        }
+        one
+    }
+
+    #[inline(always)]
+    fn scale(mut levels: Self::Levels, factor: i16) -> Self::Levels {
+        for levels in &mut levels {
+            // SAFETY: the CPU has NEON (see above).
+            *levels =
+                unsafe { vreinterpretq_u16_s16(vqrdmulhq_n_s16(vreinterpretq_s16_u16(*levels), factor)) };
+        }
+        levels
+    }
+
+    #[inline(always)]
+    fn correct(mut levels: Self::Levels, keys: Self::Levels, key: i16, by: i16) -> Self::Levels {
+        // SAFETY: the CPU has NEON (see above).
+        unsafe {
+            let (key, by) = (vdupq_n_u16(key.cast_unsigned()), vdupq_n_u16(by.cast_unsigned()));
+            for (levels, keys) in levels.iter_mut().zip(keys) {
+                *levels = vaddq_u16(*levels, vandq_u16(vceqq_u16(keys, key), by));
+            }
+        }
+        levels
+    }
+
+    #[inline(always)]
+    fn widen(from: &[u8; 32]) -> Self::Levels {
+        let [low, high] = [&from[..16], &from[16..]];
+        // SAFETY: the CPU has NEON (see above); each half is the 16 bytes that are loaded.
+        unsafe {
+            let (low, high) = (vld1q_u8(low.as_ptr()), vld1q_u8(high.as_ptr()));
+            [vmovl_u8(vget_low_u8(low)), vmovl_high_u8(low), vmovl_u8(vget_low_u8(high)), vmovl_high_u8(high)]
+        }
+    }
+
+    #[inline(always)]
+    fn bytes([a, b, c, d]: Self::Levels) -> [u8; 32] {
+        let mut out = [0; 32];
+        // SAFETY: the CPU has NEON (see above); both stores are to a half of `out`.
+        unsafe {
+            vst1q_u8(out.as_mut_ptr(), vcombine_u8(vmovn_u16(a), vmovn_u16(b)));
+            vst1q_u8(out[16..].as_mut_ptr(), vcombine_u8(vmovn_u16(c), vmovn_u16(d)));
+        }
+        out
     }
 
     #[inline(always)]
@@ -190,6 +296,58 @@ impl Vector for Neon {
             // SAFETY: the CPU has NEON (see above); `values` are the eight that are stored.
             unsafe { vst1q_u16(values.as_mut_ptr(), levels) };
         }
+    }
+
+    #[inline(always)]
+    fn upper(mut levels: Self::Levels, factor: i16) -> Self::Levels {
+        for levels in &mut levels {
+            // SAFETY: the CPU has NEON (see above).
+            *levels = unsafe {
+                // Without the lower 15 bits, then without one more.
+                let doubled = vqdmulhq_n_s16(vreinterpretq_s16_u16(*levels), factor);
+                vreinterpretq_u16_s16(vshrq_n_s16::<1>(doubled))
+            };
+        }
+        levels
+    }
+
+    #[inline(always)]
+    fn luma(mut red: Self::Levels, green: Self::Levels, blue: Self::Levels) -> Self::Levels {
+        // SAFETY: the CPU has NEON (see above); the array is the four values that are loaded.
+        unsafe {
+            let factors = vld1_u16([19_595, 38_470, 7471, 0].as_ptr());
+            let round = vdupq_n_u32(0x8000);
+            for ((red, green), blue) in red.iter_mut().zip(green).zip(blue) {
+                let low = vmlal_lane_u16::<0>(round, vget_low_u16(*red), factors);
+                let low = vmlal_lane_u16::<1>(low, vget_low_u16(green), factors);
+                let low = vmlal_lane_u16::<2>(low, vget_low_u16(blue), factors);
+                let high = vmlal_high_lane_u16::<0>(round, *red, factors);
+                let high = vmlal_high_lane_u16::<1>(high, green, factors);
+                let high = vmlal_high_lane_u16::<2>(high, blue, factors);
+                *red = vuzp2q_u16(vreinterpretq_u16_u32(low), vreinterpretq_u16_u32(high));
+            }
+        }
+        red
+    }
+
+    #[inline(always)]
+    fn split(bytes: &[u8; 64]) -> [Self::Levels; 2] {
+        let halves = bytes.as_chunks().0;
+        [Self::widen(&halves[0]), Self::widen(&halves[1])]
+    }
+
+    #[inline(always)]
+    fn merge(levels: [Self::Levels; 2]) -> [u8; 64] {
+        let mut out = [0; 64];
+        let pairs = levels.as_flattened().as_chunks::<2>().0;
+        for (out, [low, high]) in out.as_chunks_mut::<16>().0.iter_mut().zip(pairs) {
+            // SAFETY: the CPU has NEON (see above); the store is to 16 bytes.
+            unsafe {
+                let (low, high) = (vreinterpretq_s16_u16(*low), vreinterpretq_s16_u16(*high));
+                vst1q_u8(out.as_mut_ptr(), vcombine_u8(vqmovun_s16(low), vqmovun_s16(high)));
+            }
+        }
+        out
     }
 
     /// Four look-ups in a quarter of the table each; beyond its end, the first gives 0 and the others leave

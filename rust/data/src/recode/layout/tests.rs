@@ -9,7 +9,7 @@ use crate::recode::Scratch;
 #[test]
 fn every_coefficient_comes_back() {
     let mut random = Random(1);
-    for case in 0..60 {
+    for case in 0..if cfg!(miri) { 3 } else { 60 } {
         let original = image(&mut random, case);
         let bytes = write(&original);
         let found = Layout::parse(&bytes).unwrap().coefficients().unwrap();
@@ -38,7 +38,7 @@ fn the_extremes_come_back() {
 #[test]
 fn bytes_that_end_early_are_errors() {
     let bytes = write(&image(&mut Random(3), 2));
-    for length in 0..bytes.len() {
+    for length in (0..bytes.len()).step_by(if cfg!(miri) { 29 } else { 1 }) {
         assert!(Layout::parse(&bytes[..length]).is_err(), "{length} of {} bytes", bytes.len());
     }
     let mut longer = bytes;
@@ -72,7 +72,8 @@ fn mutated_bytes_are_an_error_or_the_same_for_all() {
     let mut random = Random(5);
     let (mut scratch, mut expected, mut found) = (Scratch::default(), Vec::new(), Vec::new());
     let mut readable = 0;
-    for case in 0..1500 {
+    let cases = if cfg!(miri) { 6 } else { 1500 };
+    for case in 0..cases {
         let mut bytes = write(&image(&mut random, case % 12));
         for _ in 0..1 + random.below(3) {
             // Mostly behind the head, where a change is not noticed at once.
@@ -94,7 +95,7 @@ fn mutated_bytes_are_an_error_or_the_same_for_all() {
             assert!(!first || found == expected, "case {case}, {}", simd.name());
         }
     }
-    assert!(readable > 100, "only {readable} were read at all");
+    assert!(cfg!(miri) || readable > 100, "only {readable} were read at all");
 }
 
 #[test]
@@ -102,7 +103,7 @@ fn absurd_coefficients_are_not_faithful() {
     let mut image = image(&mut Random(6), 1);
     for component in &mut image.components {
         component.quant = [16; 64];
-        component.blocks.iter_mut().for_each(|block| *block = [0; 64]);
+        (component.columns, component.rows, component.blocks) = (2, 1, vec![[0; 64]; 2]);
     }
     assert!(faithful(&image));
     let set =
@@ -147,7 +148,7 @@ fn judged(block: &[i16; 64], quant: &[u16; 64]) -> bool {
 fn blocks_in_paired_order_are_judged_alike() {
     let mut random = Random(7);
     let mut allowed = [0; 2];
-    let cases = if cfg!(miri) { 100 } else { 3000 };
+    let cases = if cfg!(miri) { 40 } else { 3000 };
     for case in 0..cases {
         let steps = if case % 7 == 0 { 1 << 16 } else { 256 };
         let quant = std::array::from_fn(|_| random.below(steps) as u16);
