@@ -268,7 +268,7 @@ def test_pack_says_what_to_do_about_a_damaged_image(images: Path, tmp_path: Path
     assert result.code == 0
     assert "warning: 1 classes have their only image in" in result.err
     result = barlow_here(capfd, *again)
-    assert the_error(result.err).endswith("exists already; --overwrite (overwrite=True) replaces it")
+    assert the_error(result.err).endswith("exists already; --overwrite replaces it")
 
 
 def test_verify_names_an_image_that_cannot_be_decoded(images: Path, tmp_path: Path, capfd: Capture) -> None:

@@ -59,7 +59,7 @@ def test_a_stage_that_is_not_installed_is_one_line(
     result = barlow_here(
         capfd, "train", images, "--run", tmp_path / "run", *TINY, "--data.device_stage", stage
     )
-    line = "NVIDIA DALI 2.4 or newer is not installed: pip install 'barlow[dali]'"
+    line = "NVIDIA DALI 2.4 or newer is not installed: pip install nvidia-dali-cuda130"
     assert (result.code, the_error(result.err)) == (2, f"device stage {stage}: {line}")
     assert not (tmp_path / "run").exists()
 
@@ -82,5 +82,5 @@ def test_an_old_dali_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         with monkeypatch.context() as patch:
             patch.syspath_prepend(str(folder))
             assert installed.version() == version
-            line = f"NVIDIA DALI {version} is too old, 2.4 is the least: pip install --upgrade 'barlow[dali]'"
+            line = f"NVIDIA DALI {version} is too old, 2.4 is the least: pip install --upgrade nvidia-dali-cuda130"
             assert installed.missing() == (line if old else "")

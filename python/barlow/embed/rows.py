@@ -47,7 +47,7 @@ def check_parquet() -> None:
         import pyarrow.parquet  # noqa: F401
     except ImportError:
         raise ValueError(
-            "an OUT that ends in .parquet needs pyarrow: pip install 'barlow[parquet]'"
+            "an OUT that ends in .parquet needs pyarrow: pip install pyarrow"
         ) from None
 
 

@@ -11,4 +11,4 @@ from importlib.util import find_spec
 def needs(module: str, protocol: str) -> None:
     """`ValueError` that says how to get `module`, if it is not installed."""
     if find_spec(module) is None:
-        raise ValueError(f"{protocol} needs {module}: pip install 'barlow[eval]'")
+        raise ValueError(f"{protocol} needs {module}: pip install scikit-learn")

@@ -26,7 +26,7 @@ _TRACED = 2
 def _refuse(model: ModelConfig) -> None:
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
-        raise ValueError(f"--format onnx needs {', '.join(missing)}: pip install 'barlow[onnx]'")
+        raise ValueError(f"--format onnx needs {', '.join(missing)}: pip install onnx onnxruntime onnxscript")
 
 
 def _encode(source: Source) -> bytes:

@@ -43,7 +43,7 @@ def library() -> ModuleType:
     try:
         import timm
     except ImportError:
-        raise ValueError("a backbone of timm needs timm: pip install 'barlow[timm]'") from None
+        raise ValueError("a backbone of timm needs timm: pip install timm") from None
     return timm
 
 

@@ -161,7 +161,7 @@ def _executor(run: Path, task: Task, slurm: Slurm) -> Any:
     try:
         from submitit import SlurmExecutor
     except ImportError:
-        raise ValueError("barlow submit needs submitit: pip install 'barlow[slurm]'") from None
+        raise ValueError("barlow submit needs submitit: pip install 'submitit<2'") from None
     try:
         executor = SlurmExecutor(run / FOLDER, max_num_timeout=slurm.stretches)
     except RuntimeError:

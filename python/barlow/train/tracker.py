@@ -21,7 +21,7 @@ FILE_NAME = "wandb.json"
 def check(project: str) -> None:
     """`ValueError` if a project is asked for and the package is not there."""
     if project and importlib.util.find_spec("wandb") is None:
-        raise ValueError("--train.wandb needs the package wandb: pip install 'barlow[wandb]'")
+        raise ValueError("--train.wandb needs the package wandb: pip install wandb")
 
 
 class Tracker:

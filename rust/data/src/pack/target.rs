@@ -23,7 +23,7 @@ pub(super) fn check_target(out: &Path, overwrite: bool) -> Result<()> {
         Err(error) => Err(Error::from(error).in_shard(out.display())),
         Ok(true) => Ok(()),
         Ok(false) if !is_output(out) => refuse("exists and holds something else than packed shards"),
-        Ok(false) if !overwrite => refuse("exists already; --overwrite (overwrite=True) replaces it"),
+        Ok(false) if !overwrite => refuse("exists already; --overwrite replaces it"),
         Ok(false) => Ok(()),
     }
 }
