@@ -82,5 +82,5 @@ def test_an_old_dali_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         with monkeypatch.context() as patch:
             patch.syspath_prepend(str(folder))
             assert installed.version() == version
-            line = f"NVIDIA DALI {version} is too old, 2.4 is the least: pip install --upgrade nvidia-dali-cuda130"
+            line = f"NVIDIA DALI {version} is too old, 2.4 is the least: pip install -U nvidia-dali-cuda130"
             assert installed.missing() == (line if old else "")

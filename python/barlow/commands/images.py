@@ -43,8 +43,9 @@ def pack(
         members: Keep other files of an image's stem beside it (0001.json of 0001.jpg).
         decode: Prove images by decoding them; without, only headers are looked at, at the speed of the disk.
         recode: Store JPEGs with their Huffman codes undone: about 1.2 times the bytes, decoded 3 to 4
-            times as fast as by libjpeg-turbo, to the same pixels; `barlow unpack` gives the originals back, byte for byte, and each is
-            proven to. What cannot be recoded is stored as it is (docs/recode-format.md).
+            times as fast as by libjpeg-turbo, to the same pixels; `barlow unpack` gives the originals back,
+            byte for byte, and each is proven to. What cannot be recoded is stored as it is
+            (docs/recode-format.md).
         prove: With --recode: "rewrite" makes every original of what is stored and compares it; "strict" is
             quicker: where reading has seen that a file leaves its writer no choice, it compares coefficients.
         overwrite: Replace what an earlier pack left at OUT.

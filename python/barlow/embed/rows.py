@@ -46,9 +46,7 @@ def check_parquet() -> None:
     try:
         import pyarrow.parquet  # noqa: F401
     except ImportError:
-        raise ValueError(
-            "an OUT that ends in .parquet needs pyarrow: pip install pyarrow"
-        ) from None
+        raise ValueError("an OUT that ends in .parquet needs pyarrow: pip install pyarrow") from None
 
 
 def write_parquet(index: Index, features: Path, path: Path, described: dict[str, Any]) -> None:

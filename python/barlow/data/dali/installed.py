@@ -30,5 +30,5 @@ def missing() -> str:
     if found is None:
         return f"NVIDIA DALI {least} or newer is not installed: pip install nvidia-dali-cuda130"
     if tuple(map(int, re.findall(r"\d+", found)[:2])) < LEAST:
-        return f"NVIDIA DALI {found} is too old, {least} is the least: pip install --upgrade nvidia-dali-cuda130"
+        return f"NVIDIA DALI {found} is too old, {least} is the least: pip install -U nvidia-dali-cuda130"
     return ""
