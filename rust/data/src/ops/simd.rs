@@ -201,6 +201,15 @@ pub(crate) trait Vector {
     /// form that `dot` takes.
     fn pack(weights: &[[i32; 8]; 4]) -> [Packed; 8];
 
+    /// Quotients of weights and their sums, rounded as division rounds them; it may use the sums' reciprocals, rounded.
+    #[inline(always)]
+    fn shares(mut weights: [f64; 8], sums: [f64; 8], _reciprocals: [f64; 8]) -> [f64; 8] {
+        for (weight, sum) in weights.iter_mut().zip(sums) {
+            *weight /= sum;
+        }
+        weights
+    }
+
     /// Sums of nothing; `whole` rounds them.
     fn zero() -> Self::Sums;
 

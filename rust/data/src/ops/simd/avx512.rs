@@ -46,6 +46,24 @@ impl Vector for Avx512 {
     }
 
     #[inline(always)]
+    fn shares(weights: [f64; 8], sums: [f64; 8], reciprocals: [f64; 8]) -> [f64; 8] {
+        // SAFETY: the CPU has AVX-512 (see above); loads and the transmutation are of eight numbers.
+        unsafe {
+            let (weights, sums) = (_mm512_loadu_pd(weights.as_ptr()), _mm512_loadu_pd(sums.as_ptr()));
+            let reciprocals = _mm512_loadu_pd(reciprocals.as_ptr());
+            // From a reciprocal that is rounded, and a quotient off by less than a last place, as the first correction
+            // leaves it, one more correction makes the rounded quotient (Markstein, "Computation of elementary
+            // functions on the IBM RISC System/6000 processor", 1990).
+            let mut shares = _mm512_mul_pd(weights, reciprocals);
+            for _ in 0..2 {
+                let left = _mm512_fnmadd_pd(shares, sums, weights);
+                shares = _mm512_fmadd_pd(left, reciprocals, shares);
+            }
+            transmute(shares)
+        }
+    }
+
+    #[inline(always)]
     fn zero() -> Self::Sums {
         // SAFETY: the CPU has AVX-512 (see above).
         unsafe {
@@ -69,7 +87,8 @@ impl Vector for Avx512 {
     fn whole([low, middle, high]: Self::Sums) -> Self::Whole {
         // SAFETY: the CPU has AVX-512 (see above).
         unsafe {
-            let upper = _mm512_add_epi32(_mm512_slli_epi32::<8>(high), middle);
+            // The lower halves of `high` times 2^8: the upper ones would leave the 32 bits.
+            let upper = _mm512_dpwssd_epi32(middle, high, _mm512_set1_epi32(1 << 8));
             let sum = _mm512_add_epi32(_mm512_slli_epi32::<8>(upper), low);
             _mm512_srai_epi32::<WEIGHT_BITS>(sum)
         }

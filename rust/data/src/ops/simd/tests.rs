@@ -65,6 +65,14 @@ kernel! {
             bytes.iter_mut().for_each(|byte| *byte = table[usize::from(*byte)]);
         }
         out.extend(bytes.into_iter().map(u32::from));
+        for _ in 0..50 {
+            // All bits of a mantissa, of either sign; of sums, near 1 to 16.
+            let mut numbers = || std::array::from_fn(|_| f64::from(next() as i32 - (1 << 23)) / f64::from(next() + 1));
+            let weights = numbers();
+            let sums = numbers().map(|sum: f64| 1.0 + 15.0 * (sum - sum.floor()));
+            let shares = V::shares(weights, sums, sums.map(|sum| 1.0 / sum));
+            out.extend(shares.iter().flat_map(|share| [share.to_bits() as u32, (share.to_bits() >> 32) as u32]));
+        }
     }
 }
 
