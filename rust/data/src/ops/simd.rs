@@ -18,7 +18,7 @@ pub(crate) use arm::Neon;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
-pub(crate) use avx512::Avx512;
+pub(crate) use avx512::{Avx512, add_products, unknown};
 pub(crate) use interleave::Interleave;
 pub(crate) use portable::Portable;
 
