@@ -303,6 +303,18 @@ impl Vector for Avx512 {
     }
 
     #[inline(always)]
+    fn products(one: Self::Levels, other: Self::Levels, [first, second]: [i16; 2]) -> Self::Levels {
+        // SAFETY: the CPU has AVX-512 with VNNI (see above).
+        unsafe {
+            let factors = _mm512_set1_epi32(i32::from(second) << 16 | i32::from(first) & 0xffff);
+            let round = _mm512_set1_epi32(1 << 15);
+            let low = add_products(round, _mm512_unpacklo_epi16(one, other), factors);
+            let high = add_products(round, _mm512_unpackhi_epi16(one, other), factors);
+            _mm512_packs_epi32(_mm512_srai_epi32::<16>(low), _mm512_srai_epi32::<16>(high))
+        }
+    }
+
+    #[inline(always)]
     fn luma(red: Self::Levels, green: Self::Levels, blue: Self::Levels) -> Self::Levels {
         // SAFETY: the CPU has AVX-512 with VNNI (see above).
         unsafe {

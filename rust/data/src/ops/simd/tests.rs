@@ -53,6 +53,8 @@ kernel! {
         let rgb: [[u8; 64]; 3] = std::array::from_fn(|_| std::array::from_fn(|_| next() as u8));
         let [red, green, blue] = [V::split(&rgb[0]), V::split(&rgb[1]), V::split(&rgb[2])];
         out.extend(V::merge([0, 1].map(|i| V::luma(red[i], green[i], blue[i]))).map(u32::from));
+        let factors = [key * 4681, by >> 1];
+        out.extend(V::merge([0, 1].map(|i| V::products(red[i], V::subtract(green[i], blue[i]), factors))).map(u32::from));
         // Signed differences, from what is negative to what exceeds a byte.
         let differences = [0, 1].map(|i| V::subtract(V::add(red[i], red[i]), blue[i]));
         out.extend(V::merge(differences).map(u32::from));
