@@ -49,7 +49,8 @@ def embed(
     Args:
         target: Run folder, or exported or foreign weights.
         data: Images, with or without labels.
-        out: FILE.npy, an array with FILE.rows.jsonl beside it; or FILE.parquet, a table.
+        out: FILE.npy, an array with FILE.npy.rows.jsonl beside it; or FILE.parquet, a table. What made it is
+            in OUT.json.
         dtype: Of the numbers.
         normalise: Scale each image's features to Euclidean norm 1.
         batch_size: Images of one forward pass of each process.
