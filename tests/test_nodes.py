@@ -33,8 +33,8 @@ LONG = (*TINY, "--optim.epochs", "5000", "--train.log_every", "1", "--checkpoint
         "--checkpoint.keep", "2")  # fmt: skip
 """A checkpoint every 3 steps."""
 QUICK = "last_call_timeout=10"
-"""Seconds for which a rendezvous that could do with one machine waits for another: on a busy machine the start of
-two agents is some seconds apart."""
+"""Seconds for which a rendezvous that could do with one machine waits for another: on a busy machine two
+agents start some seconds apart."""
 BOUND_S = 60
 """From a death to the end of everything that it should end."""
 
