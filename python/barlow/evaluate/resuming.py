@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-
 _DIGESTS = {
     "weights_sha256": "weights",
     "data_sha256": "images",
@@ -30,5 +29,6 @@ def differences(found: object, wanted: dict[str, Any]) -> str:
 
 def _difference(name: str, there: object, here: object) -> str:
     if name in _DIGESTS:
-        return f"other {_DIGESTS[name]} (SHA-256 {str(there)[:_SHOWN]}... there and {str(here)[:_SHOWN]}... here)"
+        digests = f"{str(there)[:_SHOWN]}... there and {str(here)[:_SHOWN]}... here"
+        return f"other {_DIGESTS[name]} (SHA-256 {digests})"
     return f"{name} is {there} there and {here} here"
