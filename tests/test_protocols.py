@@ -24,6 +24,7 @@ from barlow.evaluate import (
     features,
     few_shot,
     knn,
+    linear,
     partition,
     precision_recall,
     retrieval,
@@ -320,6 +321,17 @@ def test_knn_says_when_all_images_vote(job: Job) -> None:
     many = knn.run(dataclasses.replace(job, config=config), PIXELS, 0)
     assert many["notes"] == ["kNN: all 60 training images vote, not 200"]
     assert "notes" not in knn.run(job, PIXELS, 0)
+
+
+def test_probes_say_when_all_images_are_one_batch(job: Job) -> None:
+    assert len(job.labelled.train) == 60
+    for batch_size, told in ((60, []), (61, ["60 images a step, which is all, not 61"])):
+        config = dataclasses.replace(
+            job.config, evaluate=dataclasses.replace(QUICK, linear_epochs=1, linear_batch_size=batch_size)
+        )
+        changed = dataclasses.replace(job, config=config)
+        for name, run in (("probe", linear.run), ("sweep", sweep.run)):
+            assert run(changed, PIXELS, 0).get("notes", []) == [f"linear {name}: {line}" for line in told]
 
 
 def test_a_fixed_share_leaves_every_class_an_image(job: Job, tmp_path: Path) -> None:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import re
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -69,6 +71,12 @@ def unboxed(text: str) -> str:
 def one_line(error: BaseException) -> str:
     """The error's text without line breaks."""
     return " ".join(str(error).split())
+
+
+def short(path: Path | str) -> str:
+    """A path relative where that is inside the current folder, for reading and for pasting."""
+    relative = os.path.relpath(path)
+    return str(path) if relative.startswith("..") else relative
 
 
 def worded_here(trace: TracebackType | None) -> bool:

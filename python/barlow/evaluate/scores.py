@@ -77,6 +77,14 @@ def legend(found: list[Score]) -> str:
     return "Mean ± half of the 95 % confidence interval, over episodes."
 
 
+def rank_bound(free: Json) -> str:
+    """What an effective rank in `label_free` is "of": the features, or the images where these are fewer."""
+    features, images = free["num_features"], free.get("num_images")
+    if isinstance(images, int) and images < features:
+        return f"at most {images} ({images} images)"
+    return str(features)
+
+
 def _words(metric: str) -> str:
     if metric.startswith("recall_at_"):
         return f"recall@{metric.removeprefix('recall_at_')}"

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from barlow.evaluate.console import Console
 from barlow.evaluate.job import Json
-from barlow.evaluate.scores import ROWS, Score, legend, scores
+from barlow.evaluate.scores import ROWS, Score, legend, rank_bound, scores
 
 
 def show(talk: Console, result: Json, path: Path) -> None:
@@ -45,6 +45,6 @@ def _without_labels(result: Json) -> Table:
     for name, row in (("trained", result), ("untrained", result.get("untrained"))):
         if row is not None:
             free = row["label_free"]
-            rank = f"{free['effective_rank']:.2f} of {free['num_features']}"
+            rank = f"{free['effective_rank']:.2f} of {rank_bound(free)}"
             table.add_row(name, rank, f"{free['instance_retrieval_top1']:.2f}")
     return table

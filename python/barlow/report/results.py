@@ -8,7 +8,7 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
-from barlow.evaluate.scores import ROWS, Score, legend, scores
+from barlow.evaluate.scores import ROWS, Score, legend, rank_bound, scores
 from barlow.report import charts
 from barlow.report.page import end_of, missing, section
 from barlow.report.paper import Published, published
@@ -155,7 +155,7 @@ def _label_free(evaluation: dict[str, Any]) -> str:
 
     parts = []
     if "effective_rank" in free:
-        parts.append(f"effective rank of the features {both('effective_rank')} of {free['num_features']}")
+        parts.append(f"effective rank of the features {both('effective_rank')} of {rank_bound(free)}")
     if "instance_retrieval_top1" in free:
         parts.append(
             f"one view of an image finds the other in {both('instance_retrieval_top1', ' %')} of the cases"
