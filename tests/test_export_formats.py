@@ -164,7 +164,6 @@ def test_what_a_library_has_not_is_refused(form: str, model: ModelConfig, messag
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(
-        ValueError, match=r"needs onnx, onnxscript, onnxruntime: pip install 'barlow\[onnx\]'"
-    ):
+    line = "needs onnx, onnxscript, onnxruntime: pip install onnx onnxruntime onnxscript"
+    with pytest.raises(ValueError, match=line):
         FORMATS["onnx"].refuse(ModelConfig())
