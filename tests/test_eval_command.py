@@ -15,7 +15,7 @@ import torch
 import tiny_run
 from barlow.config import Config
 from barlow.distributed import World
-from barlow.evaluate import evaluate, result
+from barlow.evaluate import console, evaluate, result, scores, tables
 from barlow.evaluate.protocols import PROTOCOLS
 from barlow.model import build_model, weights
 from barlow.report import record, results
@@ -212,6 +212,31 @@ def test_a_missing_library_is_one_line(place: Path, monkeypatch: pytest.MonkeyPa
         )
 
 
+def test_the_gain_of_intervals_is_as_wide_as_that_of_independent_ones() -> None:
+    rows = {"few-shot": {"centroid_1_shot": 30.0, "centroid_1_shot_ci95": 0.3}}
+    before = {"few-shot": {"centroid_1_shot": 26.0, "centroid_1_shot_ci95": 0.4}}
+    (score,) = scores.scores({**rows, "untrained": before})
+    assert score.gain() == (4.0, pytest.approx(0.5))
+    assert score.gain_text() == "+4.00 ± 0.50"
+    (alone,) = scores.scores(rows)
+    assert (alone.gain(), alone.gain_text()) == ((None, None), "-")
+
+
+def test_the_terminal_has_what_the_report_has(alone: tuple[Path, dict[str, Any]], capfd: Capture) -> None:
+    _, found = alone
+    tables.show(console.Console(), found, Path("eval.json"))
+    shown = capfd.readouterr().out
+    told = f"Always naming the commonest class would give {found['data']['majority_class_percent']:g}."
+    assert told in shown
+    assert told in results.section_of(found)
+    gain = found["knn"]["top1"] - found["untrained"]["knn"]["top1"]
+    assert re.search(rf"kNN top-1 .*│ +{re.escape(f'{gain:+.2f}')} │", shown)
+    bare = {key: value for key, value in found.items() if key != "untrained"}
+    tables.show(console.Console(), bare, Path("eval.json"))
+    assert not re.search(r"\bgain", capfd.readouterr().out)
+    assert not re.search(r"\bgain", results.section_of(bare))
+
+
 # The report
 
 
@@ -224,26 +249,35 @@ def test_the_report_has_every_score_with_its_spread(
     assert "has gone on" not in results.section_of({**found, "step": 250}, None, 250)
     older = results.section_of({**found, "step": 100}, None, 250)
     assert "the numbers of step 100; the run has gone on to step 250 since" in older
+    plain = page.replace('<span class="metric">', "").replace("</span></th>", "</th>")
     for name, metric, words in (
         ("linear-sweep", "top1", "linear sweep top-1"),
         ("voc07-svm", "map_11_point", "VOC07 SVM mAP, 11-point"),
         ("few-shot", "centroid_5_shot", "few-shot centroid 5 shot"),
     ):
-        row = re.search(rf"<tr><th scope=row>{words}</th>(.*?)</tr>", page)
+        row = re.search(rf"<tr><th scope=row>{words}</th>(.*?)</tr>", plain)
         assert row is not None, words
         values = [
             (r[name][metric], r[name]["std"][metric])
             for r in (found, found["untrained"], found["raw_pixels"])
         ]
-        shown = re.findall(r">([\d.]+)</span> <span class=\"spread\">&plusmn; ([\d.]+)<", row[1])
-        assert [(float(a), float(b)) for a, b in shown] == values
+        shown = re.findall(
+            r">([-+\d.]+)</span> <span class=\"spread\">&plusmn; ([\d.]+)<", row[1].replace("&minus;", "-")
+        )
+        gains = [
+            ours[metric] - theirs[metric]
+            for ours, theirs in zip(found[name]["seeds"], found["untrained"][name]["seeds"], strict=True)
+        ]
+        assert len(gains) == 2
+        gain = (values[0][0] - values[1][0], abs(gains[0] - gains[1]) / 2**0.5)
+        assert [(float(a), float(b)) for a, b in shown] == [*values, pytest.approx(gain, abs=0.006)]
     assert "standard deviation of 2 seeds" in page
-    assert "retrieval recall@5" in page
+    assert "retrieval recall@5" in plain
     # Beside a run that was evaluated by two protocols only.
     old = record.read(reported_run)
     new = dataclasses.replace(old, evaluation=found, name="new")
     both = results.comparison([old, new])
-    assert both.count("<th scope=col>few-shot centroid 1 shot</th>") == 1
+    assert both.count('<th scope=col>few-shot <span class="metric">centroid 1 shot</span></th>') == 1
     assert both.count("&ndash;") >= 8
 
 

@@ -62,7 +62,7 @@ def unboxed(text: str) -> str:
     message = sections[0]
     for section in sections[1:]:
         if section.startswith("Perhaps you meant:"):
-            message += f" (perhaps {section.split()[3]})"
+            message += f" (perhaps {section.split()[3].rstrip(',')})"
         if section.startswith("Available subcommands"):
             message += f". {section}"
     return message

@@ -11,14 +11,14 @@ from rich.table import Table
 
 from barlow.evaluate.console import Console
 from barlow.evaluate.job import Json
-from barlow.evaluate.scores import ROWS, Score, legend, rank_bound, scores
+from barlow.evaluate.scores import ROWS, Score, chance, legend, rank_bound, scores
 
 
 def show(talk: Console, result: Json, path: Path) -> None:
     """The scores, what is missing and why, where the protocols were left, and where the whole result is."""
     if found := scores(result):
         talk.show(_scores(found, result))
-        if told := legend(found):
+        for told in filter(None, (chance(result), legend(found))):
             talk.say(told)
     else:
         talk.say(f"No accuracies: {result['reason']}.")
@@ -33,8 +33,12 @@ def _scores(found: list[Score], result: Json) -> Table:
     table = Table("", title="Percent of the test images")
     for name in rows:
         table.add_column(name, justify="right")
+    gains = any(score.gain()[0] is not None for score in found)
+    if gains:
+        table.add_column("gain", justify="right")
     for score in found:
-        table.add_row(score.words, *(score.text(key) for key in rows.values()))
+        cells = [score.text(key) for key in rows.values()]
+        table.add_row(score.words, *cells, *([score.gain_text()] if gains else []))
     return table
 
 

@@ -114,7 +114,7 @@ def check(
     from barlow.data import views
     from barlow.data.staged import check_stage
     from barlow.model.precision import training_dtype
-    from barlow.train.algorithms import check_workspace
+    from barlow.train.algorithms import check_compiler, check_workspace
     from barlow.train.checkpoint import CHECKPOINTS, newest_step
     from barlow.train.identity import check_names
 
@@ -128,6 +128,7 @@ def check(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     training_dtype(config.train.precision, device, config.model, config.data.image_size)
     check_workspace(deterministic=config.train.deterministic)
+    check_compiler(config.train, device)
     tracker.check(config.train.wandb)
     if run.exists() and not run.is_dir():
         raise ValueError(f"--run {run} is a file")
