@@ -277,7 +277,9 @@ def test_few_shot_takes_one_thread(job: Job, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_few_shot_says_what_the_images_did_not_allow(job: Job) -> None:
     found = few_shot.run(job, PIXELS, 0)
-    assert any("3 classes an episode instead of 5" in note for note in found["notes"])
+    for labels in ("1 label", "5 labels"):
+        line = f"few-shot, {labels}: 3 classes an episode instead of 5"
+        assert any(note.startswith(line) for note in found["notes"])
     for shots in (1, 5):
         for name in ("centroid", "logistic"):
             assert 0 <= found[f"{name}_{shots}_shot"] <= 100

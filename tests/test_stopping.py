@@ -16,7 +16,7 @@ from barlow.embed import write as embedding
 from barlow.model import build_model, weights
 from commands import barlow_here, finish, start
 
-GOES_ON = "the same command goes on where it stopped"
+GOES_ON = "the same command goes on from what is saved"
 
 
 @pytest.fixture(scope="module")

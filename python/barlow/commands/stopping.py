@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from barlow.train.preempt import SIGNALS, end_at_once, exit_code, listening
 from barlow.train.ranks import in_rank
 
-_GOES_ON = "the same command goes on where it stopped"
+_GOES_ON = "the same command goes on from what is saved"
 
 
 @contextlib.contextmanager

@@ -127,7 +127,9 @@ def _possible(by_class: list[NDArray[np.int64]], shots: int, config: Config) -> 
     return (
         ways,
         queries,
-        f"few-shot, {shots} labels: {' and '.join(told)}, for want of images" if told else "",
+        f"few-shot, {shots} label{'s' * (shots > 1)}: {' and '.join(told)}, for want of images"
+        if told
+        else "",
     )
 
 
