@@ -115,6 +115,7 @@ def test_the_command_trains_tests_and_tells(
         patch.setattr(evaluation, "find_objects", stopping(evaluation.find_objects))
         stopped = barlow_here(capfd, "detect", weights_file, tmp_path, *quick, "--seeds", 2, "--out", out)
     assert stopped.code == 130
+    assert stopped.err == "barlow: interrupted; the same command goes on from what is saved\n"
     assert not out.exists()
     other = barlow_here(capfd, "detect", weights_file, tmp_path, *quick, "--freeze-at", 1, "--out", out)
     assert other.code == 2

@@ -244,3 +244,8 @@ def test_weights_without_a_run_are_checked_on_noise(tmp_path: Path) -> None:
     assert load_file(first.weights).keys() == load_file(second.weights).keys()
     with pytest.raises(ValueError, match="--format"):
         export(run, tmp_path / "x", "tflite")  # pyright: ignore
+    (tmp_path / "x.onnx").write_bytes(b"\x08\x0a")
+    with pytest.raises(
+        ValueError, match="is a graph, not weights: give the run, or what --format safetensors"
+    ):
+        load_backbone(tmp_path / "x.onnx")

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import sklearn.metrics
+import threadpoolctl
 import torch
 import torchmetrics
 from sklearn.model_selection import cross_val_score
@@ -258,9 +259,27 @@ def test_few_shot_classifiers_on_features_that_tell(job: Job) -> None:
     assert few_shot.nearest_centroid(noise, episode) == pytest.approx(100 * expected / 18)
 
 
+def test_few_shot_takes_one_thread(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On several its small regressions take ten times the processor time, and more on busy cores."""
+    threads = []
+
+    def looking(*_: object) -> float:
+        threads.append(max(library["num_threads"] for library in threadpoolctl.threadpool_info()))
+        return 50.0
+
+    monkeypatch.setattr(few_shot, "logistic_regression", looking)
+    with threadpoolctl.threadpool_limits(2):
+        few_shot.run(job, PIXELS, 0)
+        assert set(threads) == {1}
+        looking()
+        assert threads[-1] == 2  # and afterwards all are there again
+
+
 def test_few_shot_says_what_the_images_did_not_allow(job: Job) -> None:
     found = few_shot.run(job, PIXELS, 0)
-    assert any("3 classes an episode instead of 5" in note for note in found["notes"])
+    for labels in ("1 label", "5 labels"):
+        line = f"few-shot, {labels}: 3 classes an episode instead of 5"
+        assert any(note.startswith(line) for note in found["notes"])
     for shots in (1, 5):
         for name in ("centroid", "logistic"):
             assert 0 <= found[f"{name}_{shots}_shot"] <= 100

@@ -144,15 +144,15 @@ def demo(*, data: Path | None = None, run: Path = Path("runs/demo"), nproc: int 
 
 def main() -> None:
     """The `barlow` command. Exit code 0 on success, 2 for a mistake in the input, 130 after Ctrl-C, 143 or
-    138 after the SIGTERM or SIGUSR1 that stopped a training run."""
+    138 after the SIGTERM or SIGUSR1 that stopped what can go on."""
     warnings.showwarning = show_warning
     try:
         with notes():
             follow_launcher()
             _parse(sys.argv[1:])()
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        _fail("interrupted", 130)
+        _fail(str(stop) or "interrupted", 130)
     except FloatingPointError as error:
         _fail(f"error: {one_line(error)}", 1)
     except ValueError as error:

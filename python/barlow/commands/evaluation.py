@@ -16,6 +16,7 @@ from typing import Annotated, Literal
 import tyro
 
 from barlow.commands.arguments import MAX_THREADS, Data, Target, check
+from barlow.commands.stopping import goes_on
 from barlow.config import Config, DataConfig, EvaluateConfig, load
 from barlow.train.launch import CONFIG_FILE
 from barlow.train.ranks import in_rank, only_the_first_failure_speaks, start_ranks
@@ -96,9 +97,11 @@ def evaluating(default: Config) -> Callable[..., None]:
 
         check_request(protocols, seeds, cache_gib)
         if nproc > 1 and not in_rank():
-            start_ranks(nproc, ["-m", "barlow", "--", *sys.argv[1:]])
+            with goes_on(alone=False):
+                start_ranks(nproc, ["-m", "barlow", "--", *sys.argv[1:]])
             return
         with (
+            goes_on(),
             process_group(timeout_s=_PATIENCE_S) as world,
             warnings.catch_warnings(),
             only_the_first_failure_speaks(),

@@ -12,6 +12,7 @@ from typing import Annotated
 import tyro
 
 from barlow.commands.arguments import MAX_THREADS, check
+from barlow.commands.stopping import goes_on
 
 _MAX_SEEDS = 1000
 
@@ -88,7 +89,8 @@ def reproduce(
         print(describe(request))
         return
     try:
-        found = run(request)
+        with goes_on(alone=False):
+            found = run(request)
     except Stopped as stop:
         print(f"barlow: {stop}; the same command goes on", file=sys.stderr)
         raise SystemExit(128 + stop.number) from None

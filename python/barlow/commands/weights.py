@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Literal
 
 from barlow.commands.arguments import Data, Out, Target, check
+from barlow.commands.stopping import goes_on
 
 
 def export(
@@ -61,4 +62,7 @@ def embed(
     from barlow.embed import embed
 
     check("--batch-size", batch_size, 1, 1 << 20)
-    embed(target, data, out, dtype=dtype, normalised=normalise, batch_size=batch_size, precision=precision)
+    with goes_on():
+        embed(
+            target, data, out, dtype=dtype, normalised=normalise, batch_size=batch_size, precision=precision
+        )
