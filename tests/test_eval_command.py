@@ -132,8 +132,44 @@ def test_flags_change_what_the_weights_say(place: Path, tmp_path: Path, capfd: C
         found.out,
     )
     assert "Mean ± standard deviation of 3 seeds" in found.out
+    # In a log every part has a line when it begins and one when it ends.
+    said = [line for line in found.out.splitlines() if line.startswith("trained: ") and ": begins" in line]
+    seeds = [f"trained: few-shot, seed {seed}: begins" for seed in range(3)]
+    assert said == [*seeds, "trained: kNN: begins", "trained: without labels: begins"]
+    single = few["seeds"][1]["centroid_2_shot"]
+    assert re.search(
+        rf"^trained: few-shot, seed 1: centroid 2 shot {single:.2f}, .*, in [\d.]+ s$", found.out, re.M
+    )
+    assert re.search(rf"^trained: kNN: top-1 {told['knn']['top1']:.2f}, in [\d.]+ s$", found.out, re.M)
     assert "views: 16 px after a resize to 20 px instead of 224 px after 256 px" in found.out
     assert not (place / "w.features").exists()
+
+
+def test_a_part_that_lasts_says_how_far_it_is_where_no_bar_does(
+    monkeypatch: pytest.MonkeyPatch, capfd: Capture
+) -> None:
+    def said() -> list[str]:
+        talk = console.Console()
+        with talk.part("a") as note, talk.stage("b") as progress:
+            progress(1, 2000)
+            progress(2000, 2000)
+            note("x")
+        return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r", "", capfd.readouterr().out).split("\n")
+
+    monkeypatch.setattr(console, "_EVERY_S", 0.0)
+    lines = [
+        "a: begins",
+        "b: 1 of 2,000 so far",
+        "b: 2,000 of 2,000 so far",
+        "b: 2,000 in 0.0 s",
+        "a: x, in 0.0 s",
+    ]
+    assert said() == [*lines, ""]
+    monkeypatch.setattr(console, "_EVERY_S", 30.0)
+    assert said() == [lines[0], *lines[3:], ""]
+    monkeypatch.setenv("FORCE_COLOR", "1")  # which rich takes for a terminal
+    shown = [line for line in said() if not line.startswith("b ")]
+    assert shown == ["b: 2,000 in 0.0 s", ""]  # beside the bar, which goes
 
 
 def test_help_shows_the_values_of_the_weights_and_every_protocol(place: Path, capfd: Capture) -> None:

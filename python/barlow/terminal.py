@@ -63,14 +63,12 @@ def unboxed(text: str) -> str:
     for section in sections[1:]:
         if section.startswith("Perhaps you meant:"):
             message += f" (perhaps {section.split()[3].rstrip(',')})"
-        if section.startswith("Available subcommands"):
-            message += f". {section}"
     return message
 
 
 def one_line(error: BaseException) -> str:
-    """The error's text without line breaks."""
-    return " ".join(str(error).split())
+    """The error's text without line breaks and the number that Rust puts behind the system's words."""
+    return re.sub(r" \(os error \d+\)", "", " ".join(str(error).split()))
 
 
 def short(path: Path | str) -> str:

@@ -63,9 +63,9 @@ def submitting(default: Config) -> Callable[..., None]:
         check("--max-restarts", slurm.max_restarts, 0, MAX_THREADS)
         check("--grace", slurm.grace, 30, 60 * minutes(slurm.time))
         processes = nproc or slurm.gpus or 1
-        data, run = data.absolute(), run.absolute()
         refuse_if_running(run)
         _check(config, data, processes * slurm.nodes, allow_changes)
+        data, run = data.absolute(), run.absolute()
         named = {"preset": preset, "method": method, "ablation": ablation}
         arguments = ["train", str(data), "--run", str(run)]
         arguments += [word for name, value in named.items() if value for word in (f"--{name}", value)]

@@ -104,6 +104,12 @@ def scores(result: Json) -> list[Score]:
     return found
 
 
+def in_words(protocol: str, found: Json) -> str:
+    """The metrics that a protocol has found, in percent, as "top-1 48.20, top-5 91.00"."""
+    own = names(found, PROTOCOLS[protocol].metrics)
+    return ", ".join(f"{_words(metric)} {found[metric]:.2f}" for metric in own if found[metric] is not None)
+
+
 def chance(result: Json) -> str:
     """What the accuracies are to be held against, in a sentence; empty where that is unknown."""
     share = (result.get("data") or {}).get("majority_class_percent")

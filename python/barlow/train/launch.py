@@ -76,7 +76,8 @@ def launch(
     `SystemExit` with the exit code of the rank that failed first, which has shown its own error, or with
     128 + the number of the SIGTERM or SIGUSR1 that stopped the run. `judge` is as in `observer.MakeJudge`.
     """
-    data, run, config = Path(data).absolute(), Path(run).absolute(), begin.applied(config)
+    # As they were typed: errors name them so, and ranks on this machine start in the same folder.
+    data, run, config = Path(data), Path(run), begin.applied(config)
     if not in_rank():
         refuse_if_running(run)  # before the slow imports
     import torch
@@ -242,7 +243,7 @@ def prepare(
         for c in changes
     ]
     record = {
-        "data": str(data),
+        "data": str(data.absolute()),
         "num_samples": len(index),
         "index_digest": samples["data"],
         "order_digest": samples["order"],
