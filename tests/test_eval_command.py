@@ -267,6 +267,9 @@ def test_the_terminal_has_what_the_report_has(alone: tuple[Path, dict[str, Any]]
     assert told in results.section_of(found)
     gain = found["knn"]["top1"] - found["untrained"]["knn"]["top1"]
     assert re.search(rf"kNN top-1 .*│ +{re.escape(f'{gain:+.2f}')} │", shown)
+    # No cell is broken: each score has one line, whatever it is called.
+    assert all(re.search(rf"^│ {re.escape(score.words)} +│", shown, re.M) for score in scores.scores(found))
+    assert re.search(r"few-shot centroid 5 shot .*± [\d.]+ │ +[-+][\d.]+ ± [\d.]+ │", shown)
     bare = {key: value for key, value in found.items() if key != "untrained"}
     tables.show(console.Console(), bare, Path("eval.json"))
     assert not re.search(r"\bgain", capfd.readouterr().out)

@@ -283,6 +283,7 @@ def test_what_is_folded_away_says_what_was_done_and_nothing_else() -> None:
 
     def told(*names: str) -> str:
         protocol = deviations.protocol(config, torch.bfloat16, (1.0, 0.1), labelled=True, names=names)
+        assert ("learning_rate_factors" in protocol["baselines"]) == ("linear" in names)
         return results.section_of({**dict.fromkeys(names, row), "data": data, "protocol": protocol})
 
     without, with_probe = told("knn"), told("knn", "linear")

@@ -40,8 +40,7 @@ def submitting(default: Config) -> Callable[..., None]:
 
         Prints the job's id. The flags are those of train, and what to ask SLURM for. Shortly before the time
         limit, and when the job is preempted, every process finishes its step, a checkpoint is written and the
-        job is requeued. The output of the processes is in RUN/slurm. Needs the extra barlow[slurm]
-        (docs/multi-node.md).
+        job is requeued. The output of the processes is in RUN/slurm. Needs submitit (docs/multi-node.md).
 
         Args:
             data: Shards, or a tar or folder of images, where the nodes find them.

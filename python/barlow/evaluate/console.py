@@ -17,6 +17,8 @@ from barlow.evaluate.features import Progress as Report
 
 _EVERY_S = 30.0
 """Between two lines about a stage that lasts, where no bar moves."""
+_LOG_WIDTH = 120
+"""Columns of a table where no terminal limits them."""
 
 
 class Console:
@@ -29,6 +31,8 @@ class Console:
     def __init__(self, *, quiet: bool = False) -> None:
         self._console = rich.console.Console(quiet=quiet, highlight=False)
         self._shows_bars = self._console.is_terminal and not quiet
+        if not self._console.is_terminal:
+            self._console.width = max(self._console.width, _LOG_WIDTH)
 
     def say(self, text: str) -> None:
         """One line of text; square brackets in it are text as well."""

@@ -32,10 +32,10 @@ def _scores(found: list[Score], result: Json) -> Table:
     rows = {name: key for name, key in ROWS.items() if key is None or isinstance(result.get(key), dict)}
     table = Table("", title="Percent of the test images")
     for name in rows:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     gains = any(score.gain()[0] is not None for score in found)
     if gains:
-        table.add_column("gain", justify="right")
+        table.add_column("gain", justify="right", no_wrap=True)
     for score in found:
         cells = [score.text(key) for key in rows.values()]
         table.add_row(score.words, *cells, *([score.gain_text()] if gains else []))
