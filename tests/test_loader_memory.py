@@ -105,19 +105,6 @@ def test_few_batches_of_memory_do_for_an_epoch(folder: Path) -> None:
     assert contents[: len(fresh) // 4] == fresh[: len(fresh) // 4]
 
 
-def test_a_loader_finds_the_memory_of_the_one_before(folder: Path) -> None:
-    """Of the same shapes; loaders of others in between would leave nothing of it."""
-    with loader(folder, prefetch=2, epochs=2) as batches:
-        before = {view.data_ptr() for batch in batches for view in batch.views}
-    with loader(folder, prefetch=2, epochs=2, seed=6) as batches:
-        held = next(iter(batches))
-        assert {view.data_ptr() for view in held.views} <= before
-        with loader(folder, prefetch=2, epochs=1) as beside:
-            assert not {view.data_ptr() for view in held.views} & {
-                v.data_ptr() for b in beside for v in b.views
-            }
-
-
 def test_memory_goes_back_from_any_thread(folder: Path) -> None:
     batches = loader(folder, prefetch=1)
     addresses = set()

@@ -5,7 +5,6 @@ Not here: order, decoding, augmentation, threads (Rust); normalisation (`device.
 
 from __future__ import annotations
 
-import functools
 import logging
 import math
 import time
@@ -84,7 +83,7 @@ class Loader:
     - `threads`: 0 is every core that this process may run on.
     - `prefetch`: batches in flight. Memory: (`prefetch` + 1 + the batches you hold) * (`batch_size` /
       `world_size`) * sum over views of 3 * size**2 bytes, and for each thread one decoded image (3 bytes
-      a pixel), its file and the scratch of an augmentation. The next loader of such views takes it over.
+      a pixel), its file and the scratch of one augmentation.
     - `pin_memory`: batches in page-locked memory of torch's caching allocator, which uses it again only
       after the copies to a GPU that were started from it.
     - `shrink_on_load`: JPEGs of more than a million pixels are decoded at 1/2, 1/4 or 1/8 of their size
@@ -170,7 +169,7 @@ class Loader:
         self._shrink_on_load = shrink_on_load
         self._replaced = (0, 0)
         self._damaged: dict[int, DataError] = {}
-        self._pool = None if pin_memory else _pool(tuple(view.size for view in views), prefetch + 1)
+        self._pool = None if pin_memory else _native.Pool((prefetch + 1) * len(views))
         self._meter = _native.Meter(threads)
         self._epoch, self._step = 0, 0
         self._stream: _native.Loader | None = None
@@ -178,7 +177,8 @@ class Loader:
         self._lent: deque[Batch] = deque()
         self._taken: _Taken | Exception | None = None
         """What the stream has said of the oldest lent batch, whose turn comes next."""
-        self._asks, self._closed = False, False
+        self._asks = False
+        self._closed = False
 
     def __len__(self) -> int:
         """Steps of one epoch."""
@@ -379,12 +379,6 @@ class Loader:
             finalizer.detach()
             if left:
                 _log.warning("%d loader threads hang in a read; they end with it", left)
-
-
-@functools.lru_cache(maxsize=1)
-def _pool(sizes: tuple[int, ...], batches: int) -> _native.Pool:
-    """For one loader after another with such views, which take a tenth longer to make in fresh pages."""
-    return _native.Pool(batches * len(sizes))
 
 
 def _whole(name: str, value: int, least: int, most: int) -> int:
