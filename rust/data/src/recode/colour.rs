@@ -6,7 +6,11 @@
 //! are added before they are rounded.
 
 use super::coefficients::Transform;
-use crate::ops::simd::{Interleave, Line, Vector, kernel};
+#[cfg(target_arch = "aarch64")]
+use crate::ops::simd::Neon;
+#[cfg(target_arch = "x86_64")]
+use crate::ops::simd::{Avx2, Avx512};
+use crate::ops::simd::{Interleave, Line, Portable, Vector, kernel};
 
 /// Samples that are converted together; rows are padded to a multiple of it.
 pub(crate) const CHUNK: usize = 64;
@@ -20,24 +24,48 @@ const BLUE_OF_CB: i16 = 25_297;
 /// -0.34414, and -0.71414 + 1, with 16 fractional bits, rounded as libjpeg does.
 const GREEN: [i16; 2] = [-22_554, 18_734];
 
-/// What an instruction set needs for it.
-pub(crate) trait Convert: Interleave + Vector {}
-
-impl<V: Interleave + Vector> Convert for V {}
-
-/// One chunk of luminance and colour differences.
-#[inline(always)]
-fn ycc<V: Vector>(y: &[u8; CHUNK], cb: &[u8; CHUNK], cr: &[u8; CHUNK]) -> [[u8; CHUNK]; 3] {
-    const NONE: Line = [128; size_of::<Line>() / 2];
-    let (y, mut blue, mut red) = (V::split(y), V::split(cb), V::split(cr));
-    let (mut green, none) = (y, V::load(&NONE));
-    for i in 0..2 {
-        let (y, cb, cr) = (y[i], V::subtract(blue[i], none), V::subtract(red[i], none));
-        red[i] = V::add(V::add(y, cr), V::scale(cr, RED_OF_CR));
-        green[i] = V::add(V::subtract(y, cr), V::products(cb, cr, GREEN));
-        blue[i] = V::add(V::add(y, cb), V::scale(cb, BLUE_OF_CB));
+/// The colours of one chunk on one instruction set; called inside `kernel!` only, where the CPU has it.
+pub(crate) trait Convert: Interleave + Vector {
+    /// Red, green and blue from luminance and colour differences.
+    #[inline(always)]
+    fn ycc(y: &[u8; CHUNK], cb: &[u8; CHUNK], cr: &[u8; CHUNK]) -> [[u8; CHUNK]; 3] {
+        const NONE: Line = [128; size_of::<Line>() / 2];
+        let (y, mut blue, mut red) = (Self::split(y), Self::split(cb), Self::split(cr));
+        let (mut green, none) = (y, Self::load(&NONE));
+        for i in 0..2 {
+            let (y, cb, cr) = (y[i], Self::subtract(blue[i], none), Self::subtract(red[i], none));
+            red[i] = Self::add(Self::add(y, cr), Self::scale(cr, RED_OF_CR));
+            green[i] = Self::add(Self::subtract(y, cr), Self::products(cb, cr, GREEN));
+            blue[i] = Self::add(Self::add(y, cb), Self::scale(cb, BLUE_OF_CB));
+        }
+        [Self::merge(red), Self::merge(green), Self::merge(blue)]
     }
-    [V::merge(red), V::merge(green), V::merge(blue)]
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Convert for Avx2 {}
+#[cfg(target_arch = "x86_64")]
+impl Convert for Avx512 {}
+#[cfg(target_arch = "aarch64")]
+impl Convert for Neon {}
+
+/// Value by value, of which compilers make vectors.
+impl Convert for Portable {
+    #[inline(always)]
+    fn ycc(y: &[u8; CHUNK], cb: &[u8; CHUNK], cr: &[u8; CHUNK]) -> [[u8; CHUNK]; 3] {
+        let [mut red, mut green, mut blue] = [[0; CHUNK]; 3];
+        let product = |one: i16, other: i16| i32::from(one) * i32::from(other);
+        for i in 0..CHUNK {
+            let (y, cb, cr) = (i16::from(y[i]), i16::from(cb[i]) - 128, i16::from(cr[i]) - 128);
+            let of_cr = ((product(cr, RED_OF_CR) + (1 << 14)) >> 15) as i16;
+            let of_cb = ((product(cb, BLUE_OF_CB) + (1 << 14)) >> 15) as i16;
+            let of_both = ((product(cb, GREEN[0]) + product(cr, GREEN[1]) + (1 << 15)) >> 16) as i16;
+            red[i] = (y + cr + of_cr).clamp(0, 255) as u8;
+            green[i] = (y - cr + of_both).clamp(0, 255) as u8;
+            blue[i] = (y + cb + of_cb).clamp(0, 255) as u8;
+        }
+        [red, green, blue]
+    }
 }
 
 kernel! {
@@ -50,7 +78,7 @@ kernel! {
             let converted;
             let planes = match transform {
                 Transform::YCbCr => {
-                    converted = ycc::<V>(first, second, third);
+                    converted = V::ycc(first, second, third);
                     [&converted[0], &converted[1], &converted[2]]
                 }
                 Transform::Rgb => [first, second, third],
