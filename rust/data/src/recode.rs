@@ -49,6 +49,7 @@ pub use pixels::Scratch;
 use crate::error::{Error, Result};
 use crate::jpeg;
 use crate::limits::{MAX_MEMBER_BYTES, MAX_PIXELS, MAX_SIDE_PX};
+use crate::ops::simd::Simd;
 use entropy::Tools;
 use layout::damaged;
 use restore::{Making, Parts};
@@ -147,7 +148,9 @@ impl Recoder {
         };
         let same = match making {
             Making::Write => true,
-            Making::Copy(..) => strict::same(&mut self.tools.heads, &layout, &parts.sparse),
+            Making::Copy(..) => {
+                expand::same(Simd::detect(), &mut self.tools.expander, &layout, &parts.sparse)
+            }
         };
         if same { Ok(member) } else { Err(OTHERWISE) }
     }

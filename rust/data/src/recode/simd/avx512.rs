@@ -89,6 +89,31 @@ impl Steps for Avx512 {
     }
 
     #[inline(always)]
+    fn weigh(bitmap: u64, values: &[u8; 64], steps: &[u8; 64]) -> Option<u32> {
+        // SAFETY: the CPU has AVX-512 with VBMI2 and VNNI (see above).
+        unsafe {
+            let magnitudes = _mm512_abs_epi8(_mm512_maskz_expand_epi8(bitmap, load(values)));
+            let sums = _mm512_dpbusd_epi32(_mm512_setzero_si512(), load(steps), magnitudes);
+            Some(_mm512_reduce_add_epi32(sums).cast_unsigned())
+        }
+    }
+
+    #[inline(always)]
+    fn unstuff(bytes: &[u8; 64], behind: bool, out: &mut [u8; 64]) -> Option<(usize, bool)> {
+        // SAFETY: the CPU has AVX-512 with VBMI2 (see above); the store is to all of `out`.
+        unsafe {
+            let bytes = load(bytes);
+            let marks = _mm512_cmpeq_epi8_mask(bytes, _mm512_set1_epi8(-1));
+            let stuffed = marks << 1 | u64::from(behind);
+            if stuffed & _mm512_test_epi8_mask(bytes, bytes) != 0 {
+                return None;
+            }
+            _mm512_storeu_si512(out.as_mut_ptr().cast(), _mm512_maskz_compress_epi8(!stuffed, bytes));
+            Some((64 - stuffed.count_ones() as usize, marks >> 63 == 1))
+        }
+    }
+
+    #[inline(always)]
     fn scan(block: &[i16; 64], values: &mut [i16; 64]) -> u64 {
         // SAFETY: the CPU has AVX-512 with VBMI2 (see above); each half is loaded and stored whole, and no more
         // than the 32 values of the first half stand before those of the second.
@@ -110,7 +135,7 @@ impl Steps for Avx512 {
     }
 
     #[inline(always)]
-    fn split(values: &[i16; 64], magnitudes: &mut [u8; 64]) -> [u64; 2] {
+    fn split(values: &[i16; 64], magnitudes: &mut [u8; 64]) -> [u64; 3] {
         // SAFETY: the CPU has AVX-512 with VBMI2 (see above); the store is to all of `magnitudes`.
         unsafe {
             let at: *const __m512i = values.as_ptr().cast();
@@ -124,7 +149,8 @@ impl Steps for Avx512 {
             let large = _mm512_cmpge_epu8_mask(found, least);
             let packed = _mm512_maskz_compress_epi8(large, _mm512_sub_epi8(found, least));
             _mm512_storeu_si512(magnitudes.as_mut_ptr().cast(), packed);
-            [u64::from(negative[0]) | u64::from(negative[1]) << 32, large]
+            let wide = _mm512_movepi8_mask(found);
+            [u64::from(negative[0]) | u64::from(negative[1]) << 32, large, wide]
         }
     }
 
