@@ -139,7 +139,7 @@ impl Made for Codes {
 
 /// Tables that have been made ready: the same few come up in file after file.
 pub(super) struct Cache<T> {
-    made: Vec<(Class, Table, T)>,
+    made: Vec<(Class, Table, Box<T>)>,
 }
 
 impl<T> Default for Cache<T> {
@@ -164,11 +164,11 @@ impl<T: Made> Cache<T> {
         if let Some(number) = self.made.iter().position(|made| made.0 == class && made.1 == *table) {
             return Ok(number);
         }
-        self.made.push((class, *table, T::make(table, class)?));
+        self.made.push((class, *table, Box::new(T::make(table, class)?)));
         Ok(self.made.len() - 1)
     }
 
     pub(super) fn get(&self, number: usize) -> Option<&T> {
-        self.made.get(number).map(|made| &made.2)
+        self.made.get(number).map(|made| &*made.2)
     }
 }

@@ -111,7 +111,7 @@ pub(super) struct Lookup<const ENTRIES: usize> {
     /// Whether no two of its codes stand for the same, so that who writes has no choice: each symbol has one
     /// code, and of the AC symbols without a value there are none but the end of a block and 16 zeros.
     pub(super) one_way: bool,
-    pub(super) entries: Box<[Found; ENTRIES]>,
+    pub(super) entries: [Found; ENTRIES],
 }
 
 impl<const ENTRIES: usize> Lookup<ENTRIES> {
@@ -188,7 +188,7 @@ impl<const ENTRIES: usize> Made for Lookup<ENTRIES> {
             !odd && !std::mem::replace(&mut met[usize::from(symbol)], true)
         });
         let singles = Self::singles(&codes);
-        let mut entries = Box::new([Single::NONE.found(0); ENTRIES]);
+        let mut entries = [Single::NONE.found(0); ENTRIES];
         for (index, entry) in entries.iter_mut().enumerate() {
             *entry = Self::found(&singles, index, class);
         }

@@ -165,10 +165,68 @@ impl Coder for Sequential<'_> {
         Ok(())
     }
 
+    /// One block after the other, whichever its row: how many a loop over the blocks of one row has is nothing that
+    /// a processor foresees, with so much between them that nobody can.
+    #[inline(always)]
+    fn units(&mut self, band: usize, units: Range<usize>, factors: &[(usize, usize)]) -> Result<(), Unusual> {
+        let missing = Unusual("blocks that are not there");
+        let (mut rows, mut order) = (Vec::with_capacity(MOST_BLOCKS), Vec::with_capacity(MOST_BLOCKS));
+        for (slot, &(h, v)) in factors.iter().enumerate() {
+            let component = self.components[slot & 3];
+            for row in band * v..band * v + v {
+                let begins = self
+                    .planes
+                    .get(component)
+                    .and_then(|plane| plane.begins(row, units.start * h, units.len() * h));
+                let (block, value) = begins.ok_or(missing)?;
+                order.extend(std::iter::repeat_n(rows.len(), h));
+                rows.push(Growing { slot, component, row, block, value });
+            }
+        }
+        let (state, data) = self.source.bits.parts();
+        // In registers, not in memory.
+        let (mut at, mut behind, mut next) = (*state, 0, 0);
+        for _ in 0..units.len() * order.len() {
+            let row = rows.get_mut(order[next]).ok_or(missing)?;
+            next += 1;
+            next = if next == order.len() { 0 } else { next };
+            let tables = (self.dc[row.slot & 3], self.ac[row.slot & 3]);
+            let block =
+                self.planes.get_mut(row.component).and_then(|plane| plane.block(row.block, row.value));
+            let (bitmap, first, values) = block.ok_or(missing)?;
+            let taken = sequential::read((&mut at, data), tables, &mut self.last[row.slot & 3], values)?;
+            (*bitmap, *first) = (taken.bitmap, taken.first);
+            behind |= taken.behind;
+            row.block += 1;
+            row.value += taken.bitmap.count_ones() as usize;
+        }
+        *state = at;
+        for row in rows {
+            if let Some(plane) = self.planes.get_mut(row.component) {
+                plane.ends(row.row, row.value);
+            }
+        }
+        self.behind |= behind;
+        Ok(())
+    }
+
     fn restart(&mut self, number: u8) -> Result<(), Unusual> {
         self.last = [0; 4];
         self.source.restart(number)
     }
+}
+
+/// Most blocks of a coding unit.
+const MOST_BLOCKS: usize = 10;
+
+/// A row of blocks that is being filled.
+struct Growing {
+    slot: usize,
+    component: usize,
+    row: usize,
+    /// The places of its next block and of that block's values.
+    block: usize,
+    value: usize,
 }
 
 struct Progressive<'a> {

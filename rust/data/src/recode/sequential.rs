@@ -65,7 +65,7 @@ pub(super) fn read(
     state.drop(found.bits());
     let first = i16::try_from(*last).map_err(|_| Unusual("a coefficient of more than 16 bits"))?;
     let mut block = Reading { values, count: 0, bitmap: 0, place: 1 };
-    let entries = &*ac.entries;
+    let entries = &ac.entries;
     while block.place <= LAST {
         state.refill(data);
         // 56 bits: three entries.
