@@ -42,16 +42,15 @@ impl Scan {
         Self { frame: frame.clone(), scan: scan.clone(), data, padding }
     }
 
-    /// The data, if they would be written with the same header, tables and padding.
-    pub(super) fn data<'a>(
+    /// Where its data are, if they would be written with the same header, tables and padding.
+    pub(super) fn data(
         &self,
-        file: &'a [u8],
         (frame, scan): (&segments::Frame, &segments::Scan),
         padding: &mut Padding,
-    ) -> Option<&'a [u8]> {
+    ) -> Option<Range<usize>> {
         let padded = self.padding.iter().all(|&(count, value)| padding.next(count) == Ok(value));
         let same = padded && self.frame == *frame && self.scan == *scan;
-        file.get(self.data.clone()).filter(|_| same)
+        same.then(|| self.data.clone())
     }
 }
 
