@@ -43,6 +43,20 @@ pub(crate) trait Steps {
         None
     }
 
+    /// Whether eight blocks have these bitmaps: of each its first 4 bits are so many of 4 bits from the start of `around`
+    /// as a byte of `begins` and `odd` say, which is 0 or 1, and a byte of `counts` says how many there are; the lowest
+    /// bit of a bitmap is not among them. `None` if that is not worth it here.
+    #[inline(always)]
+    fn same_bitmaps(
+        _around: &[u8; 80],
+        _begins: u64,
+        _counts: u64,
+        _odd: u64,
+        _bitmaps: &[u64; 8],
+    ) -> Option<bool> {
+        None
+    }
+
     /// Bytes of entropy-coded data without the zeros that stand behind each 0xFF, `behind` telling whether one is just
     /// before them: how many these are, and whether the last byte is one. `None` if something else than a zero stands
     /// behind one, or if that is not worth it here. What is written behind them means nothing.

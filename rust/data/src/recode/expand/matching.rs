@@ -36,7 +36,7 @@ kernel! {
         let before = band.cursor;
         let mut cursor = before;
         let same = same_firsts(band, &mut cursor, row.dc).is_some()
-            && same_places(band, &mut cursor, row.bitmaps).is_some()
+            && same_places::<V>(band, &mut cursor, row.bitmaps).is_some()
             && same_values(band, &mut cursor, row)
             && tame::<V>(band, before, steps, row).is_some();
         band.cursor = cursor;
@@ -78,26 +78,31 @@ const FAR: u8 = DC_WIDE.cast_unsigned();
 
 /// Whether the bitmaps are the same.
 #[inline(always)]
-fn same_places(band: &Expander, cursor: &mut Cursor, bitmaps: &[u64]) -> Option<()> {
+fn same_places<V: Steps>(band: &Expander, cursor: &mut Cursor, bitmaps: &[u64]) -> Option<()> {
     if cursor.block + bitmaps.len() > band.counts.blocks {
         return None;
     }
     let (eights, rest) = bitmaps.as_chunks::<8>();
     let mut other = 0;
     for eight in eights {
-        other |= eight_places(band, cursor, eight, 8)?;
+        other |= eight_places::<V>(band, cursor, eight, 8)?;
     }
     if !rest.is_empty() {
         let mut eight = [0; 8];
         eight[..rest.len()].copy_from_slice(rest);
-        other |= eight_places(band, cursor, &eight, rest.len())?;
+        other |= eight_places::<V>(band, cursor, &eight, rest.len())?;
     }
     (other == 0).then_some(())
 }
 
 /// Bits by which the next `count` blocks' bitmaps differ from these.
 #[inline(always)]
-fn eight_places(band: &Expander, cursor: &mut Cursor, bitmaps: &[u64; 8], count: usize) -> Option<u64> {
+fn eight_places<V: Steps>(
+    band: &Expander,
+    cursor: &mut Cursor,
+    bitmaps: &[u64; 8],
+    count: usize,
+) -> Option<u64> {
     const ONES: u64 = u64::MAX / 255;
     let bytes = &band.bytes[..];
     // The codes, each in a byte; how many 4 bits they stand for; how many there are up to each.
@@ -106,16 +111,21 @@ fn eight_places(band: &Expander, cursor: &mut Cursor, bitmaps: &[u64; 8], count:
     let codes = (codes | codes << 16) & 0x0000_ffff_0000_ffff;
     let codes = (codes | codes << 8) & 0x00ff_00ff_00ff_00ff;
     let codes = (codes | codes << 4) & (ONES * 0x0f);
-    let ends = (codes + ((codes + ONES) >> 4 & ONES)).wrapping_mul(ONES);
+    let counts = codes + ((codes + ONES) >> 4 & ONES);
+    let ends = counts.wrapping_mul(ONES);
     let around: &[u8; 80] = bytes.get(band.streams.bitmaps + cursor.bitmap / 2..)?.first_chunk()?;
-    let mut other = 0;
-    for (i, &bitmap) in bitmaps.iter().enumerate() {
-        let at = ((ends << 8) >> (8 * i)) as usize % 256 + cursor.bitmap % 2;
-        let code = (codes >> (8 * i)) as usize % 16;
-        let sixteen = around[at / 2 % 64..].first_chunk::<16>()?;
-        let found = (u128::from_le_bytes(*sixteen) >> (4 * (at % 2))) as u64 & BITMAPS[code];
-        other |= found << 1 ^ bitmap;
-    }
+    let begins = ends << 8;
+    let odd = cursor.bitmap % 2;
+    let other = match V::same_bitmaps(around, begins, counts, odd as u64, bitmaps) {
+        Some(same) => u64::from(!same),
+        None => bitmaps.iter().enumerate().try_fold(0, |other, (i, &bitmap)| {
+            let at = (begins >> (8 * i)) as usize % 256 + odd;
+            let code = (codes >> (8 * i)) as usize % 16;
+            let sixteen = around[at / 2 % 64..].first_chunk::<16>()?;
+            let found = (u128::from_le_bytes(*sixteen) >> (4 * (at % 2))) as u64 & BITMAPS[code];
+            Some(other | (found << 1 ^ bitmap))
+        })?,
+    };
     cursor.block += count;
     cursor.bitmap += (ends >> 56) as usize;
     Some(other)

@@ -99,6 +99,38 @@ impl Steps for Avx512 {
     }
 
     #[inline(always)]
+    fn same_bitmaps(
+        around: &[u8; 80],
+        begins: u64,
+        counts: u64,
+        odd: u64,
+        bitmaps: &[u64; 8],
+    ) -> Option<bool> {
+        // SAFETY: the CPU has AVX-512 (see above). Words are gathered from the first 64 bytes of `around` on, and from
+        // the bytes behind those: of 80 that are there.
+        unsafe {
+            let at = _mm512_cvtepu8_epi64(_mm_cvtsi64_si128(begins.cast_signed()));
+            let at = _mm512_add_epi64(at, _mm512_set1_epi64(odd.cast_signed()));
+            let byte = _mm512_and_si512(_mm512_srli_epi64::<1>(at), _mm512_set1_epi64(63));
+            let shift = _mm512_slli_epi64::<2>(_mm512_and_si512(at, _mm512_set1_epi64(1)));
+            let from: *const i64 = around.as_ptr().cast();
+            let word = _mm512_i64gather_epi64::<1>(byte, from);
+            let behind = _mm512_i64gather_epi64::<1>(_mm512_add_epi64(byte, _mm512_set1_epi64(1)), from);
+            // Of 17 times 4 bits the last is in the ninth byte.
+            let last = _mm512_slli_epi64::<60>(_mm512_srli_epi64::<56>(behind));
+            let last = _mm512_maskz_mov_epi64(_mm512_test_epi64_mask(shift, shift), last);
+            let found = _mm512_or_si512(_mm512_srlv_epi64(word, shift), last);
+            let counts = _mm512_cvtepu8_epi64(_mm_cvtsi64_si128(counts.cast_signed()));
+            let one = _mm512_set1_epi64(1);
+            // Shifted by 64 bits nothing is left of it, and all bits count.
+            let there = _mm512_sub_epi64(_mm512_sllv_epi64(one, _mm512_slli_epi64::<2>(counts)), one);
+            let found = _mm512_slli_epi64::<1>(_mm512_and_si512(found, there));
+            let bitmaps = _mm512_loadu_si512(bitmaps.as_ptr().cast());
+            Some(_mm512_cmpneq_epi64_mask(found, bitmaps) == 0)
+        }
+    }
+
+    #[inline(always)]
     fn unstuff(bytes: &[u8; 64], behind: bool, out: &mut [u8; 64]) -> Option<(usize, bool)> {
         // SAFETY: the CPU has AVX-512 with VBMI2 (see above); the store is to all of `out`.
         unsafe {
