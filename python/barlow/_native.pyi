@@ -157,7 +157,7 @@ def pack(
     members: bool = True,
     decode: bool = True,
     recode: bool = False,
-    prove: Literal["rewrite", "strict"] = "rewrite",
+    prove: Literal["rewrite", "strict"] = "strict",
     overwrite: bool = False,
     threads: int = 0,
     progress: _Progress | None = None,
@@ -166,8 +166,8 @@ def pack(
 
     `members`: extra members are packed, too. `decode=False` reads headers alone, at the speed of the disk.
     `recode`: JPEGs are stored with their Huffman codes undone, under their names and `.bjc`; those that
-    cannot be, and everything else, as they are. `prove`: how it is proven that each comes back, "rewrite" or
-    "strict" (docs/recode-format.md); what is stored is the same.
+    cannot be, and everything else, as they are. `prove`: how it is proven that each comes back, "strict" or
+    "rewrite" (docs/recode-format.md); what is stored is the same.
 
     Returns images, held_out_images, extra_members, shards, bytes, classes, ignored (files that are no images
     and belong to none, and links in archives), classes_without_training (whose only image was held out),

@@ -27,7 +27,7 @@ def pack(
     members: bool = True,
     decode: bool = True,
     recode: bool = False,
-    prove: Literal["rewrite", "strict"] = "rewrite",
+    prove: Literal["rewrite", "strict"] = "strict",
     overwrite: bool = False,
     threads: int = 0,
 ) -> None:
@@ -48,8 +48,9 @@ def pack(
             times as fast as by libjpeg-turbo, to the same pixels; `barlow unpack` gives the originals back,
             byte for byte, and each is proven to. What cannot be recoded is stored as it is
             (docs/recode-format.md).
-        prove: With --recode: "rewrite" makes every original of what is stored and compares it; "strict" is
-            quicker: where reading has seen that a file leaves its writer no choice, it compares coefficients.
+        prove: With --recode: "rewrite" makes every original of what is stored and compares it; "strict" does
+            so where a file leaves its writer a choice, and where reading has seen that it leaves none it
+            compares coefficients, which is quicker. What is stored is the same.
         overwrite: Replace what an earlier pack left at OUT.
         threads: Decoding threads; 0 is all cores.
     """

@@ -77,7 +77,7 @@ impl Default for Options {
             with_extras: true,
             decode: true,
             recode: false,
-            prove: Proof::default(),
+            prove: Proof::Strict,
             overwrite: false,
             threads: 0,
         }

@@ -7,8 +7,8 @@
 //! member ─layout─► coefficients ─► pixels, or with the skeleton ─build─► JPEG
 //! ```
 //!
-//! A member is written only if what [`Recoder::restore`] makes of it has been compared with the file, byte by
-//! byte. Everything that is unusual, damaged or beyond a limit is left to be stored as it is.
+//! A member is written only if it is proven ([`Proof`]) that [`Recoder::restore`] makes the file of it, byte by byte.
+//! Everything that is unusual, damaged or beyond a limit is left to be stored as it is.
 
 mod bits;
 mod codes;
@@ -80,7 +80,8 @@ pub fn original_name(name: &[u8]) -> &[u8] {
 /// How it is proven that a file comes back byte for byte. Members are the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Proof {
-    /// The file is made of its member, all of it, in the very way in which it is restored, and compared.
+    /// The file is made of its member, all of it, in the very way in which it is restored, and compared. What single
+    /// files are proven by.
     #[default]
     Rewritten,
     /// The same but for the Huffman codes of sequential scans that were read strictly, so that a writer has no choice:

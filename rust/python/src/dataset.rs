@@ -227,7 +227,7 @@ pub(crate) fn members(py: Python<'_>, path: PathBuf) -> PyResult<Vec<(Bound<'_, 
 /// Packs a source into shards and an index.
 #[pyfunction]
 #[pyo3(signature = (source, out, *, shard_bytes = 256 << 20, min_shards = 1, held_out = 0.0, on_error = "raise",
-    members = true, decode = true, recode = false, prove = "rewrite", overwrite = false, threads = 0, progress = None))]
+    members = true, decode = true, recode = false, prove = "strict", overwrite = false, threads = 0, progress = None))]
 #[allow(clippy::too_many_arguments)] // They are keywords in Python.
 pub(crate) fn pack<'py>(
     py: Python<'py>,

@@ -108,6 +108,8 @@ pub(super) struct Lookup<const ENTRIES: usize> {
     /// code, and of the AC symbols without a value there are none but the end of a block and 16 zeros.
     pub(super) one_way: bool,
     pub(super) entries: [Found; ENTRIES],
+    /// The lower 16 bits of each: all that the next lookup waits for, so small that it stays in the nearest cache.
+    steps: [u16; ENTRIES],
 }
 
 impl<const ENTRIES: usize> Lookup<ENTRIES> {
@@ -123,6 +125,18 @@ impl<const ENTRIES: usize> Lookup<ENTRIES> {
         let value = extend((bits << length >> 1 >> (63 - size)) as u32, size) as i16;
         let single = Single { bits: (length + size) as u8, step: step_of(symbol), value };
         Ok(single.found((bits >> (64 - length - size)) as u32))
+    }
+
+    /// Where the entry is for what the bits begin with, the next bit the highest.
+    #[inline(always)]
+    pub(super) fn index(bits: u64) -> usize {
+        (bits >> (64 - Self::SEEN)) as usize
+    }
+
+    /// Of an entry [`Found::step`] in the upper 8 bits and, above two others, [`Found::bits`]: sooner than the entry.
+    #[inline(always)]
+    pub(super) fn step(&self, index: usize) -> u16 {
+        self.steps[index]
     }
 
     /// What every index begins with, if it shows as much of it as an entry needs.
@@ -188,14 +202,9 @@ impl<const ENTRIES: usize> Made for Lookup<ENTRIES> {
         for (index, entry) in entries.iter_mut().enumerate() {
             *entry = Self::found(&singles, index, class);
         }
-        Ok(Self { prefixes, one_way, entries })
+        let steps = entries.map(|entry| entry.0 as u16);
+        Ok(Self { prefixes, one_way, entries, steps })
     }
-}
-
-/// The entry for what the bits begin with, the next bit the highest.
-#[inline(always)]
-pub(super) fn look_up<const ENTRIES: usize>(entries: &[Found; ENTRIES], bits: u64) -> Found {
-    entries[(bits >> (64 - ENTRIES.trailing_zeros())) as usize]
 }
 
 #[cfg(test)]
@@ -221,7 +230,7 @@ mod tests {
             let lookup = AcLookup::make(&table, class).unwrap();
             for _ in 0..200 {
                 let bits = (0..3).fold(0, |bits, _| bits << 24 | u64::from(random.next()));
-                let found = look_up(&lookup.entries, bits);
+                let found = lookup.entries[AcLookup::index(bits)];
                 let first = one(&lookup.prefixes, bits);
                 if found.escapes() {
                     escapes += 1;

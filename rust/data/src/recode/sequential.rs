@@ -4,7 +4,7 @@
 use super::Unusual;
 use super::bits::State;
 use super::expand::Wide;
-use super::lookup::{AcLookup, DcLookup, END_OF_BLOCK, Found, look_up};
+use super::lookup::{AcLookup, DcLookup, END_OF_BLOCK, Found};
 use super::pieces::{NONE, Piece, Pieces};
 use super::simd::Steps;
 
@@ -37,18 +37,21 @@ impl Reading<'_> {
     /// Reads what the next entry stands for; gives whether it ends the block.
     #[inline(always)]
     fn next(&mut self, (state, data): (&mut State, &[u8]), ac: &AcLookup) -> Result<bool, Unusual> {
-        let mut found = look_up(&ac.entries, state.bits);
-        let ended = self.place + found.step() > LAST;
-        if ended && !ends(self.place, found.step()) {
+        let index = AcLookup::index(state.bits);
+        let (step, bits) = (ac.step(index), state.bits);
+        let places = u32::from(step >> 8);
+        let ended = self.place + places > LAST;
+        if ended && !ends(self.place, places) {
             state.refill(data);
-            found = alone(ac, self.place, state.bits)?;
+            let found = alone(ac, self.place, state.bits)?;
             self.take(found, state.bits);
             state.drop(found.bits());
             state.refill(data);
             return Ok(self.place > LAST);
         }
-        self.take(found, state.bits);
-        state.drop(found.bits());
+        // The next lookup needs this alone; bits above the count are not looked at.
+        state.drop(step.into());
+        self.take(ac.entries[index], bits);
         Ok(ended)
     }
 }
@@ -66,7 +69,7 @@ pub(super) struct Taken {
 #[inline(always)]
 pub(super) fn first((state, data): (&mut State, &[u8]), dc: &DcLookup) -> Result<i16, Unusual> {
     state.refill(data);
-    let mut found = look_up(&dc.entries, state.bits);
+    let mut found = dc.entries[DcLookup::index(state.bits)];
     if found.escapes() {
         found = dc.single(state.bits)?;
     }

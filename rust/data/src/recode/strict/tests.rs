@@ -191,3 +191,46 @@ fn what_is_read_strictly_would_be_written_so() {
         "{strict} {loose} {refused}"
     );
 }
+
+/// Files of encoders, of all ways of coding, sizes and restarts: whole, or with bytes changed, lost or doubled.
+#[test]
+fn mutated_files_are_recoded_alike_or_refused_alike() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/corpus/images");
+    let mut paths: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "jpg"));
+    paths.sort();
+    let mut files: Vec<Vec<u8>> = paths.iter().map(|path| std::fs::read(path).unwrap()).collect();
+    files.retain(|file| Recoder::new().recode(file).is_ok());
+    let count = std::env::var("BARLOW_MUTANTS").ok().and_then(|count| count.parse().ok()).unwrap_or(2000);
+    let (mut strictly, mut written) = (Recoder::with(Proof::Strict), Recoder::new());
+    let (mut strict, mut loose, mut refused) = (0, 0, 0);
+    for number in 0..if cfg!(miri) { 3 } else { count } {
+        let mut random = Random(number as u32);
+        let mut bytes = files[number % files.len()].clone();
+        for _ in 0..random.below(4) {
+            // Mostly of the data, and seldom what makes the rest of them other ones.
+            let from = if random.below(4) == 0 { 2 } else { bytes.len() * 7 / 8 };
+            let at = from + random.below(bytes.len() - from);
+            match random.below(5) {
+                0 => bytes[at] = random.next() as u8,
+                1 => drop(bytes.remove(at)),
+                2 => bytes.insert(at, bytes[at]),
+                _ => bytes[at] ^= 1 << random.below(8),
+            }
+        }
+        strictly.parts.strict = false;
+        let one = strictly.recode(&bytes);
+        assert_eq!(one, written.recode(&bytes), "mutant {number}");
+        match (one, strictly.parts.strict) {
+            (Ok(member), was_strict) => {
+                assert!(written.restore(&member).unwrap() == bytes, "mutant {number}");
+                *(if was_strict { &mut strict } else { &mut loose }) += 1;
+            }
+            _ => refused += 1,
+        }
+    }
+    assert!(
+        cfg!(miri) || (strict * 10 > count && loose * 20 > count && refused * 20 > count),
+        "{strict} {loose} {refused}"
+    );
+}
