@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from bench_images import source
 
@@ -48,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     found = {name: summary(times, seconds[BESIDE], megabytes) for name, times in seconds.items()}
     for name, row in found.items():
         low, high = row["least_mb_per_s"], row["most_mb_per_s"]
-        print(f"{name:28}{row['mb_per_s']:8.1f} MB/s [{low:.1f}-{high:.1f}]  x decode {row['x_decode']:.2f}")
+        print(f"{name:30}{row['mb_per_s']:8.1f} MB/s [{low:.1f}-{high:.1f}]  x decode {row['x_decode']:.2f}")
     if options.json:
         options.json.write_text(
             json.dumps({"megabytes": megabytes, "grown": grown, "lanes": found}, indent=2)
@@ -78,8 +79,8 @@ def lanes(tar: Path, files: dict[str, bytes], folder: Path) -> dict[str, Callabl
     jpegs = [data for data in files.values() if data.startswith(b"\xff\xd8")]
     recoded = [member for member in map(recode, jpegs) if member is not None]
 
-    def packing(kind: str) -> Callable[[], object]:
-        return lambda: pack(tar, folder / kind, recode=kind == "recoded", threads=1, overwrite=True)
+    def packing(kind: str, **how: Any) -> Callable[[], object]:
+        return lambda: pack(tar, folder / kind, threads=1, overwrite=True, **how)
 
     def unpacking(kind: str) -> Callable[[], object]:
         def run() -> None:
@@ -90,7 +91,8 @@ def lanes(tar: Path, files: dict[str, bytes], folder: Path) -> dict[str, Callabl
     return {
         BESIDE: lambda: [decode(data, library_codes=True) for data in jpegs],
         "pack": packing("plain"),
-        "pack --recode": packing("recoded"),
+        "pack --recode": packing("recoded", recode=True),
+        "pack --recode --prove strict": packing("strict", recode=True, prove="strict"),
         "recode: the bytes alone": lambda: list(map(recode, jpegs)),
         "unpack": unpacking("plain"),
         "unpack, recoded": unpacking("recoded"),

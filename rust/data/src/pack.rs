@@ -213,8 +213,10 @@ struct Packing<'a> {
 
 /// An image that has been read, and decoded if it was to be.
 struct Proven {
+    /// What is stored: the image, or the member that it was recoded to.
     data: Vec<u8>,
-    recoding: Option<std::result::Result<Vec<u8>, &'static str>>,
+    /// Whether it was, or why not, if it was to be.
+    recoding: Option<std::result::Result<(), &'static str>>,
     header: Header,
     crc32c: u32,
     extras: Vec<(Extra, Vec<u8>)>,
@@ -288,17 +290,17 @@ impl Packing<'_> {
     }
 
     fn write(&mut self, writer: &mut ShardWriter<'_>, at: usize, size: u64, proven: Proven) -> Result<()> {
-        let Proven { mut data, recoding, mut header, crc32c, extras } = proven;
+        let Proven { data, recoding, mut header, crc32c, extras } = proven;
         let candidate = &self.plan.candidates[at];
         let mut name = Cow::from(&candidate.name);
         let recoded = &mut self.report.recoded;
         match (recoding, names::recoded(&candidate.name)) {
-            (Some(Ok(member)), Some(longer)) => {
+            (Some(Ok(())), Some(longer)) => {
                 recoded.images += 1;
-                recoded.from_bytes += data.len() as u64;
-                recoded.to_bytes += member.len() as u64;
+                recoded.from_bytes += candidate.length;
+                recoded.to_bytes += data.len() as u64;
                 header.format = Format::Recoded;
-                (data, name) = (member, longer.into());
+                name = longer.into();
             }
             (Some(Err(reason)), _) => *recoded.kept.entry(reason).or_default() += 1,
             _ => {}
@@ -326,6 +328,8 @@ struct Tools {
     recoder: Recoder,
     /// Whether JPEGs are recoded.
     recode: bool,
+    /// The last image that was read, if it is not stored itself: its memory is for the next one.
+    data: Vec<u8>,
 }
 
 impl Tools {
@@ -334,27 +338,31 @@ impl Tools {
             true => Some((Decoder::new()?, Image::default())),
             false => None,
         };
-        Ok(Self { decoder, recoder: Recoder::with(options.prove), recode: options.recode })
+        Ok(Self { decoder, recoder: Recoder::with(options.prove), recode: options.recode, data: Vec::new() })
     }
 }
 
 /// Reads an image and decodes all of it. What can be recoded is read in full by that; of what is recoded already,
 /// the original is made, too: damage to what pixels do not need would get a fresh checksum otherwise.
 fn prove(plan: &Plan, files: &Files, at: usize, tools: &mut Tools) -> Result<Proven> {
-    let mut data = Vec::new();
-    plan.read(files, at, &mut data)?;
-    let header = peek(&data).map_err(|error| plan.locate(at, error))?;
-    let Tools { decoder, recoder, recode } = tools;
-    let recoding = (*recode && header.format == Format::Jpeg)
-        .then(|| recoded(recoder, &data, &plan.candidates[at].name));
+    let Tools { decoder, recoder, recode, data } = tools;
+    plan.read(files, at, data)?;
+    let header = peek(data).map_err(|error| plan.locate(at, error))?;
+    let recoding =
+        (*recode && header.format == Format::Jpeg).then(|| recoded(recoder, data, &plan.candidates[at].name));
     if let Some((decoder, image)) = decoder.as_mut().filter(|_| !matches!(recoding, Some(Ok(_)))) {
-        let mut proof = decoder.decode(&data, image);
+        let mut proof = decoder.decode(data, image);
         if header.format == Format::Recoded {
-            proof = proof.and_then(|()| recoder.restore(&data).map(drop));
+            proof = proof.and_then(|()| recoder.restore(data).map(drop));
         }
         proof.map_err(|error| plan.locate(at, error))?;
     }
-    let crc32c = crc32c::crc32c(if let Some(Ok(member)) = &recoding { member } else { &data });
+    let (data, recoding) = match recoding {
+        Some(Ok(member)) => (member, Some(Ok(()))),
+        Some(Err(reason)) => (std::mem::take(data), Some(Err(reason))),
+        None => (std::mem::take(data), None),
+    };
+    let crc32c = crc32c::crc32c(&data);
     let mut extras = Vec::new();
     plan.read_extras(files, at, |extra, bytes| extras.push((extra, bytes)))?;
     Ok(Proven { data, recoding, header, crc32c, extras })

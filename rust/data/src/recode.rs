@@ -49,6 +49,7 @@ pub use pixels::Scratch;
 use crate::error::{Error, Result};
 use crate::jpeg;
 use crate::limits::{MAX_MEMBER_BYTES, MAX_PIXELS, MAX_SIDE_PX};
+use crate::ops::simd::Simd;
 use entropy::Tools;
 use layout::damaged;
 use restore::{Making, Parts};
@@ -137,18 +138,17 @@ impl Recoder {
         }
         let parts = &self.parts;
         let making = match self.proof {
-            Proof::Strict if parts.strict => Making::Copy(bytes, &parts.scans),
+            Proof::Strict if parts.strict => Making::Compare(bytes, &parts.scans),
             _ => Making::Write,
         };
         // The checksum of the original is that of these bytes: what equals them has it.
         let rebuilt = rebuild(&mut self.tools, &member, making, &mut self.file);
-        let Some((_, layout)) = rebuilt.ok().filter(|_| self.file == bytes) else {
-            return Err(OTHERWISE);
-        };
-        let same = match making {
-            Making::Write => true,
-            Making::Copy(..) => strict::same(&mut self.tools.heads, &layout, &parts.sparse),
-        };
+        let same = rebuilt.is_ok_and(|(_, layout)| match making {
+            Making::Write => self.file == bytes,
+            Making::Compare(..) => {
+                expand::same(Simd::detect(), &mut self.tools.expander, &layout, &parts.sparse)
+            }
+        });
         if same { Ok(member) } else { Err(OTHERWISE) }
     }
 
@@ -192,7 +192,9 @@ fn rebuild<'a>(
     }
     let limit = member.original.length as usize;
     file.clear();
-    file.reserve(limit);
+    if matches!(making, Making::Write) {
+        file.reserve(limit);
+    }
     restore::build(tools, skeleton, &layout, (making, limit), file)?;
     Ok((member, layout))
 }

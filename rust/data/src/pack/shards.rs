@@ -180,7 +180,8 @@ impl<'a> ShardWriter<'a> {
         }
         self.close()?;
         let name = format!("shard-{:05}.tar", self.num_shards);
-        let file = BufWriter::with_capacity(1 << 20, File::create(self.folder.join(&name))?);
+        // Images of more bytes than that are written from where they are.
+        let file = BufWriter::with_capacity(64 << 10, File::create(self.folder.join(&name))?);
         let room = room.or_else(|| self.cuts.next()).unwrap_or(u64::MAX);
         self.open = Some(Open { file, name, bytes: 0, room, samples: Vec::new() });
         Ok(())

@@ -66,7 +66,12 @@ impl Prefixes {
     /// The symbol that the bits begin with, the next bit the highest, and the length of its code.
     pub(super) fn find(&self, bits: u64) -> Option<(u32, u32)> {
         let prefix = (bits >> 48) as u32;
-        let length = (1..=16).find(|&length| prefix < self.bound[length as usize])?;
+        // Bounds grow with the length: that of the code is 1 more than there are bounds it does not keep. Asked all at
+        // once, because where to stop would be a guess.
+        let length = 1 + self.bound[1..].iter().map(|&bound| u32::from(prefix >= bound)).sum::<u32>();
+        if length > 16 {
+            return None;
+        }
         let index = (prefix >> (16 - length)) as i32 + self.offset[length as usize];
         Some((self.symbols[(index & 0xff) as usize].into(), length))
     }
@@ -139,7 +144,7 @@ impl Made for Codes {
 
 /// Tables that have been made ready: the same few come up in file after file.
 pub(super) struct Cache<T> {
-    made: Vec<(Class, Table, T)>,
+    made: Vec<(Class, Table, Box<T>)>,
 }
 
 impl<T> Default for Cache<T> {
@@ -164,11 +169,11 @@ impl<T: Made> Cache<T> {
         if let Some(number) = self.made.iter().position(|made| made.0 == class && made.1 == *table) {
             return Ok(number);
         }
-        self.made.push((class, *table, T::make(table, class)?));
+        self.made.push((class, *table, Box::new(T::make(table, class)?)));
         Ok(self.made.len() - 1)
     }
 
     pub(super) fn get(&self, number: usize) -> Option<&T> {
-        self.made.get(number).map(|made| &made.2)
+        self.made.get(number).map(|made| &*made.2)
     }
 }

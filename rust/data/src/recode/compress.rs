@@ -115,12 +115,11 @@ impl Compressor {
         self.dc.push(small(difference((above, first))).cast_unsigned());
         self.dc.extend(pairs().map(|pair| small(difference(pair)).cast_unsigned()));
         // What is too large either way has become -128.
-        if self.dc[begin..].contains(&DC_WIDE.cast_unsigned()) {
-            let all = std::iter::once((above, first)).chain(pairs());
-            let wide = all
-                .map(difference)
-                .filter(|&difference| i8::try_from(difference).is_err() || difference == DC_WIDE.into());
-            self.dc_wide.extend(wide.flat_map(i16::to_le_bytes));
+        for (at, &small) in self.dc[begin..].iter().enumerate() {
+            if small == DC_WIDE.cast_unsigned() {
+                let before = if at == 0 { above } else { values[at - 1] };
+                self.dc_wide.extend(difference((before, values[at])).to_le_bytes());
+            }
         }
     }
 
@@ -156,6 +155,7 @@ fn nibbles(values: &[u8], out: &mut Vec<u8>) {
 #[inline(always)]
 fn split_in<V: Steps>(band: &mut Compressor, count: usize) -> usize {
     let whole = count.next_multiple_of(CHUNK);
+    band.wide.clear();
     band.signs.resize(whole / 8, 0);
     band.large.resize(whole / 8, 0);
     // All may be large, and all escapes; each chunk is written whole.
@@ -165,9 +165,13 @@ fn split_in<V: Steps>(band: &mut Compressor, count: usize) -> usize {
     let streams = band.signs.as_chunks_mut().0.iter_mut().zip(band.large.as_chunks_mut().0);
     for (values, (signs, large)) in band.values[..whole].as_chunks::<CHUNK>().0.iter().zip(streams) {
         let Some(magnitudes) = band.magnitudes[found..].first_chunk_mut() else { return found };
-        let masks = V::split(values, magnitudes);
-        found += masks[1].count_ones() as usize;
-        [*signs, *large] = masks.map(u64::to_le_bytes);
+        let [negative, is_large, mut is_wide] = V::split(values, magnitudes);
+        found += is_large.count_ones() as usize;
+        [*signs, *large] = [negative, is_large].map(u64::to_le_bytes);
+        while is_wide != 0 {
+            band.wide.extend(values[is_wide.trailing_zeros() as usize & 63].to_le_bytes());
+            is_wide &= is_wide - 1;
+        }
     }
     let end = found.next_multiple_of(CHUNK);
     band.magnitudes[found..end].fill(0);
@@ -177,12 +181,6 @@ fn split_in<V: Steps>(band: &mut Compressor, count: usize) -> usize {
         escaped += V::escape(magnitudes, escapes);
     }
     band.escapes.truncate(escaped);
-    band.wide.clear();
-    if band.escapes.contains(&WIDE) {
-        let is_wide = |value: &&i16| value.unsigned_abs() > 127;
-        let values = band.values[..count].iter().filter(is_wide);
-        band.wide.extend(values.flat_map(|value| value.to_le_bytes()));
-    }
     found
 }
 /// The definition of `Steps::scan`.
@@ -201,8 +199,8 @@ pub(crate) fn scan(block: &[i16; 64], values: &mut [i16; 64]) -> u64 {
 
 /// The definition of `Steps::split`.
 #[inline(always)]
-pub(crate) fn split(values: &[i16; 64], magnitudes: &mut [u8; 64]) -> [u64; 2] {
-    let (mut signs, mut large, mut count) = (0, 0, 0);
+pub(crate) fn split(values: &[i16; 64], magnitudes: &mut [u8; 64]) -> [u64; 3] {
+    let (mut signs, mut large, mut wide, mut count) = (0, 0, 0, 0);
     for (i, &value) in values.iter().enumerate() {
         let magnitude = value.unsigned_abs().min(255) as u8;
         let is_large = magnitude >= LEAST_LARGE;
@@ -211,8 +209,9 @@ pub(crate) fn split(values: &[i16; 64], magnitudes: &mut [u8; 64]) -> [u64; 2] {
         count += usize::from(is_large);
         signs |= u64::from(value < 0) << i;
         large |= u64::from(is_large) << i;
+        wide |= u64::from(magnitude > 127) << i;
     }
-    [signs, large]
+    [signs, large, wide]
 }
 
 /// The definition of `Steps::escape`.

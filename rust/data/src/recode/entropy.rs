@@ -4,7 +4,7 @@
 use super::Unusual;
 use super::bits::{Bits, Writer};
 use super::codes::{Cache, Class, Codes, Made, Table};
-use super::expand::Heads;
+use super::expand::{Expander, Heads};
 use super::lookup::{AcLookup, DcLookup};
 use super::pieces::Pieces;
 use super::progressive::Cuts;
@@ -18,6 +18,7 @@ pub(super) struct Tools {
     pub(super) bits: Bits,
     pub(super) writer: Writer,
     pub(super) heads: Heads,
+    pub(super) expander: Expander,
     pub(super) queue: Queue,
     pub(super) dc: Cache<DcLookup>,
     pub(super) ac: Cache<AcLookup>,

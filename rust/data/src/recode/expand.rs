@@ -6,10 +6,13 @@
 //! of 64 bytes always: every buffer has so many behind its end, and every index into one is checked.
 
 mod heads;
+mod matching;
 
 use std::ops::Range;
 
-use super::layout::{BITMAPS, DC_WIDE, ESCAPED, LEAST_ESCAPED, LEAST_LARGE, Layout, Reader, WIDE, damaged};
+use super::layout::{
+    BITMAPS, DC_WIDE, ESCAPED, LEAST_ESCAPED, LEAST_LARGE, Layout, PairedSteps, Reader, WIDE, damaged,
+};
 use super::order::{Block, NATURAL_TO_PAIRED, ZIGZAG_TO_PAIRED};
 use super::pieces::WIDE_VALUE;
 use super::simd::Steps;
@@ -17,6 +20,7 @@ use crate::error::Result;
 use crate::ops::simd::{Simd, kernel};
 
 pub(super) use heads::Heads;
+pub(super) use matching::same;
 
 /// Bytes behind the end of every buffer.
 const SLACK: usize = 128;
@@ -298,16 +302,14 @@ fn row_from<V: Steps>(
 #[inline(always)]
 fn widen(wide: &[Wide], bitmap: u64, first: usize, block: &mut Block) {
     let (mut rest, mut at) = (bitmap, first);
-    for one in wide {
+    let end = first + bitmap.count_ones() as usize;
+    for one in wide.iter().take_while(|one| one.at < end) {
         // The places of the values before it.
-        while at < one.at && rest != 0 {
-            rest &= rest - 1;
+        while at < one.at {
+            rest &= rest.wrapping_sub(1);
             at += 1;
         }
-        if rest == 0 {
-            return;
-        }
-        block.0[usize::from(ZIGZAG_TO_PAIRED[rest.trailing_zeros() as usize])] = one.value;
+        block.0[usize::from(ZIGZAG_TO_PAIRED[rest.trailing_zeros() as usize & 63])] = one.value;
     }
 }
 

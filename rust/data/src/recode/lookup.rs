@@ -29,15 +29,17 @@ const MOST_STEPS: u8 = 16;
 /// What bits stand for, in one word: its loading is all that the next lookup waits for, and the lowest bits are
 /// the count by which it shifts. From there on: 8 bits: how many bits of codes and values; 8: places from the last
 /// coefficient to the last of these, and more at the end of the block; 16: a bit for each place that this goes on,
-/// set where there is a value, the lowest the next place; 16: the first value, less all of the bits as a number:
-/// with them it is complete, whatever was not seen of it; 16: the second value.
+/// set where there is a value, the lowest the next place; 32: two values of 16 bits, less all of the bits as a number:
+/// with them the first is complete, whatever was not seen of it. A second one is seen whole; where there is none, it
+/// means nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Found(u64);
 
 impl Found {
-    fn new(bits: u8, step: u8, places: u16, [first, second]: [i16; 2]) -> Self {
-        let values = u64::from(first.cast_unsigned()) << 32 | u64::from(second.cast_unsigned()) << 48;
-        Self(u64::from(bits) | u64::from(step) << 8 | u64::from(places) << 16 | values)
+    fn new(bits: u8, step: u8, places: u16, values: [i16; 2], seen: u32) -> Self {
+        let [first, second] = values.map(|value| u32::from(value.cast_unsigned()));
+        let values = (first | second << 16).wrapping_sub(seen);
+        Self(u64::from(bits) | u64::from(step) << 8 | u64::from(places) << 16 | u64::from(values) << 32)
     }
 
     #[inline(always)]
@@ -55,15 +57,11 @@ impl Found {
         u64::from((self.0 >> 16) as u16)
     }
 
-    /// The first value of what was found in these bits, the next bit the highest.
+    /// The values of what was found in these bits, the next bit the highest.
     #[inline(always)]
-    pub(super) fn first(self, bits: u64) -> i16 {
-        ((self.0 >> 32) as i16).wrapping_add((bits >> (self.0.wrapping_neg() & 63)) as i16)
-    }
-
-    #[inline(always)]
-    pub(super) fn second(self) -> i16 {
-        (self.0 >> 48) as i16
+    pub(super) fn values(self, bits: u64) -> [i16; 2] {
+        let both = ((self.0 >> 32) as u32).wrapping_add((bits >> (self.0.wrapping_neg() & 63)) as u32);
+        [both as i16, (both >> 16) as i16]
     }
 
     #[inline(always)]
@@ -87,10 +85,9 @@ impl Single {
 
     /// What an entry says; `seen` are as many bits as it stands for.
     fn found(self, seen: u32) -> Found {
-        let first = self.value.wrapping_sub(seen as i16);
         // The end of a block has no place, nor has a run of zeros.
         let places = if self.value == 0 { 0 } else { 1 << (self.step - 1) };
-        Found::new(self.bits, self.step, places, [first, 0])
+        Found::new(self.bits, self.step, places, [self.value, 0], seen)
     }
 
     /// The same of two codes, if an entry has room for both.
@@ -99,9 +96,8 @@ impl Single {
         if self.value == 0 || step % END_OF_BLOCK > MOST_STEPS {
             return None;
         }
-        let first = self.value.wrapping_sub(seen as i16);
         let behind = if next.value == 0 { 0 } else { 1 << (step - 1) };
-        Some(Found::new(bits, step, 1 << (self.step - 1) | behind, [first, next.value]))
+        Some(Found::new(bits, step, 1 << (self.step - 1) | behind, [self.value, next.value], seen))
     }
 }
 
@@ -111,7 +107,7 @@ pub(super) struct Lookup<const ENTRIES: usize> {
     /// Whether no two of its codes stand for the same, so that who writes has no choice: each symbol has one
     /// code, and of the AC symbols without a value there are none but the end of a block and 16 zeros.
     pub(super) one_way: bool,
-    pub(super) entries: Box<[Found; ENTRIES]>,
+    pub(super) entries: [Found; ENTRIES],
 }
 
 impl<const ENTRIES: usize> Lookup<ENTRIES> {
@@ -188,7 +184,7 @@ impl<const ENTRIES: usize> Made for Lookup<ENTRIES> {
             !odd && !std::mem::replace(&mut met[usize::from(symbol)], true)
         });
         let singles = Self::singles(&codes);
-        let mut entries = Box::new([Single::NONE.found(0); ENTRIES]);
+        let mut entries = [Single::NONE.found(0); ENTRIES];
         for (index, entry) in entries.iter_mut().enumerate() {
             *entry = Self::found(&singles, index, class);
         }
@@ -234,7 +230,7 @@ mod tests {
                         single.map(|found| (found.bits(), found.step())),
                         first.map(|one| (one.0, one.1))
                     );
-                    assert_eq!(single.map(|found| i32::from(found.first(bits))), first.map(|one| one.2));
+                    assert_eq!(single.map(|found| i32::from(found.values(bits)[0])), first.map(|one| one.2));
                     continue;
                 }
                 let first = first.unwrap();
@@ -248,9 +244,12 @@ mod tests {
                     pairs += 1;
                 }
                 partly += usize::from(first.0 > AcLookup::SEEN);
-                let values = (i32::from(found.first(bits)), i32::from(found.second()));
+                let mut values = found.values(bits).map(i32::from);
+                if found.bits() == first.0 {
+                    values[1] = 0;
+                }
                 assert_eq!(
-                    (found.bits(), found.step(), found.places(), values.0, values.1),
+                    (found.bits(), found.step(), found.places(), values[0], values[1]),
                     expected,
                     "case {case}"
                 );

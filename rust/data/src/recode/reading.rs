@@ -120,6 +120,13 @@ impl<'a> Source<'a> {
     }
 }
 
+/// The next first coefficient.
+#[inline(always)]
+fn added(last: &mut i32, difference: i16) -> Result<i16, Unusual> {
+    *last += i32::from(difference);
+    i16::try_from(*last).map_err(|_| Unusual("a coefficient of more than 16 bits"))
+}
+
 const TOO_SHORT: Unusual = Unusual("entropy-coded data that end early");
 
 struct Sequential<'a> {
@@ -148,14 +155,15 @@ impl Coder for Sequential<'_> {
         if columns.len() > row.bitmaps.len() {
             return Err(missing);
         }
-        let tables = (self.dc[slot & 3], self.ac[slot & 3]);
+        let (dc, ac) = (self.dc[slot & 3], self.ac[slot & 3]);
         let (state, data) = self.source.bits.parts();
         // In registers, not in memory.
         let (mut at, mut count, mut last, mut behind) = (*state, 0, self.last[slot & 3], 0);
         for (bitmap, first) in row.bitmaps.iter_mut().zip(row.dc).take(columns.len()) {
+            *first = added(&mut last, sequential::first((&mut at, data), dc)?)?;
             let values = row.values.get_mut(count..).and_then(|room| room.first_chunk_mut());
-            let taken = sequential::read((&mut at, data), tables, &mut last, values.ok_or(missing)?)?;
-            (*bitmap, *first) = (taken.bitmap, taken.first);
+            let taken = sequential::rest((&mut at, data), ac, values.ok_or(missing)?)?;
+            *bitmap = taken.bitmap;
             behind |= taken.behind;
             count += bitmap.count_ones() as usize;
         }
@@ -165,10 +173,71 @@ impl Coder for Sequential<'_> {
         Ok(())
     }
 
+    /// One block after the other, whichever its row: how many a loop over the blocks of one row has is nothing that
+    /// a processor foresees, with so much between them that nobody can.
+    #[inline(always)]
+    fn units(&mut self, band: usize, units: Range<usize>, factors: &[(usize, usize)]) -> Result<(), Unusual> {
+        let missing = Unusual("blocks that are not there");
+        let (mut rows, mut order) = (Vec::with_capacity(MOST_BLOCKS), Vec::with_capacity(MOST_BLOCKS));
+        for (slot, &(h, v)) in factors.iter().enumerate() {
+            let component = self.components[slot & 3];
+            for row in band * v..band * v + v {
+                let begins = self
+                    .planes
+                    .get(component)
+                    .and_then(|plane| plane.begins(row, units.start * h, units.len() * h));
+                let (block, value) = begins.ok_or(missing)?;
+                order.extend(std::iter::repeat_n((rows.len(), self.dc[slot & 3], self.ac[slot & 3]), h));
+                rows.push(Growing { slot, component, row, block, value });
+            }
+        }
+        let (state, data) = self.source.bits.parts();
+        // In registers, not in memory.
+        let (mut at, mut behind, mut next) = (*state, 0, 0);
+        for _ in 0..units.len() * order.len() {
+            let (number, dc, ac) = order[next];
+            next += 1;
+            next = if next == order.len() { 0 } else { next };
+            // This first: when it was not foreseen that the last block ended there, all waits for the next code.
+            let difference = sequential::first((&mut at, data), dc)?;
+            let row = rows.get_mut(number).ok_or(missing)?;
+            let block =
+                self.planes.get_mut(row.component).and_then(|plane| plane.block(row.block, row.value));
+            let (bitmap, first, values) = block.ok_or(missing)?;
+            *first = added(&mut self.last[row.slot & 3], difference)?;
+            let taken = sequential::rest((&mut at, data), ac, values)?;
+            *bitmap = taken.bitmap;
+            behind |= taken.behind;
+            row.block += 1;
+            row.value += taken.bitmap.count_ones() as usize;
+        }
+        *state = at;
+        for row in rows {
+            if let Some(plane) = self.planes.get_mut(row.component) {
+                plane.ends(row.row, row.value);
+            }
+        }
+        self.behind |= behind;
+        Ok(())
+    }
+
     fn restart(&mut self, number: u8) -> Result<(), Unusual> {
         self.last = [0; 4];
         self.source.restart(number)
     }
+}
+
+/// Most blocks of a coding unit.
+const MOST_BLOCKS: usize = 10;
+
+/// A row of blocks that is being filled.
+struct Growing {
+    slot: usize,
+    component: usize,
+    row: usize,
+    /// The places of its next block and of that block's values.
+    block: usize,
+    value: usize,
 }
 
 struct Progressive<'a> {

@@ -88,14 +88,31 @@ const NO_FRAME: Unusual = Unusual("a scan before the frame header");
 pub(super) enum Making<'a> {
     /// Written, of coefficients.
     Write,
-    /// Taken from the file itself, of which it is known that they are what would be written.
-    Copy(&'a [u8], &'a [strict::Scan]),
+    /// Not at all: nothing is written, but held against the file itself, of whose data it is known that they are what
+    /// would be written.
+    Compare(&'a [u8], &'a [strict::Scan]),
 }
 
-/// Writes the file that was taken apart to `out`, over what was there.
+impl Making<'_> {
+    /// Appends bytes to what is there; with it, `at` is how far the file has been compared.
+    fn put(self, bytes: &[u8], at: &mut usize, out: &mut Vec<u8>) -> Result<()> {
+        match self {
+            Self::Write => out.extend_from_slice(bytes),
+            Self::Compare(file, _) => {
+                let same = file.get(*at..).is_some_and(|rest| rest.starts_with(bytes));
+                *at += if same { bytes.len() } else { return Err(damaged(OTHER_FILE)) };
+            }
+        }
+        Ok(())
+    }
+}
+
+const OTHER_FILE: &str = "another file than was read";
+
+/// Writes the file that was taken apart to `out`, over what was there, or compares it.
 ///
 /// # Errors
-/// `Damaged` if it would have more than `limit` bytes, if skeleton and layout belong to different images, or if
+/// `Damaged` if it is to be compared and another one, if it would have more than `limit` bytes, if skeleton and layout belong to different images, or if
 /// libjpeg's arithmetic is not up to the coefficients.
 pub(super) fn build(
     tools: &mut Tools,
@@ -108,14 +125,14 @@ pub(super) fn build(
     let mut segments = Segments::default();
     let mut dense = None;
     out.clear();
-    let (mut at, mut from, mut scans) = (2, 0, 0);
+    let (mut at, mut from, mut scans, mut compared) = (2, 0, 0, 0);
     while let Next::Scan(scan) = segments.next(&outside, &mut at).map_err(unusual)? {
         let frame = segments.frame.as_ref().ok_or(NO_FRAME).map_err(unusual)?;
         scans += 1;
         if scans > MAX_SCANS || !frame.is_of(layout) {
             return Err(damaged("a skeleton of another image"));
         }
-        out.extend_from_slice(&outside[from..at]);
+        making.put(&outside[from..at], &mut compared, out)?;
         let (end, what) = ((&mut *out, limit), (frame, &scan));
         if frame.progressive {
             let image: &mut Coefficients = match &mut dense {
@@ -124,10 +141,13 @@ pub(super) fn build(
             };
             writing::progressive_scan(tools, end, what, &mut image.components, &mut choices)
                 .map_err(unusual)?;
-        } else if let Making::Copy(file, read) = making {
-            let data =
-                read.get(scans as usize - 1).and_then(|read| read.data(file, what, &mut choices.padding));
-            out.extend_from_slice(data.ok_or_else(|| damaged("another scan than was read"))?);
+        } else if let Making::Compare(_, read) = making {
+            let scan = read.get(scans as usize - 1);
+            let data = scan.and_then(|scan| scan.data(what, &mut choices.padding));
+            compared = match data.filter(|data| data.start == compared) {
+                Some(data) => data.end,
+                None => return Err(damaged(OTHER_FILE)),
+            };
         } else {
             writing::sequential(tools, end, what, layout, &mut choices)?;
         }
@@ -138,7 +158,12 @@ pub(super) fn build(
     if frame.is_none() || segments.transform() != Some(layout.transform) {
         return Err(damaged("a skeleton of other colours or quantisation"));
     }
-    out.extend_from_slice(&outside[from..]);
+    making.put(&outside[from..], &mut compared, out)?;
+    if let Making::Compare(file, _) = making
+        && compared != file.len()
+    {
+        return Err(damaged(OTHER_FILE));
+    }
     if out.len() > limit { Err(damaged("a file that is longer than it was")) } else { Ok(()) }
 }
 

@@ -17,6 +17,19 @@ pub(super) trait Coder {
     /// Blocks side by side; `slot` is the place of their component in the scan.
     fn blocks(&mut self, slot: usize, row: usize, columns: Range<usize>) -> Result<(), Unusual>;
 
+    /// All blocks of some coding units side by side; `factors` are those of the scan's components.
+    #[inline(always)]
+    fn units(&mut self, band: usize, units: Range<usize>, factors: &[(usize, usize)]) -> Result<(), Unusual> {
+        for across in units {
+            for (slot, &(h, v)) in factors.iter().enumerate() {
+                for row in band * v..band * v + v {
+                    self.blocks(slot, row, across * h..across * h + h)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// A restart interval is complete, and another one follows. `number` is that of the marker, 0 to 7.
     fn restart(&mut self, number: u8) -> Result<(), Unusual>;
 }
@@ -45,18 +58,20 @@ struct Units {
 }
 
 impl Units {
-    /// Before each unit.
+    /// How many of the next `most` units come without a restart between them; at least one.
     #[inline(always)]
-    fn next(&mut self, coder: &mut impl Coder) -> Result<(), Unusual> {
-        if self.every > 0 {
-            if self.left == 0 {
-                coder.restart(self.number)?;
-                self.number = (self.number + 1) & 7;
-                self.left = self.every;
-            }
-            self.left -= 1;
+    fn next(&mut self, most: usize, coder: &mut impl Coder) -> Result<usize, Unusual> {
+        if self.every == 0 {
+            return Ok(most);
         }
-        Ok(())
+        if self.left == 0 {
+            coder.restart(self.number)?;
+            self.number = (self.number + 1) & 7;
+            self.left = self.every;
+        }
+        let count = most.min(self.left as usize);
+        self.left -= count as u32;
+        Ok(count)
     }
 }
 
@@ -73,13 +88,11 @@ pub(super) fn walk(frame: &Frame, scan: &Scan, coder: &mut impl Coder) -> Result
             if row.is_multiple_of(v.into()) {
                 coder.band(row / usize::from(v))?;
             }
-            if units.every == 0 {
-                coder.blocks(0, row, 0..wide as usize)?;
-                continue;
-            }
-            for column in 0..wide as usize {
-                units.next(coder)?;
-                coder.blocks(0, row, column..column + 1)?;
+            let mut column = 0;
+            while column < wide as usize {
+                let count = units.next(wide as usize - column, coder)?;
+                coder.blocks(0, row, column..column + count)?;
+                column += count;
             }
         }
         return Ok(());
@@ -92,13 +105,11 @@ pub(super) fn walk(frame: &Frame, scan: &Scan, coder: &mut impl Coder) -> Result
     let factors = factors.get(..scan.parts.len()).ok_or(missing)?;
     for down in 0..frame.units_down as usize {
         coder.band(down)?;
-        for across in 0..frame.units_across as usize {
-            units.next(coder)?;
-            for (slot, &(h, v)) in factors.iter().enumerate() {
-                for row in down * v..down * v + v {
-                    coder.blocks(slot, row, across * h..across * h + h)?;
-                }
-            }
+        let (mut across, end) = (0, frame.units_across as usize);
+        while across < end {
+            let count = units.next(end - across, coder)?;
+            coder.units(down, across..across + count, factors)?;
+            across += count;
         }
     }
     Ok(())

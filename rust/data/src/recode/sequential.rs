@@ -28,11 +28,28 @@ impl Reading<'_> {
     #[inline(always)]
     fn take(&mut self, found: Found, bits: u64) {
         // Both are written whether there are two or none: quicker than to ask.
-        self.values[self.count & 63] = found.first(bits);
-        self.values[(self.count & 63) + 1] = found.second();
+        self.values[self.count & 63..][..2].copy_from_slice(&found.values(bits));
         self.count += found.places().count_ones() as usize;
         self.bitmap |= found.places() << (self.place & 63);
         self.place += found.step();
+    }
+
+    /// Reads what the next entry stands for; gives whether it ends the block.
+    #[inline(always)]
+    fn next(&mut self, (state, data): (&mut State, &[u8]), ac: &AcLookup) -> Result<bool, Unusual> {
+        let mut found = look_up(&ac.entries, state.bits);
+        let ended = self.place + found.step() > LAST;
+        if ended && !ends(self.place, found.step()) {
+            state.refill(data);
+            found = alone(ac, self.place, state.bits)?;
+            self.take(found, state.bits);
+            state.drop(found.bits());
+            state.refill(data);
+            return Ok(self.place > LAST);
+        }
+        self.take(found, state.bits);
+        state.drop(found.bits());
+        Ok(ended)
     }
 }
 
@@ -41,53 +58,45 @@ impl Reading<'_> {
 pub(super) struct Taken {
     /// The places that are not zero, in zigzag order and without the first.
     pub(super) bitmap: u64,
-    /// The first coefficient.
-    pub(super) first: i16,
     /// Zeros that were coded behind the last value, the end of the block apart: [`write`] codes none.
     pub(super) behind: u32,
 }
 
-/// Reads one block, its values to the front of `values`. `last` is the first coefficient of the component's last
-/// block. Whether there were as many bits is not asked.
+/// Reads the difference of a block's first coefficient.
 #[inline(always)]
-pub(super) fn read(
-    (state, data): (&mut State, &[u8]),
-    (dc, ac): (&DcLookup, &AcLookup),
-    last: &mut i32,
-    values: &mut [i16; ROOM],
-) -> Result<Taken, Unusual> {
+pub(super) fn first((state, data): (&mut State, &[u8]), dc: &DcLookup) -> Result<i16, Unusual> {
     state.refill(data);
     let mut found = look_up(&dc.entries, state.bits);
     if found.escapes() {
         found = dc.single(state.bits)?;
     }
-    *last += i32::from(found.first(state.bits));
+    let [difference, _] = found.values(state.bits);
     state.drop(found.bits());
-    let first = i16::try_from(*last).map_err(|_| Unusual("a coefficient of more than 16 bits"))?;
+    Ok(difference)
+}
+
+/// Reads what is left of a block then, its values to the front of `values`. Whether there were as many bits is not
+/// asked.
+#[inline(always)]
+pub(super) fn rest(
+    (state, data): (&mut State, &[u8]),
+    ac: &AcLookup,
+    values: &mut [i16; ROOM],
+) -> Result<Taken, Unusual> {
     let mut block = Reading { values, count: 0, bitmap: 0, place: 1 };
-    let entries = &*ac.entries;
-    while block.place <= LAST {
+    // Behind the first code there are still the bits of an entry.
+    let mut ended = block.next((state, data), ac)?;
+    while !ended {
         state.refill(data);
         // 56 bits: three entries.
-        for _ in 0..3 {
-            let mut found = look_up(entries, state.bits);
-            if block.place + found.step() > LAST {
-                if !ends(block.place, found.step()) {
-                    state.refill(data);
-                    found = alone(ac, block.place, state.bits)?;
-                }
-                block.take(found, state.bits);
-                state.drop(found.bits());
-                break;
-            }
-            block.take(found, state.bits);
-            state.drop(found.bits());
-        }
+        ended = block.next((state, data), ac)?
+            || block.next((state, data), ac)?
+            || block.next((state, data), ac)?;
     }
     // The end of a block counts as 64 places, of which its last place is none.
     let read = block.place.wrapping_sub(LAST + 2) & LAST;
     let behind = read ^ (LAST - (block.bitmap | 1).leading_zeros());
-    Ok(Taken { bitmap: block.bitmap, first, behind })
+    Ok(Taken { bitmap: block.bitmap, behind })
 }
 
 /// Whether what was found ends a block just so: with its last place, or with the code for its end before that.

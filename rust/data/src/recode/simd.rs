@@ -36,6 +36,35 @@ pub(crate) trait Steps {
     /// Spreads values over the places of a bitmap in zigzag order, and brings them into paired order.
     fn block(bitmap: u64, values: &[u8; 64], out: &mut Block);
 
+    /// The sum of the magnitudes of values, each times the step at its place of a bitmap in zigzag order; `None` if
+    /// that is not worth it here. No value is -128.
+    #[inline(always)]
+    fn weigh(_bitmap: u64, _values: &[u8; 64], _steps: &[u8; 64]) -> Option<u32> {
+        None
+    }
+
+    /// Whether eight blocks have these bitmaps: of each its first 4 bits are so many of 4 bits from the start of `around`
+    /// as a byte of `begins` and `odd` say, which is 0 or 1, and a byte of `counts` says how many there are; the lowest
+    /// bit of a bitmap is not among them. `None` if that is not worth it here.
+    #[inline(always)]
+    fn same_bitmaps(
+        _around: &[u8; 80],
+        _begins: u64,
+        _counts: u64,
+        _odd: u64,
+        _bitmaps: &[u64; 8],
+    ) -> Option<bool> {
+        None
+    }
+
+    /// Bytes of entropy-coded data without the zeros that stand behind each 0xFF, `behind` telling whether one is just
+    /// before them: how many these are, and whether the last byte is one. `None` if something else than a zero stands
+    /// behind one, or if that is not worth it here. What is written behind them means nothing.
+    #[inline(always)]
+    fn unstuff(_bytes: &[u8; 64], _behind: bool, _out: &mut [u8; 64]) -> Option<(usize, bool)> {
+        None
+    }
+
     /// The other way: the values of a block in natural order that are not zero, in zigzag order and without the
     /// first, and a bitmap of their places. What stands behind them means nothing.
     #[inline(always)]
@@ -43,10 +72,10 @@ pub(crate) trait Steps {
         compress::scan(block, values)
     }
 
-    /// Which values are negative and which larger than 1. Of these the magnitudes, less `LEAST_LARGE`, or 253 for
-    /// all from 255 on; what stands behind them means nothing.
+    /// Which values are negative, which larger than 1, and which larger than 127. Of the large ones the magnitudes, less
+    /// `LEAST_LARGE`, or 253 for all from 255 on; what stands behind them means nothing.
     #[inline(always)]
-    fn split(values: &[i16; 64], magnitudes: &mut [u8; 64]) -> [u64; 2] {
+    fn split(values: &[i16; 64], magnitudes: &mut [u8; 64]) -> [u64; 3] {
         compress::split(values, magnitudes)
     }
 

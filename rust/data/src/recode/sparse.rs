@@ -98,6 +98,33 @@ impl Blocks {
         })
     }
 
+    /// To fill a row by single blocks ([`block`](Self::block)) from its block in `column` on, with `count` to come: the
+    /// places of the first one and of its values.
+    pub(super) fn begins(&self, row: usize, column: usize, count: usize) -> Option<(usize, usize)> {
+        let columns = self.plane.columns;
+        let fits = row < self.rows && column + count <= columns;
+        fits.then(|| (row * columns + column, row * self.pitch() + self.counts[row]))
+    }
+
+    /// The bitmap and the first coefficient of a block, and its values, whose place is told.
+    #[inline(always)]
+    pub(super) fn block(
+        &mut self,
+        block: usize,
+        value: usize,
+    ) -> Option<(&mut u64, &mut i16, &mut [i16; ROOM])> {
+        let values = self.values.get_mut(value..)?.first_chunk_mut()?;
+        Some((self.bitmaps.get_mut(block)?, self.dc.get_mut(block)?, values))
+    }
+
+    /// A row has been filled up to the value in this place.
+    pub(super) fn ends(&mut self, row: usize, value: usize) {
+        let begin = row * self.pitch();
+        if let Some(count) = self.counts.get_mut(row) {
+            *count = value - begin;
+        }
+    }
+
     /// Takes all of a component.
     fn take(&mut self, simd: Simd, component: &Component) {
         let Component { id, h, v, quant, columns, rows, ref blocks } = *component;

@@ -15,18 +15,13 @@
 //! - what fills up the last byte of each segment is compared with what the skeleton says of it ([`Scan::data`]).
 //!
 //! So the data are what writing makes of the coefficients, and what is left to be seen is whether the member has just
-//! these ([`same`]): the whole of its layout is expanded for that as it is to write, and judged by libjpeg's
+//! these ([`same`](super::expand::same)): the whole of its layout is expanded for that as it is to write, and judged by libjpeg's
 //! arithmetic. All else of the file is made of the member as ever, and compared. Whatever is not strict is written.
 
 use std::ops::Range;
 
-use super::expand::{Heads, Wide};
-use super::layout::Layout;
-use super::pieces::WIDE_VALUE;
 use super::segments;
 use super::skeleton::Padding;
-use super::sparse::{Row, Sparse};
-use crate::ops::simd::{Simd, Vector, kernel};
 
 /// A sequential scan that has been read strictly.
 pub(super) struct Scan {
@@ -47,59 +42,15 @@ impl Scan {
         Self { frame: frame.clone(), scan: scan.clone(), data, padding }
     }
 
-    /// The data, if they would be written with the same header, tables and padding.
-    pub(super) fn data<'a>(
+    /// Where its data are, if they would be written with the same header, tables and padding.
+    pub(super) fn data(
         &self,
-        file: &'a [u8],
         (frame, scan): (&segments::Frame, &segments::Scan),
         padding: &mut Padding,
-    ) -> Option<&'a [u8]> {
+    ) -> Option<Range<usize>> {
         let padded = self.padding.iter().all(|&(count, value)| padding.next(count) == Ok(value));
         let same = padded && self.frame == *frame && self.scan == *scan;
-        file.get(self.data.clone()).filter(|_| same)
-    }
-}
-
-/// Whether all of a layout's coefficients are those of an image, and libjpeg's arithmetic is up to them.
-pub(super) fn same(heads: &mut Heads, layout: &Layout<'_>, image: &Sparse) -> bool {
-    heads.begin(layout);
-    let planes = layout.planes.iter().zip(&image.planes);
-    let sizes = |(one, other): (&super::layout::Plane, &super::sparse::Blocks)| {
-        one.columns == other.plane.columns && layout.bands() * usize::from(one.v) == other.rows
-    };
-    layout.planes.len() == image.planes.len()
-        && planes.clone().all(sizes)
-        && (0..layout.bands()).all(|band| {
-            let mut rows = planes.clone().flat_map(|(plane, blocks)| {
-                let v = usize::from(plane.v);
-                (band * v..(band + 1) * v).map(|row| blocks.row(row))
-            });
-            let opened = heads.open(Simd::detect(), layout, band).is_ok();
-            opened
-                && heads.first_values().enumerate().all(|(at, first)| {
-                    rows.next().is_some_and(|row| same_row(Simd::detect(), heads, (at, first), &row))
-                })
-        })
-}
-
-kernel! {
-    /// Whether a row of a band, the index of whose first value is told, is that of an image.
-    fn same_row / same_row_in[V: Vector](heads: &Heads, place: (usize, usize), row: &Row<'_>) -> bool {
-        let (at, first) = place;
-        let Some(blocks) = heads.row(at).and_then(|blocks| blocks.get(..row.bitmaps.len())) else { return false };
-        let mut other = false;
-        for ((head, &bitmap), &dc) in blocks.iter().zip(row.bitmaps).zip(row.dc) {
-            other |= (head.bitmap != bitmap) | (head.dc != dc);
-        }
-        // With the same bitmaps there are as many values.
-        let Some(small) = heads.all_values(first, row.values.len()) else { return false };
-        for (&small, &value) in small.iter().zip(row.values) {
-            other |= (small != WIDE_VALUE) & (i16::from(small.cast_signed()) != value);
-        }
-        let wide = heads.wide();
-        let begin = wide.partition_point(|wide| wide.at < first);
-        let of_row = wide[begin..].iter().take_while(|wide| wide.at < first + row.values.len());
-        !other && of_row.into_iter().all(|&Wide { at, value }| row.values[at - first] == value)
+        same.then(|| self.data.clone())
     }
 }
 

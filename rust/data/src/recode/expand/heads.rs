@@ -75,11 +75,6 @@ impl Heads {
         window(&self.expander.values, at)
     }
 
-    /// So many of them.
-    pub(crate) fn all_values(&self, at: usize, count: usize) -> Option<&[u8]> {
-        self.expander.values.get(at..at + count)
-    }
-
     /// The band's values that need 16 bits.
     #[inline(always)]
     pub(crate) fn wide(&self) -> &[Wide] {
@@ -121,17 +116,20 @@ fn heads_from<V: Steps>(
         }
         let value = cursor.value;
         cursor.value += bitmap.count_ones() as usize;
-        V::block(bitmap, window(&band.values, value)?, &mut block);
+        let values = window(&band.values, value)?;
         let is_wide = next_wide < cursor.value;
-        if is_wide {
-            widen(&band.wide[cursor.wide..], bitmap, value, &mut block);
-            while next_wide < cursor.value {
-                cursor.wide += 1;
-                next_wide = band.wide.get(cursor.wide).map_or(usize::MAX, |wide| wide.at);
+        if is_wide || !steps.plainly_allow::<V>((bitmap, values), dc) {
+            V::block(bitmap, values, &mut block);
+            if is_wide {
+                widen(&band.wide[cursor.wide..], bitmap, value, &mut block);
+                while next_wide < cursor.value {
+                    cursor.wide += 1;
+                    next_wide = band.wide.get(cursor.wide).map_or(usize::MAX, |wide| wide.at);
+                }
             }
-        }
-        if !steps.allow(&block, dc, is_wide) {
-            return Some(false);
+            if !steps.allow(&block, dc, is_wide) {
+                return Some(false);
+            }
         }
         heads.push(Head { bitmap, dc });
     }

@@ -3,7 +3,8 @@
 
 use super::super::coefficients::{Coefficients, Component};
 use super::super::expand::natural;
-use super::super::order::{Block, PAIRED};
+use super::super::order::{Block, PAIRED, ZIGZAG};
+use super::super::simd::Steps;
 use crate::ops::simd::{Simd, Vector, kernel};
 
 /// Largest sum of |coefficient x step| in two columns of a block at which no 16 bits of libjpeg-turbo's SIMD code
@@ -78,6 +79,8 @@ pub(crate) struct PairedSteps {
     natural: [u16; 64],
     /// `None` if a step is too large for [`allow`](Self::allow) to be quick.
     paired: Option<[i16; 64]>,
+    /// The same in zigzag order, for [`plainly_allow`](Self::plainly_allow).
+    zigzag: Option<[u8; 64]>,
 }
 
 impl PairedSteps {
@@ -86,7 +89,17 @@ impl PairedSteps {
         Self {
             natural: *natural,
             paired: small.then(|| PAIRED.map(|place| natural[usize::from(place)] as i16)),
+            zigzag: small.then(|| ZIGZAG.map(|place| natural[usize::from(place)] as u8)),
         }
+    }
+
+    /// Whether a block is tame beyond doubt, as nearly all are, told without the block: from the places and values of
+    /// all but the first coefficient, none of which is wide. [`allow`](Self::allow) knows of the others.
+    #[inline(always)]
+    pub(crate) fn plainly_allow<V: Steps>(&self, (bitmap, values): (u64, &[u8; 64]), dc: i16) -> bool {
+        let first = u32::from(dc.unsigned_abs()) * u32::from(self.natural[0]);
+        let all = self.zigzag.as_ref().and_then(|steps| V::weigh(bitmap, values, steps));
+        first <= MOST_DC && all.is_some_and(|all| first + all <= MOST_OF_TWO_COLUMNS)
     }
 
     /// Whether a block is tame. Its first coefficient is `dc`, whatever the block has there; the others have 8

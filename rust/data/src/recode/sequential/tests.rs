@@ -119,8 +119,10 @@ fn blocks_come_back_from_their_codes() {
         assert_eq!(bits.begin(&bytes, 0), bytes.len());
         for (number, (bitmap, first, own)) in blocks.iter().enumerate() {
             let (state, data) = bits.parts();
-            let found = read((state, data), (&dc, &ac), &mut last, &mut values).unwrap();
-            let expected = Taken { bitmap: *bitmap, first: *first, behind: 0 };
+            let difference = super::first((state, data), &dc).unwrap();
+            assert_eq!(difference.wrapping_add(std::mem::replace(&mut last, *first)), *first);
+            let found = rest((state, data), &ac, &mut values).unwrap();
+            let expected = Taken { bitmap: *bitmap, behind: 0 };
             assert_eq!(found, expected, "case {case}, block {number}");
             assert_eq!(values[..own.len()], own[..], "case {case}, block {number}");
         }
@@ -178,7 +180,8 @@ fn a_block_goes_to_its_last_place_and_no_further() {
         let (mut input, mut values) = (Bits::default(), [0; ROOM]);
         input.begin(&bytes, 0);
         let (state, data) = input.parts();
-        read((state, data), (&dc, &ac), &mut 0, &mut values).map(|found| (found.bitmap, found.behind == 0))
+        assert_eq!(first((state, data), &dc), Ok(1));
+        rest((state, data), &ac, &mut values).map(|found| (found.bitmap, found.behind == 0))
     };
     // A difference of 1; 63 values of 1; whatever follows belongs to the next block.
     let full = format!("01{}", "01".repeat(63));

@@ -89,6 +89,63 @@ impl Steps for Avx512 {
     }
 
     #[inline(always)]
+    fn weigh(bitmap: u64, values: &[u8; 64], steps: &[u8; 64]) -> Option<u32> {
+        // SAFETY: the CPU has AVX-512 with VBMI2 and VNNI (see above).
+        unsafe {
+            let magnitudes = _mm512_abs_epi8(_mm512_maskz_expand_epi8(bitmap, load(values)));
+            let sums = _mm512_dpbusd_epi32(_mm512_setzero_si512(), load(steps), magnitudes);
+            Some(_mm512_reduce_add_epi32(sums).cast_unsigned())
+        }
+    }
+
+    #[inline(always)]
+    fn same_bitmaps(
+        around: &[u8; 80],
+        begins: u64,
+        counts: u64,
+        odd: u64,
+        bitmaps: &[u64; 8],
+    ) -> Option<bool> {
+        // SAFETY: the CPU has AVX-512 (see above). Words are gathered from the first 64 bytes of `around` on, and from
+        // the bytes behind those: of 80 that are there.
+        unsafe {
+            let at = _mm512_cvtepu8_epi64(_mm_cvtsi64_si128(begins.cast_signed()));
+            let at = _mm512_add_epi64(at, _mm512_set1_epi64(odd.cast_signed()));
+            let byte = _mm512_and_si512(_mm512_srli_epi64::<1>(at), _mm512_set1_epi64(63));
+            let shift = _mm512_slli_epi64::<2>(_mm512_and_si512(at, _mm512_set1_epi64(1)));
+            let from: *const i64 = around.as_ptr().cast();
+            let word = _mm512_i64gather_epi64::<1>(byte, from);
+            let behind = _mm512_i64gather_epi64::<1>(_mm512_add_epi64(byte, _mm512_set1_epi64(1)), from);
+            // Of 17 times 4 bits the last is in the ninth byte.
+            let last = _mm512_slli_epi64::<60>(_mm512_srli_epi64::<56>(behind));
+            let last = _mm512_maskz_mov_epi64(_mm512_test_epi64_mask(shift, shift), last);
+            let found = _mm512_or_si512(_mm512_srlv_epi64(word, shift), last);
+            let counts = _mm512_cvtepu8_epi64(_mm_cvtsi64_si128(counts.cast_signed()));
+            let one = _mm512_set1_epi64(1);
+            // Shifted by 64 bits nothing is left of it, and all bits count.
+            let there = _mm512_sub_epi64(_mm512_sllv_epi64(one, _mm512_slli_epi64::<2>(counts)), one);
+            let found = _mm512_slli_epi64::<1>(_mm512_and_si512(found, there));
+            let bitmaps = _mm512_loadu_si512(bitmaps.as_ptr().cast());
+            Some(_mm512_cmpneq_epi64_mask(found, bitmaps) == 0)
+        }
+    }
+
+    #[inline(always)]
+    fn unstuff(bytes: &[u8; 64], behind: bool, out: &mut [u8; 64]) -> Option<(usize, bool)> {
+        // SAFETY: the CPU has AVX-512 with VBMI2 (see above); the store is to all of `out`.
+        unsafe {
+            let bytes = load(bytes);
+            let marks = _mm512_cmpeq_epi8_mask(bytes, _mm512_set1_epi8(-1));
+            let stuffed = marks << 1 | u64::from(behind);
+            if stuffed & _mm512_test_epi8_mask(bytes, bytes) != 0 {
+                return None;
+            }
+            _mm512_storeu_si512(out.as_mut_ptr().cast(), _mm512_maskz_compress_epi8(!stuffed, bytes));
+            Some((64 - stuffed.count_ones() as usize, marks >> 63 == 1))
+        }
+    }
+
+    #[inline(always)]
     fn scan(block: &[i16; 64], values: &mut [i16; 64]) -> u64 {
         // SAFETY: the CPU has AVX-512 with VBMI2 (see above); each half is loaded and stored whole, and no more
         // than the 32 values of the first half stand before those of the second.
@@ -110,7 +167,7 @@ impl Steps for Avx512 {
     }
 
     #[inline(always)]
-    fn split(values: &[i16; 64], magnitudes: &mut [u8; 64]) -> [u64; 2] {
+    fn split(values: &[i16; 64], magnitudes: &mut [u8; 64]) -> [u64; 3] {
         // SAFETY: the CPU has AVX-512 with VBMI2 (see above); the store is to all of `magnitudes`.
         unsafe {
             let at: *const __m512i = values.as_ptr().cast();
@@ -124,7 +181,8 @@ impl Steps for Avx512 {
             let large = _mm512_cmpge_epu8_mask(found, least);
             let packed = _mm512_maskz_compress_epi8(large, _mm512_sub_epi8(found, least));
             _mm512_storeu_si512(magnitudes.as_mut_ptr().cast(), packed);
-            [u64::from(negative[0]) | u64::from(negative[1]) << 32, large]
+            let wide = _mm512_movepi8_mask(found);
+            [u64::from(negative[0]) | u64::from(negative[1]) << 32, large, wide]
         }
     }
 
