@@ -298,6 +298,19 @@ pub(crate) trait Vector {
     /// The reverse for signed levels, which are clipped.
     fn merge(levels: [Self::Levels; 2]) -> [u8; 64];
 
+    /// These bytes will be written soon: a CPU that can be told so brings them into its caches meanwhile.
+    #[inline(always)]
+    fn expect(bytes: &[u8]) {
+        #[cfg(target_arch = "x86_64")]
+        for line in bytes.chunks(64) {
+            use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
+            // SAFETY: every x86-64 CPU has SSE; nothing is read.
+            unsafe { _mm_prefetch::<_MM_HINT_ET0>(line.as_ptr().cast()) };
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = bytes;
+    }
+
     /// Looks every byte up in a table; false if that is not worth it here, and nothing was done.
     fn map(bytes: &mut [u8], table: &[u8; 256]) -> bool;
 }

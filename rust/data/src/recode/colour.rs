@@ -111,7 +111,8 @@ mod tests {
         let green_of = [factor(0.344_14), factor(0.714_14)];
         let all: [u8; 256] = std::array::from_fn(|cr| cr as u8);
         for simd in Simd::available() {
-            for cb in 0..=255u8 {
+            // Miri takes a thousand times as long.
+            for cb in (0..=255u8).step_by(if cfg!(miri) { 51 } else { 1 }) {
                 let y = cb.wrapping_mul(37);
                 let mut found = [0; 3 * 256];
                 convert(simd, Transform::YCbCr, [&[y; 256], &[cb; 256], &all], &mut found);
