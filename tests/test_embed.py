@@ -165,6 +165,59 @@ def test_a_killed_process_loses_nothing_that_was_saved(run: Path, pictures: Path
     assert content(tmp_path / "killed") == content(tmp_path / "whole")
 
 
+def test_only_one_process_writes_an_array(
+    run: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another one comes while the first has made nothing but its folder, and again in the middle."""
+    out, good, refused = tmp_path / "e.npy", writing.network, []
+
+    def second() -> None:
+        with pytest.raises(ValueError, match="is in use by") as error:
+            embed(run, pictures, out, batch_size=4, quiet=True)
+        refused.append(str(error.value))
+
+    def busy(*arguments: Any) -> Any:
+        forward = good(*arguments)
+
+        def watched(images: torch.Tensor) -> torch.Tensor:
+            second()
+            return forward(images)
+
+        return watched
+
+    made = writing.Store.begin
+
+    def begin(store: Any) -> int:
+        second()
+        return made(store)
+
+    monkeypatch.setattr(writing, "network", busy)
+    monkeypatch.setattr(writing.Store, "begin", begin)
+    embed(run, pictures, out, batch_size=4, quiet=True)
+    told = f"{out}.partial is in use by process {os.getpid()} on {os.uname().nodename}"
+    assert refused == [told] * 7
+    np.testing.assert_allclose(np.load(out), expected(run, pictures), rtol=1e-6)
+    assert content(tmp_path).keys() == {"e.npy", "e.npy.rows.jsonl", "e.npy.json"}
+
+
+def test_what_another_process_finishes_in_between_is_known_as_done(
+    run: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, good, taken = tmp_path / "e.npy", writing.alone, []
+
+    def late(folder: Path) -> Any:
+        taken.append(folder)
+        if len(taken) == 1:
+            embed(run, pictures, out, quiet=True)
+            monkeypatch.delattr(writing.Store, "begin")  # nothing is begun again
+        return good(folder)
+
+    monkeypatch.setattr(writing, "alone", late)
+    embed(run, pictures, out, quiet=True)
+    assert len(taken) == 2
+    assert content(tmp_path).keys() == {"e.npy", "e.npy.rows.jsonl", "e.npy.json"}
+
+
 def test_nothing_is_mixed(run: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out" / "e.npy"
 

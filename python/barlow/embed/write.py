@@ -33,6 +33,7 @@ from barlow.model.foreign import described
 from barlow.model.precision import autocast_dtype
 from barlow.model.weights import load_backbone
 from barlow.train.algorithms import algorithms
+from barlow.train.lock import alone
 
 DType = Literal["float32", "float16"]
 _SAVED_IMAGES = 4096
@@ -58,8 +59,8 @@ def embed(
     process and pass; `precision`: what the network computes in. Images are prepared as in evaluation.
 
     Every rank of torchrun does its share. What was interrupted goes on when it is called again, and ends in
-    the same bytes. `ValueError`: `out` is there, or was begun, by other weights, data or settings; numbers
-    that `dtype` can't hold. Returns `out`.
+    the same bytes. `ValueError`: `out` is there, or was begun, by other weights, data or settings; another
+    process is at it; numbers that `dtype` can't hold. Returns `out`.
     """
     out = Path(out)
     if out.suffix not in (".npy", ".parquet"):
@@ -72,12 +73,12 @@ def embed(
     config, index = described(model, run), open_index(data)
     if len(index) == 0:
         raise ValueError(f"{index.source} holds no images")
-    with process_group() as world:
+    with contextlib.ExitStack() as held, process_group() as world:
         settings = _settings(backbone, index, config, dtype, normalised, batch_size, precision, world)
         shape = (len(index), backbone.num_features)
         store = Store(out, shape, np.dtype(dtype), settings)
         talk = Console(quiet=quiet or world.rank > 0)
-        rows = _by_the_first(world, out, store, settings)
+        rows = _by_the_first(world, out, store, settings, held)
         if rows is None:
             talk.say(f"{out} is there already, of these weights and images")
             return out
@@ -118,12 +119,17 @@ def _settings(
     }
 
 
-def _by_the_first(world: World, out: Path, store: Store, settings: dict[str, Any]) -> int | None:
-    """The rows that are there, None if `out` itself is; a refusal of the first rank is one on every rank."""
+def _by_the_first(
+    world: World, out: Path, store: Store, settings: dict[str, Any], held: contextlib.ExitStack
+) -> int | None:
+    """The rows that are there, None if `out` itself is; a refusal of the first rank is one on every rank.
+
+    What is under way is this process's alone until `held` ends.
+    """
     found: tuple[int | None, str | None] = (None, None)
     if world.rank == 0:
         try:
-            found = (_begin(out, store, settings), None)
+            found = (_begin(out, store, settings, held), None)
         except ValueError as error:
             found = (None, str(error))
     rows, refusal = broadcast_value(found)
@@ -132,9 +138,11 @@ def _by_the_first(world: World, out: Path, store: Store, settings: dict[str, Any
     return rows
 
 
-def _begin(out: Path, store: Store, settings: dict[str, Any]) -> int | None:
+def _begin(out: Path, store: Store, settings: dict[str, Any], held: contextlib.ExitStack) -> int | None:
     if not out.exists():
-        return store.begin()
+        held.enter_context(alone(store.folder))
+        if not out.exists():  # else another process has just finished it
+            return store.begin()
     record, before = _beside(out, "json"), None
     with contextlib.suppress(OSError, ValueError):
         before = durable.read_json(record)
