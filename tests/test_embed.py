@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
+import subprocess
 import time
 import warnings
 from pathlib import Path
@@ -295,6 +297,41 @@ def test_parquet_and_half_precision_and_no_labels(run: Path, tmp_path: Path) -> 
     whole = expected(run, flat)
     np.testing.assert_allclose(found, whole / np.linalg.norm(whole, axis=1, keepdims=True), atol=1e-3)
     assert json.loads(table.schema.metadata[b"barlow"])["dtype"] == "float16"
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".parquet"])
+def test_a_full_disk_is_told_of_by_the_file_that_was_asked_for(
+    suffix: str, run: Path, pictures: Path, tmp_path: Path
+) -> None:
+    """Whichever write is the first for which there is no room; with room the same call ends as ever."""
+    if suffix == ".parquet":
+        pytest.importorskip("pyarrow")
+    embed(run, pictures, tmp_path / "whole" / f"e{suffix}", quiet=True)
+    disk = tmp_path / "disk"
+    disk.mkdir()
+
+    def mount(*options: str) -> int:
+        command = ["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", str(disk)]
+        return subprocess.run(command, capture_output=True, check=False).returncode
+
+    if os.geteuid() != 0 or mount("size=4k"):
+        pytest.skip("only root can mount a small disk")
+    try:
+        out, errors = disk / f"e{suffix}", []
+        for pages in range(1, 20):
+            mount("remount", f"size={4 * pages}k")
+            try:
+                embed(run, pictures, out, quiet=True)
+            except OSError as error:
+                errors.append((error.filename, error.errno, error.strerror))
+            else:
+                break
+        full = (errno.ENOSPC, os.strerror(errno.ENOSPC))
+        assert {*errors} <= {(f"{out}{ending}", *full) for ending in ("", ".json", ".rows.jsonl")}
+        assert len(errors) >= 4
+        assert content(disk) == content(tmp_path / "whole")
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
 def test_numbers_that_do_not_fit_are_refused(

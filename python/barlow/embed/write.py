@@ -140,7 +140,8 @@ def _by_the_first(
 
 def _begin(out: Path, store: Store, settings: dict[str, Any], held: contextlib.ExitStack) -> int | None:
     if not out.exists():
-        held.enter_context(alone(store.folder))
+        with durable.naming(out):
+            held.enter_context(alone(store.folder))
         if not out.exists():  # else another process has just finished it
             return store.begin()
     record, before = _beside(out, "json"), None
@@ -226,7 +227,8 @@ def _finish(store: Store, out: Path, index: Index, settings: dict[str, Any]) -> 
         write_lines(index, _beside(out, "rows.jsonl"))
     else:
         finished = store.folder / "table.parquet"
-        write_parquet(index, store.path, finished, settings)
+        with durable.naming(out):
+            write_parquet(index, store.path, finished, settings)
     durable.write_file(_beside(out, "json"), json.dumps(settings, indent=2) + "\n")
     durable.move_file(finished, out)
     store.remove()
