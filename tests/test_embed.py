@@ -284,6 +284,30 @@ def test_outputs_of_one_stem_share_nothing(run: Path, pictures: Path, tmp_path: 
         embed(run, pictures, array, quiet=True)
 
 
+def test_what_was_damaged_since_is_not_taken_for_done(run: Path, pictures: Path, tmp_path: Path) -> None:
+    array, table = tmp_path / "e.npy", tmp_path / "e.parquet"
+    embed(run, pictures, array, quiet=True)
+    good, rows = content(tmp_path), tmp_path / "e.npy.rows.jsonl"
+    for damage in (rows.unlink, lambda: rows.write_bytes(good[rows.name][:-1])):
+        damage()
+        with pytest.warns(UserWarning, match=rf"{rows} was missing or damaged: it is written anew"):
+            embed(run, pictures, array, quiet=True)
+        assert content(tmp_path) == good
+    pytest.importorskip("pyarrow")
+    embed(run, pictures, table, quiet=True)
+    for out in (array, table):
+        whole = out.read_bytes()
+        out.write_bytes(whole[:-1])
+        message = (
+            rf"already, and damaged: it has {len(whole) - 1} bytes, not {len(whole)}; .*remove {out.name} "
+        )
+        with pytest.raises(ValueError, match=message):
+            embed(run, pictures, out, quiet=True)
+        out.unlink()
+        embed(run, pictures, out, quiet=True)
+        assert out.read_bytes() == whole
+
+
 def test_parquet_and_half_precision_and_no_labels(run: Path, tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
     flat = tiny_run.write_pictures(tmp_path / "flat", per_class=3, flat=True)
