@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
+import os
 import re
 from pathlib import Path
 
@@ -97,6 +99,37 @@ def test_what_torchvision_cannot_hold_is_refused_with_a_way_out(tmp_path: Path) 
     with pytest.raises(ValueError, match="--format safetensors"):
         export(run, tmp_path / "out", "torchvision")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_killed_export_leaves_nothing_for_long(tmp_path: Path) -> None:
+    """What a dead one left goes when the next begins, and nothing else of a folder that is not ours alone."""
+    run, out = make_run(tmp_path / "run", ModelConfig(backbone="resnet10", width=4, projector=(8,))), tmp_path
+    dead = 2**22 + 1  # above Linux's largest id
+    gone, stays = (f"a.safetensors.tmp-{dead}", f"a.safetensors.md.tmp-{dead}"), f"b.txt.tmp-{dead}"
+    (out / gone[0]).mkdir()
+    (out / gone[0] / "a.safetensors").write_bytes(b"half")
+    for name in (gone[1], stays):
+        (out / name).write_text("half")
+    export(run, out / "a.safetensors", "safetensors")
+    assert {path.name for path in out.iterdir()} == {"run", "a.safetensors", "a.safetensors.md", stays}
+
+
+def test_a_full_disk_is_told_of_by_the_name_that_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(tmp_path / "run", ModelConfig(backbone="resnet10", width=4, projector=(8,)))
+    out, real = tmp_path / "out" / "a.safetensors", os.write
+
+    def full(descriptor: int, content: bytes) -> int:
+        if len(content) > 10_000:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(descriptor, content)
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(OSError, match="No space left") as error:
+        export(run, out, "safetensors")
+    assert error.value.filename == str(out)
+    assert list(out.parent.iterdir()) == []
 
 
 def test_a_file_with_other_features_does_not_survive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -244,16 +244,21 @@ def is_leftover(name: str) -> bool:
     return _LEFTOVER.fullmatch(name) is not None
 
 
-def remove_leftovers(directory: Path | str) -> None:
+def remove_leftovers(directory: Path | str, of: Collection[str] | None = None) -> None:
     """Removes the temporary files and folders that dead processes left in `directory` (if there is one).
 
+    `of`: only those that were to get one of these names, in a folder that may hold anything else as well.
     A folder that was moved aside for a successor that never came goes back to its name, if it verifies. This
     process itself must not be writing there: what bears its id is that of a predecessor with the same one.
     """
     directory = Path(directory)
     for path in list(directory.iterdir()) if directory.is_dir() else []:
         match = _LEFTOVER.fullmatch(path.name)
-        if not match or _belongs_to_another(int(match["pid"])):
+        if (
+            not match
+            or (of is not None and match["name"] not in of)
+            or _belongs_to_another(int(match["pid"]))
+        ):
             continue
         if match["kind"] == "old" and not path.with_name(match["name"]).exists() and _verifies(path):
             path.rename(path.with_name(match["name"]))
