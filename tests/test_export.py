@@ -180,6 +180,16 @@ def test_the_check_and_the_card_use_the_runs_own_images(
     assert f'load_backbone("{written.weights}")' in told
 
 
+@pytest.mark.parametrize("name", ["run.json", "eval.json"])
+def test_a_damaged_file_beside_the_weights_stops_no_export(name: str, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", ModelConfig(backbone="resnet10", width=4, projector=(8,)))
+    (run / name).write_text('{"knn": ')
+    with pytest.warns(UserWarning, match=rf"the card leaves out what can't be read: {run / name}: not JSON"):
+        card = export(run, tmp_path / "out", "safetensors").card.read_text()
+    assert "## Training\n\n- recipe: " in card
+    assert "## Results" not in card
+
+
 def test_the_card_has_every_result_of_these_weights_and_of_no_others(tmp_path: Path) -> None:
     pictures = tiny_run.write_pictures(tmp_path / "pictures" / "train", per_class=12)
     config = tiny_run.tiny_config(width=4)
