@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     found = {name: summary(times, seconds[BESIDE], megabytes) for name, times in seconds.items()}
     for name, row in found.items():
         low, high = row["least_mb_per_s"], row["most_mb_per_s"]
-        print(f"{name:28}{row['mb_per_s']:8.1f} MB/s [{low:.1f}-{high:.1f}]  x decode {row['x_decode']:.2f}")
+        print(f"{name:30}{row['mb_per_s']:8.1f} MB/s [{low:.1f}-{high:.1f}]  x decode {row['x_decode']:.2f}")
     if options.json:
         options.json.write_text(
             json.dumps({"megabytes": megabytes, "grown": grown, "lanes": found}, indent=2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -113,6 +114,7 @@ def barlow_here(capfd: pytest.CaptureFixture[str], *arguments: object) -> Result
         return barlow(*words)
     capfd.readouterr()
     code = 0
+    ctrl_c = signal.getsignal(signal.SIGINT)  # a command that was interrupted is deaf to it from then on
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         warnings.simplefilter("default")
         patch.setattr(sys, "argv", ["barlow", *words])
@@ -120,6 +122,8 @@ def barlow_here(capfd: pytest.CaptureFixture[str], *arguments: object) -> Result
             cli.main()
         except SystemExit as stop:
             code = int(stop.code or 0)
+        finally:
+            signal.signal(signal.SIGINT, ctrl_c)
     out, err = capfd.readouterr()
     return Result(code, out, err)
 

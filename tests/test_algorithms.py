@@ -18,7 +18,7 @@ import torch
 from barlow.data import open_index
 from barlow.distributed import World
 from barlow.train import launch, loop
-from barlow.train.algorithms import algorithms
+from barlow.train.algorithms import algorithms, check_compiler
 from barlow.train.learner import Learner
 from tiny_run import tiny_config, write_pictures
 
@@ -109,3 +109,30 @@ def test_a_run_has_it_while_it_trains_and_on_a_cpu_the_same_lines(
         lines.append([(line["loss"], line["grad_norm"]) for line in map(json.loads, texts)])
     assert seen == [False, False, True, True]
     assert lines[0] == lines[1]
+
+
+def test_what_compiles_is_there_before_a_run_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures, config = write_pictures(tmp_path / "pictures", per_class=4), tiny_config()
+    both = replace(config.train, fused_lars=True, compile=True)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.delenv("CXX", raising=False)
+    check_compiler(config.train, CPU)  # nothing is compiled
+    refusal = (
+        r"--train.compile and --train.fused-lars: no compiler \(g\+\+\) is here: apt-get install g\+\+, or"
+    )
+    with pytest.raises(ValueError, match=refusal):
+        launch(pictures, replace(config, train=both), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    for device, variable in ((CPU, "CXX"), (GPU, "CC")):
+        program = tmp_path / f"own-{variable}"
+        monkeypatch.setenv(variable, f"{program} -O2")
+        with pytest.raises(ValueError, match=f"or name one in the environment's {variable}$"):
+            check_compiler(both, device)
+        program.touch(mode=0o755)
+        check_compiler(both, device)
+    monkeypatch.delenv("CC")
+    with pytest.raises(ValueError, match=r"no compiler \(gcc or clang\)"):
+        check_compiler(both, GPU)
+    (tmp_path / "clang").touch(mode=0o755)
+    check_compiler(both, GPU)

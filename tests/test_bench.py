@@ -148,6 +148,11 @@ def test_the_tables_show_every_pipeline(result: dict[str, Any]) -> None:
         assert tables.times(line["x_official"]) in row
         read = line["mean_bytes"] * line["images_per_s"]["median"] / 1e6
         assert tables.number(read) in row.split()
+    assert ("x official" in text, "x decoding" in text) == (True, True)
+    (run,) = result["runs"]
+    pipelines = [line | {"x_decode": None} for line in run["pipelines"]]
+    without = tables.render(result | {"runs": [run | {"pipelines": pipelines}]})  # as with --only
+    assert ("x official" in without, "x decoding" in without) == (True, False)
     assert "barlow (float32): " in text
     assert f"{NUM_IMAGES} images of photos" in text
 

@@ -177,6 +177,28 @@ def test_settings_that_cannot_work(
     assert not (tmp_path / "run").exists()
 
 
+def test_paths_are_told_as_they_were_typed(
+    images: Path, tmp_path: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "photos").symlink_to(images)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").touch()
+    monkeypatch.chdir(tmp_path)
+    for words, message in (
+        (("train", "nope", "--run", "r", *TINY), "nope: No such file or directory"),
+        (("train", "nope", "--run", "r", *TINY, "--dry-run"), "nope: No such file or directory"),
+        (("train", "photos", "--run", "full", *TINY), "--run full is neither empty nor a run of barlow"),
+        (("train", "photos", "--run", "r", *TINY, "--resume", "must"), "r has no checkpoint to go on from"),
+        (("submit", "nope", "--run", "r", "--preset", "demo"), "nope: No such file or directory"),
+        (("report", "r"), "r is not a run folder: there is no such folder"),
+    ):
+        found = barlow_here(capfd, *words)
+        assert found.code == 2
+        last = found.err.splitlines()[-1]
+        assert last.startswith(f"barlow: error: {message}"), found.err
+        assert str(tmp_path) not in found.err
+
+
 @pytest.mark.parametrize("nproc", [1, 2])
 def test_data_that_are_not_there(tmp_path: Path, nproc: int) -> None:
     result = barlow("train", tmp_path / "absent", "--run", tmp_path / "run", *TINY, "--nproc", nproc)

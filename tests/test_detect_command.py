@@ -14,10 +14,10 @@ import torch
 
 from barlow import durable
 from barlow.config import ModelConfig
-from barlow.evaluate.detection import evaluation
+from barlow.evaluate.detection import evaluation, voc
 from barlow.evaluate.detection.training import train_detector
 from barlow.evaluate.unfinished import Part, Unfinished
-from barlow.model import weights
+from barlow.model import build_backbone, weights
 from commands import barlow_here, the_error
 from drawn_boxes import Rectangles
 from test_detection import CPU, QUICK, tiny_backbone, tiny_detector
@@ -115,6 +115,7 @@ def test_the_command_trains_tests_and_tells(
         patch.setattr(evaluation, "find_objects", stopping(evaluation.find_objects))
         stopped = barlow_here(capfd, "detect", weights_file, tmp_path, *quick, "--seeds", 2, "--out", out)
     assert stopped.code == 130
+    assert stopped.err == "barlow: interrupted; the same command goes on from what is saved\n"
     assert not out.exists()
     other = barlow_here(capfd, "detect", weights_file, tmp_path, *quick, "--freeze-at", 1, "--out", out)
     assert other.code == 2
@@ -123,9 +124,6 @@ def test_the_command_trains_tests_and_tells(
     assert "seed 0: done before" in went_on.out
     assert json.loads(out.read_text())["seeds"] == result["seeds"]
     assert not out.with_name("again.json.partial").exists()
-    missing = barlow_here(capfd, "detect", weights_file, tmp_path / "no", *quick)
-    assert missing.code == 2
-    assert "trainval.txt" in missing.err
     images = [path for year in (2007, 2012) for path in (tmp_path / f"VOC{year}" / "JPEGImages").iterdir()]
     for image in images:
         image.write_bytes(image.read_bytes()[:100])
@@ -137,6 +135,36 @@ def test_the_command_trains_tests_and_tells(
     image.unlink()
     gone = barlow_here(capfd, "detect", weights_file, tmp_path, *quick)
     assert the_error(gone.err) == f"{image}: No such file or directory"
+
+
+def test_what_is_missing_is_told_before_the_work(
+    tmp_path: Path, weights_file: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of weights that no detector can be built on nothing else is said, and no annotation is read."""
+    monkeypatch.setattr(voc, "_annotation", None)
+    small = tmp_path / "small.safetensors"
+    model = ModelConfig(backbone="resnet10", stem="cifar", width=8)
+    small.write_bytes(weights.encode(build_backbone(model).state_dict(), model))
+    kit = tmp_path / "VOCdevkit"
+    for target, flags, line in (
+        (small, (), "a C4 detector needs a ResNet with the stem for large images .*--model.stem imagenet"),
+        (weights_file, ("--freeze-at", 5), r"freeze_at must lie in \[0, 4\], not 5"),
+        (
+            weights_file, (),
+            f"{kit} is not VOC's folder VOCdevkit.* lacks VOC2007/ImageSets/Main/trainval.txt, "
+            "VOC2012/ImageSets/Main/trainval.txt, VOC2007/ImageSets/Main/test.txt, VOC2007/Annotations/, .*"
+            "trainval of VOC2007, trainval of VOC2012, test of VOC2007, each as ImageSets/Main/SET.txt",
+        ),
+    ):  # fmt: skip
+        found = barlow_here(capfd, "detect", target, kit, *flags)
+        assert found.code == 2
+        assert re.match(line, the_error(found.err)), found.err
+    for year, name in ((2007, "trainval"), (2012, "trainval")):
+        Rectangles(1).write_voc(kit, year, name, ("bird", "boat"))
+    found = barlow_here(capfd, "detect", weights_file, kit)
+    assert "lacks VOC2007/ImageSets/Main/test.txt. Needed" in the_error(found.err)
+    found = barlow_here(capfd, "detect", weights_file, kit / "VOC2007")
+    assert f" Is {kit} meant? " in the_error(found.err)
 
 
 def stopping(find: Callable[..., Any]) -> Callable[..., Any]:

@@ -209,21 +209,21 @@ def test_errors_that_are_no_numbers_do_not_hold() -> None:
 def test_the_command_says_so_and_its_exit_code_too(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    well = barlow_here(capfd, "doctor", "--ranks", 1)
+    well = barlow_here(capfd, "doctor", "--nproc", 1)
     assert well.code == 0, well.out + well.err
     assert "FAIL" not in well.out
     assert "libjpeg-turbo: with" in well.out
     assert well.out.splitlines()[-1].startswith("all is well: one process")
     monkeypatch.setattr(optimizer, "LARS", lambda groups, **options: LARS(groups, variant="larc", **options))
     monkeypatch.setattr(facts, "_jpeg", lambda: "not measured again")  # which takes an interpreter
-    ill = barlow_here(capfd, "doctor", "--ranks", 1)
+    ill = barlow_here(capfd, "doctor", "--nproc", 1)
     assert ill.code == 1
     assert sum(line.startswith("FAIL LARS") for line in ill.out.splitlines()) == 1
     assert ill.out.splitlines()[-1].startswith("not well: one process, 1 of ")
 
 
 def test_it_starts_its_own_ranks() -> None:
-    result = finish(start("doctor", "--ranks", 2, "--json"))
+    result = finish(start("doctor", "--nproc", 2, "--json"))
     assert result.code == 0, result.out + result.err
     report = json.loads(result.out)
     assert report["holds"]

@@ -59,7 +59,7 @@ def test_every_image_has_its_row(run: Path, pictures: Path, tmp_path: Path) -> N
     assert isinstance(found, np.memmap)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, expected(run, pictures), rtol=1e-6)
-    rows = [json.loads(line) for line in (tmp_path / "e.rows.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (tmp_path / "e.npy.rows.jsonl").read_text().splitlines()]
     assert [row["id"] for row in rows] == list(range(21))
     for row in rows:
         number = row["id"]
@@ -68,8 +68,8 @@ def test_every_image_has_its_row(run: Path, pictures: Path, tmp_path: Path) -> N
         assert row["label"] == index.labels[number]
         assert row["class"] == index.class_names[index.labels[number]]
         assert row["class"] in row["member"]
-    assert content(tmp_path).keys() == {"e.npy", "e.rows.jsonl", "e.json"}
-    described = json.loads((tmp_path / "e.json").read_text())
+    assert content(tmp_path).keys() == {"e.npy", "e.npy.rows.jsonl", "e.npy.json"}
+    described = json.loads((tmp_path / "e.npy.json").read_text())
     assert described["data_sha256"] == index.digest()
     assert described["weights_sha256"] == features_of.digest(load_backbone(run)[0])
 
@@ -180,8 +180,8 @@ def test_nothing_is_mixed(run: Path, pictures: Path, tmp_path: Path, monkeypatch
     )
     other_data = tiny_run.write_pictures(tmp_path / "data", per_class=2)
     for change, message in (
-        ({"target": other_run}, "begun otherwise: weights_sha256 is"),
-        ({"data": other_data}, "data_sha256 is"),
+        ({"target": other_run}, r"begun otherwise: (backbone .*)?other weights \(SHA-256 \w{8}\.\.\. there"),
+        ({"data": other_data}, r"other images \(SHA"),
         ({"dtype": "float16"}, "dtype is float32 there and float16 here"),
         ({"normalised": True}, "normalised is False there and True here"),
     ):
@@ -196,13 +196,37 @@ def test_nothing_is_mixed(run: Path, pictures: Path, tmp_path: Path, monkeypatch
     progress.write_text(good)
     embed(run, pictures, out, quiet=True)
     before = content(out.parent)
-    with pytest.raises(ValueError, match="is there already and of something else: dtype"):
+    with pytest.raises(ValueError, match=r"is there already, made otherwise: dtype"):
         embed(run, pictures, out, dtype="float16", quiet=True)
     (out.parent / "e.npy.partial").mkdir()
     embed(run, pictures, out, quiet=True)  # it is done
     assert content(out.parent) == before
     with pytest.raises(ValueError, match=r"must end in \.npy or \.parquet"):
         embed(run, pictures, tmp_path / "e.csv", quiet=True)
+
+
+def test_outputs_of_one_stem_share_nothing(run: Path, pictures: Path, tmp_path: Path) -> None:
+    """An array and a table of other images: neither is taken for the other's, whichever came last."""
+    pytest.importorskip("pyarrow")
+    others = tiny_run.write_pictures(tmp_path / "others", per_class=2)
+    array, table = tmp_path / "out" / "e.npy", tmp_path / "out" / "e.parquet"
+    embed(run, pictures, array, quiet=True)
+    before = content(array.parent)
+    embed(run, others, table, quiet=True)
+    assert {name: kept for name, kept in content(array.parent).items() if name in before} == before
+    assert content(array.parent).keys() - before.keys() == {"e.parquet", "e.parquet.json"}
+    embed(run, pictures, array, quiet=True)  # each is known as done
+    embed(run, others, table, quiet=True)
+    with pytest.raises(ValueError, match="is there already, made otherwise") as refused:
+        embed(run, others, array, quiet=True)
+    told = str(refused.value)
+    digests = [index.digest()[:8] for index in map(open_index, (pictures, others))]
+    assert f"other images (SHA-256 {digests[0]}... there and {digests[1]}... here)" in told
+    assert "images is 21 there and 6 here" in told
+    assert told.endswith("; name another OUT, or remove e.npy for it to be made anew")
+    (array.parent / "e.npy.json").unlink()
+    with pytest.raises(ValueError, match=r"already, and e\.npy\.json, which would say what made it, can't"):
+        embed(run, pictures, array, quiet=True)
 
 
 def test_parquet_and_half_precision_and_no_labels(run: Path, tmp_path: Path) -> None:

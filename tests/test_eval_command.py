@@ -15,7 +15,7 @@ import torch
 import tiny_run
 from barlow.config import Config
 from barlow.distributed import World
-from barlow.evaluate import evaluate, result
+from barlow.evaluate import console, evaluate, result, scores, tables
 from barlow.evaluate.protocols import PROTOCOLS
 from barlow.model import build_model, weights
 from barlow.report import record, results
@@ -132,8 +132,44 @@ def test_flags_change_what_the_weights_say(place: Path, tmp_path: Path, capfd: C
         found.out,
     )
     assert "Mean ± standard deviation of 3 seeds" in found.out
+    # In a log every part has a line when it begins and one when it ends.
+    said = [line for line in found.out.splitlines() if line.startswith("trained: ") and ": begins" in line]
+    seeds = [f"trained: few-shot, seed {seed}: begins" for seed in range(3)]
+    assert said == [*seeds, "trained: kNN: begins", "trained: without labels: begins"]
+    single = few["seeds"][1]["centroid_2_shot"]
+    assert re.search(
+        rf"^trained: few-shot, seed 1: centroid 2 shot {single:.2f}, .*, in [\d.]+ s$", found.out, re.M
+    )
+    assert re.search(rf"^trained: kNN: top-1 {told['knn']['top1']:.2f}, in [\d.]+ s$", found.out, re.M)
     assert "views: 16 px after a resize to 20 px instead of 224 px after 256 px" in found.out
     assert not (place / "w.features").exists()
+
+
+def test_a_part_that_lasts_says_how_far_it_is_where_no_bar_does(
+    monkeypatch: pytest.MonkeyPatch, capfd: Capture
+) -> None:
+    def said() -> list[str]:
+        talk = console.Console()
+        with talk.part("a") as note, talk.stage("b") as progress:
+            progress(1, 2000)
+            progress(2000, 2000)
+            note("x")
+        return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r", "", capfd.readouterr().out).split("\n")
+
+    monkeypatch.setattr(console, "_EVERY_S", 0.0)
+    lines = [
+        "a: begins",
+        "b: 1 of 2,000 so far",
+        "b: 2,000 of 2,000 so far",
+        "b: 2,000 in 0.0 s",
+        "a: x, in 0.0 s",
+    ]
+    assert said() == [*lines, ""]
+    monkeypatch.setattr(console, "_EVERY_S", 30.0)
+    assert said() == [lines[0], *lines[3:], ""]
+    monkeypatch.setenv("FORCE_COLOR", "1")  # which rich takes for a terminal
+    shown = [line for line in said() if not line.startswith("b ")]
+    assert shown == ["b: 2,000 in 0.0 s", ""]  # beside the bar, which goes
 
 
 def test_help_shows_the_values_of_the_weights_and_every_protocol(place: Path, capfd: Capture) -> None:
@@ -206,10 +242,38 @@ def test_a_missing_library_is_one_line(place: Path, monkeypatch: pytest.MonkeyPa
     from barlow.evaluate import extra
 
     monkeypatch.setattr(extra, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"few-shot needs sklearn: pip install 'barlow\[eval\]'"):
+    with pytest.raises(ValueError, match="few-shot needs sklearn: pip install scikit-learn"):
         evaluate(
             place / "w.safetensors", place, protocols=["few-shot"], quiet=True, device="cpu", baselines=False
         )
+
+
+def test_the_gain_of_intervals_is_as_wide_as_that_of_independent_ones() -> None:
+    rows = {"few-shot": {"centroid_1_shot": 30.0, "centroid_1_shot_ci95": 0.3}}
+    before = {"few-shot": {"centroid_1_shot": 26.0, "centroid_1_shot_ci95": 0.4}}
+    (score,) = scores.scores({**rows, "untrained": before})
+    assert score.gain() == (4.0, pytest.approx(0.5))
+    assert score.gain_text() == "+4.00 ± 0.50"
+    (alone,) = scores.scores(rows)
+    assert (alone.gain(), alone.gain_text()) == ((None, None), "-")
+
+
+def test_the_terminal_has_what_the_report_has(alone: tuple[Path, dict[str, Any]], capfd: Capture) -> None:
+    _, found = alone
+    tables.show(console.Console(), found, Path("eval.json"))
+    shown = capfd.readouterr().out
+    told = f"Always naming the commonest class would give {found['data']['majority_class_percent']:g}."
+    assert told in shown
+    assert told in results.section_of(found)
+    gain = found["knn"]["top1"] - found["untrained"]["knn"]["top1"]
+    assert re.search(rf"kNN top-1 .*│ +{re.escape(f'{gain:+.2f}')} │", shown)
+    # No cell is broken: each score has one line, whatever it is called.
+    assert all(re.search(rf"^│ {re.escape(score.words)} +│", shown, re.M) for score in scores.scores(found))
+    assert re.search(r"few-shot centroid 5 shot .*± [\d.]+ │ +[-+][\d.]+ ± [\d.]+ │", shown)
+    bare = {key: value for key, value in found.items() if key != "untrained"}
+    tables.show(console.Console(), bare, Path("eval.json"))
+    assert not re.search(r"\bgain", capfd.readouterr().out)
+    assert not re.search(r"\bgain", results.section_of(bare))
 
 
 # The report
@@ -224,26 +288,35 @@ def test_the_report_has_every_score_with_its_spread(
     assert "has gone on" not in results.section_of({**found, "step": 250}, None, 250)
     older = results.section_of({**found, "step": 100}, None, 250)
     assert "the numbers of step 100; the run has gone on to step 250 since" in older
+    plain = page.replace('<span class="metric">', "").replace("</span></th>", "</th>")
     for name, metric, words in (
         ("linear-sweep", "top1", "linear sweep top-1"),
         ("voc07-svm", "map_11_point", "VOC07 SVM mAP, 11-point"),
         ("few-shot", "centroid_5_shot", "few-shot centroid 5 shot"),
     ):
-        row = re.search(rf"<tr><th scope=row>{words}</th>(.*?)</tr>", page)
+        row = re.search(rf"<tr><th scope=row>{words}</th>(.*?)</tr>", plain)
         assert row is not None, words
         values = [
             (r[name][metric], r[name]["std"][metric])
             for r in (found, found["untrained"], found["raw_pixels"])
         ]
-        shown = re.findall(r">([\d.]+)</span> <span class=\"spread\">&plusmn; ([\d.]+)<", row[1])
-        assert [(float(a), float(b)) for a, b in shown] == values
+        shown = re.findall(
+            r">([-+\d.]+)</span> <span class=\"spread\">&plusmn; ([\d.]+)<", row[1].replace("&minus;", "-")
+        )
+        gains = [
+            ours[metric] - theirs[metric]
+            for ours, theirs in zip(found[name]["seeds"], found["untrained"][name]["seeds"], strict=True)
+        ]
+        assert len(gains) == 2
+        gain = (values[0][0] - values[1][0], abs(gains[0] - gains[1]) / 2**0.5)
+        assert [(float(a), float(b)) for a, b in shown] == [*values, pytest.approx(gain, abs=0.006)]
     assert "standard deviation of 2 seeds" in page
-    assert "retrieval recall@5" in page
+    assert "retrieval recall@5" in plain
     # Beside a run that was evaluated by two protocols only.
     old = record.read(reported_run)
     new = dataclasses.replace(old, evaluation=found, name="new")
     both = results.comparison([old, new])
-    assert both.count("<th scope=col>few-shot centroid 1 shot</th>") == 1
+    assert both.count('<th scope=col>few-shot <span class="metric">centroid 1 shot</span></th>') == 1
     assert both.count("&ndash;") >= 8
 
 

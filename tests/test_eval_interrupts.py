@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,13 @@ import torch
 
 import tiny_run
 from barlow.config import EvaluateConfig
+from barlow.distributed import World
 from barlow.evaluate import evaluate, evaluation, linear, partition, recipes, unfinished
 from barlow.evaluate.classifier import train_classifier
 from barlow.evaluate.protocols import PROTOCOLS
 from barlow.evaluate.unfinished import Part, Unfinished
 from barlow.model import build_model, weights
+from processes import run
 
 CPU = torch.device("cpu")
 CONFIG = tiny_run.tiny_config(width=4)
@@ -42,22 +45,31 @@ def stop_after(epochs: int) -> Any:
     return progress
 
 
-@pytest.mark.parametrize("standardize", [False, True])
-def test_a_linear_probe_goes_on(tmp_path: Path, standardize: bool) -> None:
+Probe = Callable[..., list[linear.Result]]
+
+
+def probe_of(asked: list[int], standardize: bool) -> Probe:
+    """Probes of three rates on drawn features; `asked` notes the epochs whose features they want."""
     draw = torch.Generator().manual_seed(0)
     passes = [torch.randn(40, 6, generator=draw) + 3 for _ in range(5)]
     labels, test = torch.arange(40) % 7, torch.randn(20, 6, generator=draw) + 3
     config = dataclasses.replace(
         EvaluateConfig(), linear_epochs=5, linear_batch_size=16, linear_standardize=standardize
     )
-    asked: list[int] = []
 
     def probe(**options: Any) -> list[linear.Result]:
         return linear.probe(
             lambda epoch: asked.append(epoch) or passes[epoch], labels, test, torch.arange(20) % 7,
-            num_classes=7, config=config, seed=3, device=CPU, factors=(1.0, 0.1), **options,
+            num_classes=7, config=config, seed=3, device=CPU, factors=(1.0, 0.1, 0.01), **options,
         )  # fmt: skip
 
+    return probe
+
+
+@pytest.mark.parametrize("standardize", [False, True])
+def test_a_linear_probe_goes_on(tmp_path: Path, standardize: bool) -> None:
+    asked: list[int] = []
+    probe = probe_of(asked, standardize)
     whole = probe()
     begun = Part(Unfinished(tmp_path / "e.json", {}, every_s=0), "linear")
     with pytest.raises(KeyboardInterrupt):
@@ -66,6 +78,30 @@ def test_a_linear_probe_goes_on(tmp_path: Path, standardize: bool) -> None:
     assert probe(part=Part(Unfinished(tmp_path / "e.json", {}), "linear")) == whole
     assert asked == ([0, 3, 4] if standardize else [3, 4])
     assert probe(part=Part(Unfinished(tmp_path / "e.json", {}), "another")) == whole
+
+
+def probes_that_two_share(world: World, out: str) -> list[Any]:
+    """Results of probes that were not stopped, of stopped ones gone on with, and the epochs these took."""
+    asked: list[int] = []
+    probe = probe_of(asked, standardize=False)
+    whole = probe()
+    with pytest.raises(KeyboardInterrupt):
+        probe(part=Part(Unfinished(Path(out), {}, every_s=0), "linear"), progress=stop_after(3))
+    asked.clear()
+    again = probe(part=Part(Unfinished(Path(out), {}), "linear"))
+    return [[dataclasses.astuple(result) for result in each] for each in (whole, again)] + [asked]
+
+
+def test_linear_probes_that_ranks_share_go_on(tmp_path: Path) -> None:
+    """Rank 0 trains two of them and rank 1 the third; what one rank saves serves two, and a single one."""
+    found = run(probes_that_two_share, 2, str(tmp_path / "e.json"))
+    assert found[0] == found[1]
+    whole, again, asked = found[0]
+    assert again == whole
+    assert asked == [3, 4]
+    alone = probe_of(asked, standardize=False)(part=Part(Unfinished(tmp_path / "e.json", {}), "linear"))
+    assert [dataclasses.astuple(result) for result in alone] == whole
+    assert asked == [3, 4, 3, 4]
 
 
 @pytest.mark.parametrize("name", ["finetune", "places205"])
@@ -107,12 +143,12 @@ def test_protocols_that_are_done_are_not_done_again(
     assert [path.name for path in tmp_path.iterdir()] == ["e.json"]
     (tmp_path / "e.json").unlink()
     monkeypatch.setattr(evaluation, "_WORTH_S", 0.0)
-    run = PROTOCOLS["linear"].run
+    good = PROTOCOLS["linear"].run
 
     def stopping(job: Any, row: Any, seed: int) -> Any:
         if (row.name, seed) == ("untrained", 1):
             raise KeyboardInterrupt
-        return run(job, row, seed)
+        return good(job, row, seed)
 
     with monkeypatch.context() as patch:
         patch.setitem(PROTOCOLS, "linear", dataclasses.replace(PROTOCOLS["linear"], run=stopping))

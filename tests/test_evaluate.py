@@ -22,9 +22,11 @@ from barlow.evaluate import (
     evaluate,
     features,
     partition,
+    scores,
     tables,
 )
 from barlow.model import build_model, weights
+from barlow.report import results
 from test_probes import brute_force
 
 CPU = torch.device("cpu")
@@ -249,7 +251,11 @@ def test_unlabelled_images_still_get_the_numbers_that_need_no_labels(
     assert "no labels" in result["reason"]
     assert not any("probe" in note for note in result["protocol"]["deviations"])
     told = capsys.readouterr().out
-    assert f"{result['label_free']['effective_rank']:.2f} of " in told
+    free = result["label_free"]
+    assert free["num_images"] == 18 < free["num_features"] == 64
+    assert f"{free['effective_rank']:.2f} of at most 18 (18 images)" in told
+    assert "of at most 18 (18 images)" in results.section_of(result)
+    assert scores.rank_bound({**free, "num_images": 64}) == scores.rank_bound({"num_features": 64}) == "64"
     assert f"{result['label_free']['instance_retrieval_top1']:.2f}" in told
     assert "probe" not in told.lower()
     assert 1 <= result["label_free"]["effective_rank"] <= 18

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from pathlib import Path
 
@@ -80,7 +81,7 @@ def test_our_own_format_describes_itself(tmp_path: Path) -> None:
     model = ModelConfig(backbone="resnet10", stem="cifar", width=24, projector=(8,))
     run = make_run(tmp_path / "run", model)
     written = export(run, tmp_path / "somewhere" / "mine.safetensors", "safetensors")
-    assert written.card == tmp_path / "somewhere" / "mine.md"
+    assert written.card == tmp_path / "somewhere" / "mine.safetensors.md"
     printed: dict = {}
     exec(compile(written.recipe, "recipe", "exec"), printed)  # from any folder
     assert torch.equal(features_of(printed["network"]), features_of(load_backbone(run)[0]))
@@ -111,7 +112,7 @@ def test_a_file_with_other_features_does_not_survive(tmp_path: Path, monkeypatch
     assert list((tmp_path / "out").iterdir()) == []
     (tmp_path / "out" / "resnet18.safetensors").write_text("of an earlier export")
     with pytest.raises(RuntimeError, match="other features"):
-        export(run, tmp_path / "out", "torchvision")
+        export(run, tmp_path / "out", "torchvision", overwrite=True)
     (left,) = (tmp_path / "out").iterdir()
     assert left.read_text() == "of an earlier export"
 
@@ -164,10 +165,42 @@ def test_the_card_has_every_result_of_these_weights_and_of_no_others(tmp_path: P
     assert f"| retrieval mAP | {result['retrieval']['map']:.2f} | " in card
     assert "deviation of 2 seeds" in card
     # As if the run had been trained on since.
+    (tmp_path / "out" / "resnet10.safetensors.md").write_text("# Somebody's own words")
+    with pytest.raises(ValueError, match=r"there already, and no resnet10\.safetensors\.md says what it is"):
+        export(target, tmp_path / "out", "safetensors")
     (tmp_path / "mine.eval.json").rename(tmp_path / "other.eval.json")
-    card = export(tmp_path / "other.safetensors", tmp_path / "out", "safetensors").card.read_text()
+    card = export(tmp_path / "other.safetensors", tmp_path / "other", "safetensors").card.read_text()
     assert "## Results" not in card
     assert "retrieval" not in card
+
+
+def test_formats_of_one_stem_do_not_replace_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every file has its own card; torchvision's and timm's, of one ending, are not taken for one another."""
+    run, out = make_run(tmp_path / "run", ModelConfig(backbone="resnet18", projector=(8,))), Path("out")
+    tiny_run.write_pictures(tmp_path / "pictures", per_class=1)
+    durable.write_file(run / "run.json", json.dumps({"data": str(tmp_path / "pictures")}))
+    monkeypatch.chdir(tmp_path)
+    first = export("run", out, "torchvision", licence="CC0")
+    told = capsys.readouterr().out
+    assert told.startswith(
+        "wrote out/resnet18.safetensors and out/resnet18.safetensors.md; same features as the run on "
+        "3 images of pictures. "
+    )
+    other = export("run", out, "detectron2", licence="MIT")
+    assert sorted(path.name for path in out.iterdir()) == [
+        "resnet18.pth", "resnet18.pth.md", "resnet18.safetensors", "resnet18.safetensors.md",
+    ]  # fmt: skip
+    assert first.card.read_text().endswith("## Licence\n\nCC0\n")
+    assert other.card.read_text().endswith("## Licence\n\nMIT\n")
+    before = first.card.read_bytes()
+    with pytest.raises(ValueError, match="is there already, by --format torchvision: --overwrite") as refused:
+        export("run", out, "timm")
+    assert str(refused.value).endswith("or name a file: out/resnet18-timm.safetensors")
+    assert first.card.read_bytes() == before
+    assert export("run", out, "torchvision", licence="CC0").card.read_bytes() == before  # the same again
+    assert "timm.create_model" in export("run", out, "timm", overwrite=True).card.read_text()
 
 
 def test_an_out_of_another_format_is_refused(tmp_path: Path) -> None:
@@ -211,3 +244,8 @@ def test_weights_without_a_run_are_checked_on_noise(tmp_path: Path) -> None:
     assert load_file(first.weights).keys() == load_file(second.weights).keys()
     with pytest.raises(ValueError, match="--format"):
         export(run, tmp_path / "x", "tflite")  # pyright: ignore
+    (tmp_path / "x.onnx").write_bytes(b"\x08\x0a")
+    with pytest.raises(
+        ValueError, match="is a graph, not weights: give the run, or what --format safetensors"
+    ):
+        load_backbone(tmp_path / "x.onnx")

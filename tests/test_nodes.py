@@ -32,7 +32,9 @@ TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "
 LONG = (*TINY, "--optim.epochs", "5000", "--train.log_every", "1", "--checkpoint.every_epochs", "0.5",
         "--checkpoint.keep", "2")  # fmt: skip
 """A checkpoint every 3 steps."""
-QUICK = "last_call_timeout=4"
+QUICK = "last_call_timeout=10"
+"""Seconds for which a rendezvous that could do with one machine waits for another: on a busy machine two
+agents start some seconds apart."""
 BOUND_S = 60
 """From a death to the end of everything that it should end."""
 

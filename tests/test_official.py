@@ -163,7 +163,7 @@ def test_every_command_takes_an_imported_run(
     assert json.loads((run / "run.json").read_text())["imported"] == origin
     exported = barlow_here(capfd, "export", run, tmp_path / "out.safetensors")
     assert exported.code == 0, exported.err
-    assert origin["sha256"] in (tmp_path / "out.md").read_text()
+    assert origin["sha256"] in (tmp_path / "out.safetensors.md").read_text()
     assert barlow_here(capfd, "report", run).code == 0
     for flag, value in (("--optim.reference_world_size", 8), ("--objective.eps", 0)):
         refused = barlow_here(capfd, "train", images, "--run", run, flag, value)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import sklearn.metrics
+import threadpoolctl
 import torch
 import torchmetrics
 from sklearn.model_selection import cross_val_score
@@ -24,6 +25,7 @@ from barlow.evaluate import (
     features,
     few_shot,
     knn,
+    linear,
     partition,
     precision_recall,
     retrieval,
@@ -257,9 +259,27 @@ def test_few_shot_classifiers_on_features_that_tell(job: Job) -> None:
     assert few_shot.nearest_centroid(noise, episode) == pytest.approx(100 * expected / 18)
 
 
+def test_few_shot_takes_one_thread(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On several its small regressions take ten times the processor time, and more on busy cores."""
+    threads = []
+
+    def looking(*_: object) -> float:
+        threads.append(max(library["num_threads"] for library in threadpoolctl.threadpool_info()))
+        return 50.0
+
+    monkeypatch.setattr(few_shot, "logistic_regression", looking)
+    with threadpoolctl.threadpool_limits(2):
+        few_shot.run(job, PIXELS, 0)
+        assert set(threads) == {1}
+        looking()
+        assert threads[-1] == 2  # and afterwards all are there again
+
+
 def test_few_shot_says_what_the_images_did_not_allow(job: Job) -> None:
     found = few_shot.run(job, PIXELS, 0)
-    assert any("3 classes an episode instead of 5" in note for note in found["notes"])
+    for labels in ("1 label", "5 labels"):
+        line = f"few-shot, {labels}: 3 classes an episode instead of 5"
+        assert any(note.startswith(line) for note in found["notes"])
     for shots in (1, 5):
         for name in ("centroid", "logistic"):
             assert 0 <= found[f"{name}_{shots}_shot"] <= 100
@@ -320,6 +340,17 @@ def test_knn_says_when_all_images_vote(job: Job) -> None:
     many = knn.run(dataclasses.replace(job, config=config), PIXELS, 0)
     assert many["notes"] == ["kNN: all 60 training images vote, not 200"]
     assert "notes" not in knn.run(job, PIXELS, 0)
+
+
+def test_probes_say_when_all_images_are_one_batch(job: Job) -> None:
+    assert len(job.labelled.train) == 60
+    for batch_size, told in ((60, []), (61, ["60 images a step, which is all, not 61"])):
+        config = dataclasses.replace(
+            job.config, evaluate=dataclasses.replace(QUICK, linear_epochs=1, linear_batch_size=batch_size)
+        )
+        changed = dataclasses.replace(job, config=config)
+        for name, run in (("probe", linear.run), ("sweep", sweep.run)):
+            assert run(changed, PIXELS, 0).get("notes", []) == [f"linear {name}: {line}" for line in told]
 
 
 def test_a_fixed_share_leaves_every_class_an_image(job: Job, tmp_path: Path) -> None:

@@ -1,22 +1,24 @@
-"""What the README and docs/ say runs: Python blocks, make targets, subcommands, links to files."""
+"""What the README and docs/ say runs: Python blocks, make targets, commands, flags, links."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 import nursery
-from barlow import synthetic
+from barlow import cli, synthetic
 from barlow.config import PRESETS
-from commands import barlow_here
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = (
-    "README.md", ".github/CONTRIBUTING.md", "benches/RESULTS.md",
+    "README.md", "CHANGELOG.md", ".github/CONTRIBUTING.md", "benches/RESULTS.md",
     *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))),
 )  # fmt: skip
 
@@ -68,16 +70,64 @@ def test_links_and_commands_exist(name: str) -> None:
         assert preset in PRESETS, f"{name}: --preset {preset}"
 
 
+OTHERS = {
+    "torchrun": "--nnodes --nproc-per-node --node-rank --master-addr --master-port --rdzv-backend --rdzv-id "
+    "--rdzv-endpoint --rdzv-conf --standalone --signals-to-handle",
+    "SLURM": "--nodes --ntasks-per-node --gpus-per-node --requeue --signal",
+    "detectron2's train_net.py": "--config --eval-only --num-gpus",
+    "the official evaluate.py": "--weights",
+    "pytest-benchmark": "--benchmark-only",
+    "unshare": "--uts",
+}
+"""Flags in the docs that are not ours, by whose they are."""
+
+
+@pytest.fixture(scope="module")
+def flags() -> dict[str, set[str]]:
+    """The flags in the help of every command; of `barlow bench` its commands have them."""
+    found = {}
+    for first, names in (((), commands_of(())), (("bench",), commands_of(("bench",)))):
+        for name in names:
+            text = help_of((*first, name))
+            found[" ".join((*first, name))] = set(re.findall(r"--[a-z][\w.-]*", text))
+    return found
+
+
+def commands_of(words: tuple[str, ...]) -> list[str]:
+    return re.findall(r"^  ([a-z]+)  ", help_of(words), re.MULTILINE)
+
+
+def help_of(words: tuple[str, ...]) -> str:
+    out = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out):
+        patch.setattr(sys, "argv", ["barlow", *words, "--help"])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+    assert not stop.value.code
+    return out.getvalue()
+
+
+def asked_for(text: str) -> Iterator[tuple[str, list[str]]]:
+    """Every command of a page, with the flags behind it: `barlow train ...`, also in `-m barlow -- train`."""
+    joined = re.sub(r"\\\n\s*", "    ", text)
+    for found in re.finditer(r"\bbarlow(?: --)? ((?:bench )?[a-z]+)\b((?:(?!`|\bbarlow |#).)*)", joined):
+        if joined[: found.start()].endswith(("    ", "`", "-m ")):
+            yield found[1], re.findall(r"(?<!\S)--[a-z][\w.-]*", found[2])
+
+
 @pytest.mark.parametrize("name", PAGES)
-def test_subcommands_have_help(name: str, capfd: pytest.CaptureFixture[str]) -> None:
-    commands = set(re.findall(r"(?:^    |`|-m |^        )barlow ([a-z]+)\b", page(name), re.MULTILINE))
-    for command in sorted(commands):
-        shown = barlow_here(capfd, command, "--help")
-        assert shown.code == 0, f"{name}: barlow {command}: {shown.err}"
+def test_commands_and_their_flags_exist(name: str, flags: dict[str, set[str]]) -> None:
+    known = set().union(*flags.values(), *(words.split() for words in OTHERS.values()), {"--version"})
+    scripts = "".join(path.read_text() for d in ("benches", "tests") for path in (ROOT / d).glob("*.py"))
+    for command, asked in asked_for(page(name)):
+        assert command in flags, f"{name}: barlow {command}"
+        assert set(asked) <= flags[command], f"{name}: barlow {command}: {set(asked) - flags[command]}"
+    for flag in re.findall(r"(?<![\w-])--[a-z][\w.-]*[\w]", page(name)):
+        assert flag in known or f'"{flag}"' in scripts, f"{name}: whose flag is {flag}?"
 
 
-def test_flags_of_the_readme_are_fields() -> None:
-    from barlow.config import Config
-
-    for section, field in re.findall(r"--(\w+)\.([\w-]+)", "".join(map(page, PAGES))):
-        assert hasattr(getattr(Config(), section), field.replace("-", "_")), f"--{section}.{field}"
+def test_the_check_of_flags_sees_what_is_wrong(flags: dict[str, set[str]]) -> None:
+    assert {"train", "eval", "bench loader", "bench step", "bench loss"} <= set(flags)
+    text = "    x -m barlow -- train D \\\n      --runn R\n    x \\\n    barlow say\n`barlow bench loss`\n"
+    assert list(asked_for(text)) == [("train", ["--runn"]), ("say", []), ("bench loss", [])]
+    assert "--runn" not in flags["train"] >= {"--run", "--data.image-size", "--train.no-compile"}

@@ -122,12 +122,16 @@ def test_the_command_prints_it_and_writes_nothing(
              "--data.augmentation", "barlow_twins_small", "--nproc", "1")  # fmt: skip
     result = barlow_here(capfd, "train", data, "--run", tmp_path / "run", *flags, "--dry-run")
     assert result.code == 0, result.err
+    told = "dry run: takes up to 21 steps and throws them away (processes: 1); nothing is written"
+    assert f"barlow: {told}" in result.err.splitlines()
     assert list(tmp_path.iterdir()) == []
     for pattern in (
         r"^  optim.batch_size +12$",
         r"^  backbone +[\d,]+$",
         r"^  projector +[\d,]+$",
         r"^  activations +[\d.]+ MiB +kept for the backward pass; counted in the first step$",
+        r"^memory of the process, on cpu$",
+        r"^  together     +[\d.]+ MiB  of ",  # in the columns above it
         r"^steps  15: 3 epochs of 5, 12 images each$",
         r"^time   0:\d\d:\d\d without evaluations and checkpoints; measured over 14 steps: ",
         r"^nothing was written$",
@@ -136,6 +140,7 @@ def test_the_command_prints_it_and_writes_nothing(
     refused = barlow_here(capfd, "train", data, "--run", tmp_path / "run", *flags, "--optim.batch-size", "99",
                           "--dry-run")  # fmt: skip
     assert refused.code == 2
+    assert len(refused.err.splitlines()) == 3  # the note about the index, that of the dry run, the error
     assert list(tmp_path.iterdir()) == []
 
 

@@ -386,11 +386,6 @@ def test_a_long_curve_is_thinned_without_losing_its_extremes() -> None:
     assert len(html) < 20_000
 
 
-def test_a_single_line_of_metrics_is_a_dot() -> None:
-    html = charts.line_chart("t", [Line("a", "one", [(5.0, 2.0)])], x_label="x", y_label="y")
-    assert Document(html).all("circle")
-
-
 def test_a_metric_that_was_never_logged_is_named(tmp_path: Path) -> None:
     rec = record.Record(tmp_path, config=Config(), metrics=[{"step": 1, "loss": 3.0, "loss_floor": 1.0}])
     text = Document(curves.section_of([rec])).text

@@ -14,6 +14,7 @@ import pytest
 
 from barlow import report
 from barlow.config import load, to_json
+from barlow.report import page, results
 from browser import Browser, installed
 
 CASES = [
@@ -114,6 +115,32 @@ def test_a_page_is_whole(
         assert min(part.shape[:2]) >= 10, place
         assert part.std() > 2, place
         assert len(np.unique(part.reshape(-1, 3), axis=0)) > 2, place
+
+
+@pytest.mark.parametrize("width", [320, 390, 500, 1280])
+def test_no_number_of_the_results_is_cut_off(browser: Browser, tmp_path: Path, width: int) -> None:
+    """The widest that there are, every one with a spread; and no line ends within "top-1"."""
+
+    def row(top1: float) -> dict[str, Any]:
+        seeds = [{"top1": top1, "top5": 100.0}, {"top1": top1 - 10, "top5": 80.0}]
+        spread = {"top1": 10.55, "top5": 10.55}
+        return {"linear-sweep": {"top1": top1, "top5": 100.0, "std": spread, "seeds": seeds}}
+
+    evaluation = {**row(10.0), "untrained": row(100.0), "raw_pixels": row(100.0)}
+    (tmp_path / "wide.html").write_text(page.page("wide", [results.section_of(evaluation)]))
+    browser.open(tmp_path / "wide.html", width=width, scheme="light")
+    # To hold for numbers of any width the texts themselves count, not their cells.
+    right_ends = browser.evaluate("""[...document.querySelectorAll('table.results span, table.results th')]
+        .map(e => { const r = document.createRange(); r.selectNodeContents(e);
+                    return [e.innerText, r.getBoundingClientRect().right]; })""")
+    inside = browser.evaluate("document.querySelector('.scroll').getBoundingClientRect().right")
+    texts = [text for text, _ in right_ends]
+    assert (texts.count("\u221290.00"), texts.count("± 0.00")) == (1, 2)
+    assert [text for text, right in right_ends if right > inside + 0.5] == []
+    # However narrow its column, "top-1" stays one word.
+    squeezed = "[...document.querySelectorAll('.metric')].map(e => "
+    squeezed += "(e.parentElement.style.cssText = 'display: block; width: 10px', e.getClientRects().length))"
+    assert browser.evaluate(squeezed) == [1, 1]
 
 
 def test_links_lead_somewhere_and_the_settings_unfold(browser: Browser, pages: dict[str, Path]) -> None:

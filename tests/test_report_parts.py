@@ -15,10 +15,25 @@ import pytest
 import torch
 
 from barlow.ablations import ABLATIONS
-from barlow.config import cifar10, imagenet
-from barlow.report import layout, maps, matrices, paper, pictures, record, spectra, timeline, write
+from barlow.config import Config, cifar10, imagenet
+from barlow.evaluate import deviations
+from barlow.report import (
+    charts,
+    layout,
+    maps,
+    matrices,
+    paper,
+    pictures,
+    record,
+    results,
+    spectra,
+    timeline,
+    write,
+)
+from barlow.report.charts import Line
 from barlow.report.record import Record
 from barlow.train.alarms import TABLE
+from test_report import Document
 
 # Layouts
 
@@ -251,14 +266,45 @@ def test_published_numbers_belong_to_their_recipe_and_data() -> None:
     assert theirs.linear_top1 == 92.1
 
 
+def test_a_single_line_of_metrics_is_a_number_and_beside_a_curve_a_dot() -> None:
+    once, often = Line("a", "one", [(5.0, 2.0)]), Line("b", "two", [(5.0, 1.0), (6.0, 2.0)])
+    alone = Document(charts.line_chart("t", [once], x_label="step", y_label="y"))
+    assert alone.all("svg") == []
+    assert "2 a at step 5" in alone.text
+    assert "once" in alone.text
+    drawn = Document(charts.line_chart("t", [once, often], x_label="step", y_label="y"))
+    assert len(drawn.all("circle")) == len(drawn.all("polyline")) == 1
+
+
+def test_what_is_folded_away_says_what_was_done_and_nothing_else() -> None:
+    config = Config()
+    row = {"top1": 40.0, "top5": 50.0}
+    data = {"partition": "trained on /x/y/a", "train": "/x/y/a"}
+
+    def told(*names: str) -> str:
+        protocol = deviations.protocol(config, torch.bfloat16, (1.0, 0.1), labelled=True, names=names)
+        assert ("learning_rate_factors" in protocol["baselines"]) == ("linear" in names)
+        return results.section_of({**dict.fromkeys(names, row), "data": data, "protocol": protocol})
+
+    without, with_probe = told("knn"), told("knn", "linear")
+    assert "baselines" not in without.lower()
+    assert "of the rates 0.3, 0.03 the best on the test images counts" in with_probe
+    folded = Document(with_probe[with_probe.index("<details>") :].removesuffix("</section>"))
+    order = ("The images", "trained on y/a", "differs", "bfloat16", "Baselines of the linear probe", "rates")
+    places = [folded.text.index(words) for words in order]
+    assert places == sorted(places)
+    # An evaluation of an older version spoke of rates in any case.
+    old = {"knn": row, "protocol": {"baselines": {"note": "the best of these rates"}}}
+    assert "rates" not in results.section_of(old)
+
+
 def test_they_are_shown_beside_ones_own(reported_run: Path, tmp_path: Path) -> None:
-    from barlow.report import results
 
     rec = record.read(reported_run)
     rec.config, rec.run = imagenet(), {**rec.run, "num_samples": 1_281_167}
     theirs = paper.published(rec.config, rec.run["num_samples"])
     assert "<strong>73.2</strong>, top-5 <strong>91.0</strong>" in results.section_of(rec.evaluation, theirs)
-    assert "published" not in results.section_of(rec.evaluation)
+    assert "Published" not in results.section_of(rec.evaluation)
     table = results.comparison([rec, record.read(reported_run)])
     assert "73.2 (Zbontar" in table
     assert f"{(rec.evaluation or {})['knn']['top1']:.2f}" in table

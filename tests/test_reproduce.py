@@ -267,6 +267,10 @@ def test_the_command_says_what_there_is(capfd: pytest.CaptureFixture[str]) -> No
     listed = barlow_here(capfd, "reproduce", "--list").out
     for name in (*EXPERIMENTS, *SCALES):
         assert f"  {name} " in listed
+    titles = [line for line in listed.splitlines() if line.startswith("  ")]
+    # One column: two blanks at least before every title, which all begin at the same place.
+    (place,) = {re.match(r"  \S+ {2,}", line).end() for line in titles}  # pyright: ignore[reportOptionalMemberAccess]
+    assert all(line[place] != " " for line in titles)
     dry = barlow_here(capfd, "reproduce", "table-6", "--scale", "cifar10", "--dry-run", "--only", "predictor")
     assert "--objective.predictor 2048" in dry.out
     assert "2 rows x 3 seeds, 6 runs of 100 epochs over all images" in dry.out

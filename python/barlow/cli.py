@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import io
-import os
 import signal
 import sys
 import warnings
@@ -35,8 +33,9 @@ from barlow.commands import (
     weights,
 )
 from barlow.commands.arguments import MAX_EPOCHS, MAX_THREADS, Data, check
+from barlow.commands.parsing import choose, overview, parse
 from barlow.config import PRESETS, Config, load
-from barlow.terminal import notes, one_line, show_warning, unboxed, worded_here
+from barlow.terminal import notes, one_line, show_warning, worded_here
 from barlow.train.beginning import Beginning
 from barlow.train.launch import CONFIG_FILE
 from barlow.train.ranks import follow_launcher
@@ -49,8 +48,8 @@ def _train(default: Config) -> Callable[..., None]:
         data: Data,
         *,
         run: Path,
-        preset: Annotated[str | None, tyro.conf.arg(metavar="|".join(PRESETS))] = None,
-        method: Annotated[str | None, tyro.conf.arg(metavar="|".join(METHODS))] = None,
+        preset: Annotated[str | None, tyro.conf.arg(metavar=f"{{{','.join(PRESETS)}}}")] = None,
+        method: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None,
         ablation: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None,
         nproc: int = 0,
         resume: Literal["auto", "must", "never"] = "auto",
@@ -60,7 +59,7 @@ def _train(default: Config) -> Callable[..., None]:
         dry_run: bool = False,
         config: Annotated[Config, tyro.conf.arg(name="")] = default,
     ) -> None:
-        """Trains a backbone, or goes on with a run from its newest checkpoint.
+        """Trains a backbone, or goes on from a run's newest checkpoint.
 
         Every field of the config is a flag; the defaults shown are those of --preset. Inside torchrun or
         srun this process is one rank: `torchrun --nproc-per-node 2 -m barlow -- train DATA --run DIR ...`
@@ -73,7 +72,7 @@ def _train(default: Config) -> Callable[..., None]:
             data: Shards, or a tar or folder of images.
             run: Folder of the run: new, or one to go on with (then --preset may be left out).
             preset: Recipe that the other flags change.
-            method: Train by another method than Barlow Twins (docs/ablations.md).
+            method: Train by another method than Barlow Twins, such as byol or vicreg (docs/ablations.md).
             ablation: A row of the paper's ablations, such as crop-only or batch-256 (docs/ablations.md).
             nproc: Processes on this machine; 0 is one for each GPU, or one.
             resume: auto goes on from the newest checkpoint if there is one, must fails without one, never
@@ -110,24 +109,27 @@ def _judge(*arguments: Any) -> Any:
     return online_knn(*arguments)
 
 
-def doctor(*, ranks: int = 0, json: bool = False) -> None:
-    """Examines this machine: do W ranks give the gradient of one process? Exit code 0 only if all is well.
+def doctor(
+    *, nproc: Annotated[int, tyro.conf.arg(name="ranks", aliases=("--nproc",))] = 0, json: bool = False
+) -> None:
+    """Examines whether several processes give the gradient of one here.
 
-    Also `torchrun --nproc-per-node 8 -m barlow doctor`, on as many machines as training is to run on.
+    Exit code 0 only if all is well. Also `torchrun --nproc-per-node 8 -m barlow doctor`, on as many machines
+    as training is to run on.
 
     Args:
-        ranks: Processes to start here; 0 is one for each GPU, but at least 2.
+        nproc: Processes to start here; 0 is one for each GPU, but at least 2.
         json: Print one JSON object instead of lines.
     """
     from barlow.doctor import diagnose
 
-    check("--ranks", ranks, 0, MAX_THREADS)
-    if not diagnose(ranks, as_json=json):
+    check("--nproc", nproc, 0, MAX_THREADS)
+    if not diagnose(nproc, as_json=json):
         raise SystemExit(1)
 
 
 def demo(*, data: Path | None = None, run: Path = Path("runs/demo"), nproc: int = 2) -> None:
-    """Does the whole job in minutes: pack, train, evaluate, export, report.
+    """Packs, trains, evaluates, exports and reports, in minutes.
 
     Args:
         data: Folder of images or tar to use instead of the synthetic images.
@@ -142,15 +144,15 @@ def demo(*, data: Path | None = None, run: Path = Path("runs/demo"), nproc: int 
 
 def main() -> None:
     """The `barlow` command. Exit code 0 on success, 2 for a mistake in the input, 130 after Ctrl-C, 143 or
-    138 after the SIGTERM or SIGUSR1 that stopped a training run."""
+    138 after the SIGTERM or SIGUSR1 that stopped what can go on."""
     warnings.showwarning = show_warning
     try:
         with notes():
             follow_launcher()
             _parse(sys.argv[1:])()
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        _fail("interrupted", 130)
+        _fail(str(stop) or "interrupted", 130)
     except FloatingPointError as error:
         _fail(f"error: {one_line(error)}", 1)
     except ValueError as error:
@@ -167,59 +169,54 @@ def _parse(arguments: list[str]) -> Callable[[], None]:
     """The call that the command line asks for. `ValueError` in one line for what it cannot mean."""
     if arguments in (["--version"], ["-V"]):
         return lambda: print(f"barlow {__version__}")
-    commands = {
-        "pack": images.pack,
-        "index": images.index,
-        "verify": images.verify,
-        "unpack": images.unpack,
-        "train": _train(_defaults(arguments) if arguments[:1] == ["train"] else Config()),
-        "submit": submit.submitting(_defaults(arguments) if arguments[:1] == ["submit"] else Config()),
-        "eval": evaluation.evaluating(_evaluated(arguments)),
-        "detect": detection.detect,
-        "embed": weights.embed,
-        "export": weights.export,
-        "report": runs.report,
-        "runs": listing.list_runs,
-        "import": runs.import_run,
-        "replay": replays.replay,
-        "reproduce": reproduction.reproduce,
-        "bench": _bench,  # whose own subcommands are below
-        "doctor": doctor,
-        "demo": demo,
+    prog, about, groups = "barlow", _ABOUT, _commands(arguments)
+    name, *rest = arguments or [""]
+    if name == "bench":
+        prog, about, groups = "barlow bench", _bench.__doc__ or "", {"what to measure": _MEASURED}
+        name, *rest = rest or [""]
+    if name in ("", "-h", "--help"):
+        overview(prog, about, groups)
+        raise SystemExit(0 if name else 2)  # no command is not a success
+    command = choose({name: each for group in groups.values() for name, each in group.items()}, prog, name)
+    return parse(command, f"{prog} {name}", rest, evaluation.NO_PART if name == "eval" else None)
+
+
+_ABOUT = """Barlow Twins: a vision backbone out of a heap of unlabelled images.
+
+`barlow COMMAND --help` explains a command, `barlow --version` names the version."""
+_MEASURED = {"loader": bench.loader, "step": bench.step, "loss": bench.loss}
+
+
+def _commands(arguments: list[str]) -> dict[str, dict[str, Callable[..., None]]]:
+    """All commands by group, as `barlow --help` lists them."""
+    return {
+        "images": {
+            "pack": images.pack,
+            "index": images.index,
+            "verify": images.verify,
+            "unpack": images.unpack,
+        },
+        "training": {
+            "train": _train(_defaults(arguments) if arguments[:1] == ["train"] else Config()),
+            "submit": submit.submitting(_defaults(arguments) if arguments[:1] == ["submit"] else Config()),
+            "runs": listing.list_runs,
+            "report": runs.report,
+            "replay": replays.replay,
+            "import": runs.import_run,
+        },
+        "a trained backbone": {
+            "eval": evaluation.evaluating(_evaluated(arguments)),
+            "detect": detection.detect,
+            "embed": weights.embed,
+            "export": weights.export,
+        },
+        "from beginning to end": {"demo": demo, "reproduce": reproduction.reproduce},
+        "this machine": {"doctor": doctor, "bench": _bench},
     }
-    description = (
-        "Barlow Twins: a vision backbone out of a heap of unlabelled images. "
-        "`barlow COMMAND --help` explains a command, `barlow --version` names the version."
-    )
-    if arguments[:1] == ["bench"]:
-        commands = {"loader": bench.loader, "step": bench.step, "loss": bench.loss}
-        return _choose(commands, "barlow bench", _bench.__doc__ or "", arguments[1:])
-    return _choose(commands, "barlow", description, arguments)
 
 
 def _bench() -> None:
-    """Measures this machine: loading, a training step, the loss, each beside the official way."""
-
-
-def _choose(
-    commands: Mapping[str, Callable[..., None]], prog: str, description: str, arguments: list[str]
-) -> Callable[[], None]:
-    errors = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(errors):
-            return tyro.extras.subcommand_cli_from_dict(
-                {name: _later(command) for name, command in commands.items()},
-                prog=prog,
-                description=description,
-                args=arguments or ["--help"],
-            )
-    except BrokenPipeError:  # `--help | head`: whoever read has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(0) from None
-    except SystemExit as stop:
-        if stop.code:
-            raise ValueError(unboxed(errors.getvalue())) from None
-        raise SystemExit(0 if arguments else 2) from None  # no command is not a success
+    """Measures loading, a training step or the loss beside the official ways."""
 
 
 def _defaults(arguments: list[str]) -> Config:
@@ -248,10 +245,10 @@ def _evaluated(arguments: list[str]) -> Config:
     def note(target: Path, *_: Any, **__: Any) -> None:
         found.append(target)
 
-    words = [word for word in arguments if word not in ("--help", "-h")]
+    words = [word for word in arguments[1:] if word not in ("--help", "-h")]
     for rest in ((), ("DATA",)):  # `barlow eval RUN --help` need not name any
         with contextlib.suppress(ValueError, SystemExit):  # the parse that counts has the same to say
-            _choose({"eval": note}, "barlow", "", [*words, *rest])()
+            parse(note, "barlow eval", [*words, *rest])()
             break
     return evaluation.config_of(found[0]) if found else Config()
 
@@ -274,16 +271,6 @@ def _flag(arguments: list[str], name: str) -> str | None:
         elif flag.startswith(f"{name}="):
             found = flag.partition("=")[2]
     return found
-
-
-def _later(command: Callable[..., None]) -> Callable[..., Callable[[], None]]:
-    """Looks like the command but puts the call off, so that errors of parsing and of running stay apart."""
-
-    @functools.wraps(command)
-    def bind(*positional: Any, **keywords: Any) -> Callable[[], None]:
-        return functools.partial(command, *positional, **keywords)
-
-    return bind
 
 
 def _fail(text: str, code: int) -> NoReturn:

@@ -6,7 +6,6 @@ Not here: any work of its own beyond choosing those commands; each is printed be
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
 import shutil
 import subprocess
@@ -20,6 +19,7 @@ from barlow import durable, synthetic
 from barlow.config import Config, demo, load
 from barlow.data import DataError, open_index
 from barlow.evaluate.result import read as read_evaluation
+from barlow.terminal import short
 
 HELD_OUT_SHARE = 0.15
 NUM_SHARDS = 4
@@ -49,7 +49,8 @@ def main(data: Path | None, run: Path, nproc: int = 2, train_flags: Sequence[str
     _make_room(run, None if train_flags else config, digest)
     _barlow("train", shards / "train", *_flags(config), *train_flags, "--run", run, "--nproc", nproc)
     _barlow("eval", run, shards / "train", "--held-out", shards / "held-out")
-    _barlow("export", run, run / "export", "--format", "torchvision")
+    exported = run / "export"
+    _barlow("export", run, exported, "--format", "torchvision", *_overwrite(exported))
     _barlow("report", run)
     _summary(run, time.monotonic() - begin)
 
@@ -66,7 +67,7 @@ def check(data: Path | None, run: Path) -> None:
     for target in (run.resolve(), (_kept(run) / "shards").resolve()):
         if source == target or source in target.parents or target in source.parents:
             raise ValueError(
-                f"--data {data} and what the demo writes ({_short(target)}) overlap; choose another --run"
+                f"--data {data} and what the demo writes ({short(target)}) overlap; choose another --run"
             )
 
 
@@ -77,7 +78,7 @@ def _kept(run: Path) -> Path:
 
 def _synthetic_pictures(out: Path) -> Path:
     if not out.exists():
-        _run(["python", "-m", "barlow.synthetic", _short(out)], ["-m", "barlow.synthetic", str(out)])
+        _run(["python", "-m", "barlow.synthetic", short(out)], ["-m", "barlow.synthetic", str(out)])
     return out
 
 
@@ -146,13 +147,13 @@ def _make_room(run: Path, config: Config | None, digest: str) -> None:
     number = next(n for n in range(1, sys.maxsize) if not run.with_name(f"{run.name}-{n}").exists())
     aside = run.with_name(f"{run.name}-{number}")
     run.rename(aside)
-    print(f"{_short(run)} held another run; it is {_short(aside)} now", flush=True)
+    print(f"{short(run)} held another run; it is {short(aside)} now", flush=True)
 
 
 def _barlow(*words: object) -> None:
     """Runs a subcommand as a process of its own, exactly as printed."""
     arguments = [str(word) for word in words]
-    shown = [_short(word) if isinstance(word, Path) else str(word) for word in words]
+    shown = [short(word) if isinstance(word, Path) else str(word) for word in words]
     _run(["barlow", *shown], ["-m", "barlow", *arguments])
 
 
@@ -162,12 +163,6 @@ def _run(shown: list[str], arguments: list[str]) -> None:
     if code:
         print(f"demo: {shlex.join(shown[:2])} failed with exit code {code}", file=sys.stderr)
         raise SystemExit(code if code > 0 else 128 - code)
-
-
-def _short(path: Path) -> str:
-    """Relative where that is inside the current folder, for reading and for pasting."""
-    relative = os.path.relpath(path)
-    return str(path) if relative.startswith("..") else relative
 
 
 def _summary(run: Path, seconds: float) -> None:
@@ -189,7 +184,7 @@ def _summary(run: Path, seconds: float) -> None:
         ("weights", run / "export"),
         ("report", run / "report.html"),
     ):
-        print(f"  {what:10}{_short(path)}")
+        print(f"  {what:10}{short(path)}")
     print(f"\ndone in {seconds / 60:.1f} minutes; the report opens in any browser")
 
 

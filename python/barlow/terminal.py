@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import re
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -60,15 +62,19 @@ def unboxed(text: str) -> str:
     message = sections[0]
     for section in sections[1:]:
         if section.startswith("Perhaps you meant:"):
-            message += f" (perhaps {section.split()[3]})"
-        if section.startswith("Available subcommands"):
-            message += f". {section}"
+            message += f" (perhaps {section.split()[3].rstrip(',')})"
     return message
 
 
 def one_line(error: BaseException) -> str:
-    """The error's text without line breaks."""
-    return " ".join(str(error).split())
+    """The error's text without line breaks and the number that Rust puts behind the system's words."""
+    return re.sub(r" \(os error \d+\)", "", " ".join(str(error).split()))
+
+
+def short(path: Path | str) -> str:
+    """A path relative where that is inside the current folder, for reading and for pasting."""
+    relative = os.path.relpath(path)
+    return str(path) if relative.startswith("..") else relative
 
 
 def worded_here(trace: TracebackType | None) -> bool:

@@ -81,9 +81,13 @@ def _table(run: dict[str, Any], recoded: bool) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("pipeline")
     table.add_column("output")
-    for name in ("images/s", "min-max", "x official", "x decoding"):
-        table.add_column(name, justify="right")
-    for name in ("kB/image", "MB/s") if recoded else ():
+    # Of a contestant that did not run (--only, or it failed) nobody is a multiple.
+    ratios = {
+        name: key
+        for name, key in (("x official", "x_official"), ("x decoding", "x_decode"))
+        if any(pipeline[key] is not None for pipeline in run["pipelines"])
+    }
+    for name in ("images/s", "min-max", *ratios, *(("kB/image", "MB/s") if recoded else ())):
         table.add_column(name, justify="right")
     table.add_column("by")
     for pipeline in run["pipelines"]:
@@ -95,8 +99,7 @@ def _table(run: dict[str, Any], recoded: bool) -> Table:
             pipeline["output"],
             number(rate["median"]),
             f"{number(rate['min'])}-{number(rate['max'])}",
-            times(pipeline["x_official"]),
-            times(pipeline["x_decode"]),
+            *(times(pipeline[key]) for key in ratios.values()),
             *read,
             pipeline["workers"],
         )

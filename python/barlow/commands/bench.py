@@ -22,7 +22,7 @@ def loader(
     *,
     settings: Annotated[Settings, tyro.conf.arg(name="")] = Settings(),  # noqa: B008
 ) -> None:
-    """Measures data loading on this machine, beside the peers that are installed.
+    """Measures data loading, beside the peers that are installed.
 
     Rounds of all pipelines alternate. One that is not installed is listed, one that fails is reported; exit
     code 1 if barlow or the official pipeline fails.
@@ -40,10 +40,11 @@ def loader(
 
 
 def step(*, settings: Annotated[StepSettings, tyro.conf.arg(name="")] = StepSettings()) -> None:  # noqa: B008
-    """Measures a training step on this machine, from the official formulation to ours, a change at a time.
+    """Measures a training step, from the official code's to ours.
 
-    No images are needed: `benches/gpu.py` adds real ones, and the largest batch that fits. Rounds of all
-    formulations alternate. Exit code 1 if one fails or gives other losses than the rest.
+    From one formulation to the next there is one change. No images are needed: `benches/gpu.py` adds real
+    ones, and the largest batch that fits. Rounds of all formulations alternate. Exit code 1 if one fails or
+    gives other losses than the rest.
 
     Args:
         settings: What is measured.
@@ -56,13 +57,15 @@ def step(*, settings: Annotated[StepSettings, tyro.conf.arg(name="")] = StepSett
 
 def loss(
     *,
-    samples: str = "256",
-    dims: str = "1024,8192",
+    samples: Annotated[str, tyro.conf.arg(metavar="N,N,...")] = "256",
+    dims: Annotated[str, tyro.conf.arg(metavar="N,N,...")] = "1024,8192",
     rounds: int = 5,
     dtype: Literal["float32", "bfloat16", "float16"] = "float32",
     threads: int = 0,
 ) -> None:
-    """Measures the loss and its gradient in each form, beside the official formulation.
+    """Measures the loss in each of its forms, beside the official one.
+
+    And its gradient: time, memory, operations, bytes sent.
 
     On several processes: `torchrun --nproc-per-node 4 -m barlow.bench.loss`.
 

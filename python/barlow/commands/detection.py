@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 import tyro
 
 from barlow.commands.arguments import MAX_THREADS, Target, check
+from barlow.commands.stopping import goes_on
 
 Devkit = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="VOCDEVKIT")]
 
@@ -59,7 +60,7 @@ def detect(
     for size in sizes:
         check("--sizes", size, 1, 4096)
     check("--workers", workers, 0, MAX_THREADS)
-    with process_group() as world:
+    with goes_on(), process_group() as world:
         detect(
             target,
             devkit,

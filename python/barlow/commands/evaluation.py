@@ -16,13 +16,14 @@ from typing import Annotated, Literal
 import tyro
 
 from barlow.commands.arguments import MAX_THREADS, Data, Target, check
+from barlow.commands.stopping import goes_on
 from barlow.config import Config, DataConfig, EvaluateConfig, load
 from barlow.train.launch import CONFIG_FILE
 from barlow.train.ranks import in_rank, only_the_first_failure_speaks, start_ranks
 
-_NO_PART = {
-    "data": ("prefetch", "device_stage", "on_error", "max_replaced"),
-    "evaluate": ("online_every_epochs", "online_images"),
+NO_PART: dict[type, tuple[str, ...]] = {
+    DataConfig: ("prefetch", "device_stage", "on_error", "max_replaced"),
+    EvaluateConfig: ("online_every_epochs", "online_images"),
 }
 """Fields that only a training run reads."""
 _PATIENCE_S = 24 * 3600.0
@@ -58,10 +59,11 @@ def evaluating(default: Config) -> Callable[..., None]:
         cache_gib: float = 16.0,
         settings: Annotated[Settings, tyro.conf.arg(name="")] = Settings(default.data, default.evaluate),
     ) -> None:
-        """Measures a backbone by published protocols on held-out images, in percent.
+        """Measures a backbone on held-out images by published protocols.
 
-        docs/evaluation.md explains the protocols. Their settings are flags, with the run's own as defaults.
-        Inside torchrun or srun this process is one rank, as in train; all ranks share the work.
+        The accuracies are in percent. docs/evaluation.md explains the protocols. Their settings are flags,
+        with the run's own as defaults. Inside torchrun or srun this process is one rank, as in train; all
+        ranks share the work.
 
         Args:
             target: Run folder, or weights: exported, torchvision's or timm's (docs/export.md).
@@ -95,9 +97,11 @@ def evaluating(default: Config) -> Callable[..., None]:
 
         check_request(protocols, seeds, cache_gib)
         if nproc > 1 and not in_rank():
-            start_ranks(nproc, ["-m", "barlow", "--", *sys.argv[1:]])
+            with goes_on(alone=False):
+                start_ranks(nproc, ["-m", "barlow", "--", *sys.argv[1:]])
             return
         with (
+            goes_on(),
             process_group(timeout_s=_PATIENCE_S) as world,
             warnings.catch_warnings(),
             only_the_first_failure_speaks(),
@@ -147,9 +151,10 @@ def _lists(train: Path | None, held_out: Path | None) -> tuple[Path, Path] | Non
 
 
 def _changed(default: Config, settings: Settings, precision: str | None) -> Config:
-    for section, fields in _NO_PART.items():
-        for field in fields:
-            if getattr(getattr(settings, section), field) != getattr(getattr(default, section), field):
-                raise ValueError(f"--{section}.{field.replace('_', '-')} has no part in barlow eval")
+    for section in dataclasses.fields(Settings):
+        asked, own = getattr(settings, section.name), getattr(default, section.name)
+        for field in NO_PART[type(own)]:
+            if getattr(asked, field) != getattr(own, field):
+                raise ValueError(f"--{section.name}.{field.replace('_', '-')} has no part in barlow eval")
     train = default.train if precision is None else dataclasses.replace(default.train, precision=precision)
     return dataclasses.replace(default, data=settings.data, evaluate=settings.evaluate, train=train)

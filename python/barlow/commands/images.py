@@ -31,7 +31,9 @@ def pack(
     overwrite: bool = False,
     threads: int = 0,
 ) -> None:
-    """Packs images into tar shards with an index, decoding each one once to prove it.
+    """Packs images into tar shards with an index.
+
+    Every image is decoded once, to prove that it can be.
 
     Args:
         source: Folder of class folders, flat folder, tar of class folders, or (folder of) WebDataset tars.
@@ -95,7 +97,7 @@ def _hint(on_error: str, what: str) -> Iterator[None]:
 
 
 def index(source: Source, out: Path | None = None, *, members: bool = True, threads: int = 0) -> None:
-    """Indexes tars or folders of images where they are, rewriting nothing.
+    """Indexes tars or folders of images in place, rewriting nothing.
 
     Beside each tar, NAME.idx is the same for DALI's own WebDataset reader.
 
@@ -118,9 +120,9 @@ def index(source: Source, out: Path | None = None, *, members: bool = True, thre
 
 
 def verify(source: Source, *, threads: int = 0, json: bool = False) -> None:
-    """Reads and decodes every image and lists those that are damaged; exit code 1 if there are any.
+    """Decodes every image and lists those that are damaged.
 
-    Of a recoded image the original file is made, too, and checked.
+    Exit code 1 if there are any. Of a recoded image the original file is made, too, and checked.
 
     Args:
         source: Shards, or anything else that can be trained on.
@@ -145,7 +147,9 @@ def verify(source: Source, *, threads: int = 0, json: bool = False) -> None:
 
 
 def unpack(source: Source, out: Out, *, on_error: Literal["raise", "skip"] = "raise") -> None:
-    """Writes the original files back, byte for byte, those of recoded images too.
+    """Writes the original files back, byte for byte.
+
+    Those of recoded images, too.
 
     Args:
         source: Packed shards, or any other tars.

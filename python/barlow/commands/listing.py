@@ -32,9 +32,10 @@ _NARROW = ("diagonal", "off it")
 def list_runs(
     folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR")], *, json: bool = False
 ) -> None:
-    """Lists the runs in a folder: state, progress, health as last measured, best kNN top-1 in percent.
+    """Lists the runs in a folder, and how each one is.
 
-    Looks into DIR and one folder further. A run is running, stopped (by a signal, or killed), finished,
+    Its state and progress, its health as last measured, its best kNN top-1 in percent. Looks into DIR and one
+    folder further. A run is running, stopped (by a signal, or killed), finished,
     failed, damaged (its files contradict themselves) or empty (it has not taken a step).
 
     Args:

@@ -40,9 +40,10 @@ def lines(config: Config, found: Rehearsal) -> list[str]:
     told = ["config", *_columns([(name, value, "") for name, value in flat(config)])]
     told += ["", "parameters"]
     told += _columns([(name, f"{n:,}", "") for name, n in [*found.parameters.items(), ("together", total)]])
-    told += ["", f"memory of each of {found.processes} processes, on {found.device}"]
-    told += _columns([(name, size(n), _how(name, found)) for name, n in found.memory.items()])
-    told += _columns([(_most(found), size(_together(found)), f"of {size(found.capacity)}")])
+    whose = "the process" if found.processes == 1 else f"each of {found.processes} processes"
+    told += ["", f"memory of {whose}, on {found.device}"]
+    sizes = [(name, size(n), _how(name, found)) for name, n in found.memory.items()]
+    told += _columns([*sizes, (_most(found), size(_together(found)), f"of {size(found.capacity)}")])
     epochs = found.last_step / found.steps_per_epoch
     steps = f"{found.last_step:,}: {epochs:,.4g} epochs of {found.steps_per_epoch:,}, {images:,} images each"
     if found.resumes_at:

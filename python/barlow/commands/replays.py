@@ -16,7 +16,7 @@ Box = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="BOX")]
 
 
 def replay(box: Box, data: Data, *, batch: int = 0) -> None:
-    """Makes the step again at which a run stopped because its loss or a gradient was not finite.
+    """Repeats the step at which a loss or gradient was not finite.
 
     Names the first weight, layer output or gradient that is not finite, compares with the run (on a CPU to
     the last bit), and says whether a higher precision would help. Exit code 0 if it happens again at the same

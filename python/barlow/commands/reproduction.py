@@ -12,6 +12,7 @@ from typing import Annotated
 import tyro
 
 from barlow.commands.arguments import MAX_THREADS, check
+from barlow.commands.stopping import goes_on
 
 _MAX_SEEDS = 1000
 
@@ -21,7 +22,7 @@ def reproduce(
     data: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="DATA")] = None,
     *,
     out: Path = Path("reproduction"),
-    scale: str = "",
+    scale: Annotated[str, tyro.conf.arg(metavar="NAME", help_behavior_hint="(required)")] = "",
     seeds: int = 0,
     held_out: Path | None = None,
     only: Annotated[tuple[str, ...], tyro.conf.arg(metavar="ROW ...")] = (),
@@ -32,17 +33,19 @@ def reproduce(
     list: bool = False,
     dry_run: bool = False,
 ) -> None:
-    """Repeats an experiment of the paper as a grid of runs: table, plot, and which of its claims hold.
+    """Repeats an experiment of the paper as a grid of runs.
 
-    Every row is trained and evaluated with every seed. OUT/EXPERIMENT.md, .svg and .json have the results so
-    far beside the paper's. Whatever ended it, the same command goes on; several of them, on several machines,
-    share the cells of one OUT. Exit code 0: all is done, or as much as --minutes allowed.
+    `barlow reproduce --list` names the experiments and scales. What comes out is a table, a plot, and which
+    of the paper's claims hold. Every row is trained and evaluated with every seed. OUT/EXPERIMENT.md, .svg
+    and .json have the results so far beside the paper's. Whatever ended it, the same command goes on; several
+    of them, on several machines, share the cells of one OUT. Exit code 0: all is done, or as much as
+    --minutes allowed.
 
     Args:
         experiment: table-5, table-6, figure-2, figure-3, figure-4, figure-5 or methods.
         data: Images with labels; DATA/train and DATA/held-out, if there are such.
         out: Folder of the grid: new, or one to go on with. Experiments with equal cells share them there.
-        scale: Needed: paper (ImageNet), cifar10 (one GPU), cifar10-cpu, cifar10-five-minutes or
+        scale: How large: paper (ImageNet), cifar10 (one GPU), cifar10-cpu, cifar10-five-minutes or
             cifar10-minute (CPU cores).
         seeds: Runs of each row, each with a seed of its own; 0: as many as the scale says.
         held_out: Images to test on; by default as in `barlow eval`.
@@ -51,7 +54,7 @@ def reproduce(
         nproc: Training processes of each cell; 0 is one for each GPU, or one.
         minutes: Stop after so long, with a checkpoint; 0: at the end.
         keep_weights: Keep the last checkpoint of every cell.
-        list: Print all experiments and scales.
+        list: Print all experiments and scales, and do nothing else.
         dry_run: Print the rows, what each changes and how many runs it makes; write nothing.
     """
     from barlow.reproduce import SCALES, Request, Stopped, describe, listing
@@ -86,7 +89,8 @@ def reproduce(
         print(describe(request))
         return
     try:
-        found = run(request)
+        with goes_on(alone=False):
+            found = run(request)
     except Stopped as stop:
         print(f"barlow: {stop}; the same command goes on", file=sys.stderr)
         raise SystemExit(128 + stop.number) from None

@@ -16,7 +16,9 @@ from barlow.commands.arguments import MAX_PROCESSES, Run, Runs, check
 
 
 def report(runs: Runs, *, out: Path | None = None) -> None:
-    """Draws a run, or several side by side, as one HTML file that needs no network (docs/report.md).
+    """Draws a run, or several side by side, as one HTML file.
+
+    The file needs no network and no other file (docs/report.md).
 
     Args:
         runs: Run folders.
@@ -35,10 +37,11 @@ def import_run(
     flags: str = "",
     processes: int = 32,
 ) -> None:
-    """Makes a run folder of a file of the official code, and says what each of its flags became.
+    """Makes a run folder of a checkpoint of the official code.
 
-    RUN can then be evaluated, exported and reported on; a full checkpoint.pth imported with --data can also
-    be trained further: `barlow train DATA --run RUN`. Nothing in the file is executed.
+    Says what each flag of that code became. RUN can then be evaluated, exported and reported on; a full
+    checkpoint.pth imported with --data can also be trained further: `barlow train DATA --run RUN`. Nothing in
+    the file is executed.
 
     Args:
         source: checkpoint.pth, or the weights of a backbone such as resnet50.pth.

@@ -12,7 +12,6 @@ from typing import Annotated
 
 import tyro
 
-from barlow.ablations import METHODS
 from barlow.commands.arguments import MAX_PROCESSES, MAX_THREADS, Data, check
 from barlow.config import PRESETS, Config
 from barlow.train.launch import CONFIG_FILE
@@ -28,8 +27,8 @@ def submitting(default: Config) -> Callable[..., None]:
         data: Data,
         *,
         run: Path,
-        preset: Annotated[str | None, tyro.conf.arg(metavar="|".join(PRESETS))] = None,
-        method: Annotated[str | None, tyro.conf.arg(metavar="|".join(METHODS))] = None,
+        preset: Annotated[str | None, tyro.conf.arg(metavar=f"{{{','.join(PRESETS)}}}")] = None,
+        method: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None,
         ablation: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None,
         nproc: int = 0,
         allow_changes: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = (),
@@ -37,17 +36,17 @@ def submitting(default: Config) -> Callable[..., None]:
         slurm: Annotated[Slurm, tyro.conf.arg(name="")] = Slurm(),  # noqa: B008
         config: Annotated[Config, tyro.conf.arg(name="")] = default,
     ) -> None:
-        """Trains as a SLURM job, which goes back into the queue and on until the run is done. Prints its id.
+        """Trains as a SLURM job that requeues itself until the run is done.
 
-        The flags are those of train, and what to ask SLURM for. Shortly before the time limit, and when the
-        job is preempted, every process finishes its step, a checkpoint is written and the job is requeued.
-        The output of the processes is in RUN/slurm. Needs the extra barlow[slurm] (docs/multi-node.md).
+        Prints the job's id. The flags are those of train, and what to ask SLURM for. Shortly before the time
+        limit, and when the job is preempted, every process finishes its step, a checkpoint is written and the
+        job is requeued. The output of the processes is in RUN/slurm. Needs submitit (docs/multi-node.md).
 
         Args:
             data: Shards, or a tar or folder of images, where the nodes find them.
             run: Folder of the run, where the nodes find it.
             preset: Recipe that the other flags change.
-            method: Train by another method than Barlow Twins (docs/ablations.md).
+            method: Train by another method than Barlow Twins, such as byol or vicreg (docs/ablations.md).
             ablation: A row of the paper's ablations (docs/ablations.md).
             nproc: Processes on each node; 0 is one for each GPU, or one.
             allow_changes: As in train.
@@ -63,9 +62,9 @@ def submitting(default: Config) -> Callable[..., None]:
         check("--max-restarts", slurm.max_restarts, 0, MAX_THREADS)
         check("--grace", slurm.grace, 30, 60 * minutes(slurm.time))
         processes = nproc or slurm.gpus or 1
-        data, run = data.absolute(), run.absolute()
         refuse_if_running(run)
         _check(config, data, processes * slurm.nodes, allow_changes)
+        data, run = data.absolute(), run.absolute()
         named = {"preset": preset, "method": method, "ablation": ablation}
         arguments = ["train", str(data), "--run", str(run)]
         arguments += [word for name, value in named.items() if value for word in (f"--{name}", value)]

@@ -51,7 +51,7 @@ class DataConfig:
     device_stage: Literal["none", "dali", "dali_decode", "auto"] = "none"
     """Where decoded crops become normalised views: none does all in Rust; dali applies the operations that
     Rust drew on the device; dali_decode has DALI decode there, too (its resize is a little different); auto
-    measures for some seconds. docs/dali.md; needs barlow[dali]."""
+    measures for some seconds. docs/dali.md says what it needs."""
     on_error: Literal["raise", "replace"] = "raise"
     """What a damaged image does: end the run, or be replaced by another one, the same on every resumption."""
     max_replaced: float = 0.01
@@ -64,7 +64,7 @@ class ModelConfig:
 
     backbone: str = "resnet50"
     """resnet10 (resnet18 with one block in each stage), 18, 34, 50, 101, 152, wide_resnet50_2 or 101_2, all
-    torchvision's; or timm:NAME, any model of timm (docs/backbones.md; needs barlow[timm])."""
+    torchvision's; or timm:NAME, any model of timm (docs/backbones.md; needs timm)."""
     stem: Literal["imagenet", "cifar"] = "imagenet"
     """Of the ResNets. imagenet: 7x7 stride 2 and max-pool; cifar: 3x3 stride 1 and no pool."""
     width: int = 64
@@ -208,7 +208,7 @@ class TrainConfig:
     lost_after: float = 30.0
     """Seconds without a sign of life of a process after which the others end; 0: they wait for it."""
     wandb: str = ""
-    """Project of Weights & Biases that the metrics are also sent to; needs barlow[wandb]. Empty is none."""
+    """Project of Weights & Biases that the metrics are also sent to; needs wandb. Empty is none."""
 
 
 @dataclass(frozen=True, kw_only=True)

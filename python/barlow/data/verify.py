@@ -13,6 +13,7 @@ from barlow import _native
 from barlow._native import DataError, Index
 from barlow.data.loader import CLOSE_S
 from barlow.data.stalls import described
+from barlow.terminal import one_line
 
 _IN_FLIGHT = 64
 """Enough for any number of cores to be busy while this thread does something else."""
@@ -90,7 +91,7 @@ def as_json(index: Index, found: list[tuple[int, DataError]]) -> dict[str, Any]:
             "shard": error.shard,
             "member": error.member,
             "offset": error.offset,
-            "message": str(error),
+            "message": one_line(error),
         }
         for i, error in found
     ]

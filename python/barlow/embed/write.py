@@ -52,8 +52,8 @@ def embed(
 ) -> Path:
     """Embeds all images of `data`, in the order of its index, by the backbone of a run or a weights file.
 
-    `out` ends in `.npy`: an array [N, F] of `dtype`, and beside it NAME.rows.jsonl, a line for each row (id,
-    shard, member, label, class). Or in `.parquet`: all of that in one table. Both have NAME.json beside them,
+    `out` ends in `.npy`: an array [N, F] of `dtype`, and beside it OUT.rows.jsonl, a line for each row (id,
+    shard, member, label, class). Or in `.parquet`: all of that in one table. Both have OUT.json beside them,
     which says what made them. `normalised`: each row has Euclidean norm 1. `batch_size`: images of each
     process and pass; `precision`: what the network computes in. Images are prepared as in evaluation.
 
@@ -135,11 +135,19 @@ def _by_the_first(world: World, out: Path, store: Store, settings: dict[str, Any
 def _begin(out: Path, store: Store, settings: dict[str, Any]) -> int | None:
     if not out.exists():
         return store.begin()
-    before: object = None
+    record, before = _beside(out, "json"), None
     with contextlib.suppress(OSError, ValueError):
-        before = durable.read_json(out.with_suffix(".json"))
-    if differing := differences(before, settings):
-        raise ValueError(f"{out} is there already and of something else: {differing}; choose another OUT")
+        before = durable.read_json(record)
+    if before is None:
+        told = f"and {record.name}, which would say what made it, can't be read"
+    elif differing := differences(before, settings):
+        told = f"made otherwise: {differing}"
+    else:
+        told = ""
+    if told:
+        raise ValueError(
+            f"{out} is there already, {told}; name another OUT, or remove {out.name} for it to be made anew"
+        )
     store.remove()  # if its writer died between the last two steps
     return None
 
@@ -198,14 +206,19 @@ class _Job:
         return features_BF.cpu().numpy().astype(dtype)
 
 
+def _beside(out: Path, kind: Literal["json", "rows.jsonl"]) -> Path:
+    """A file that belongs to `out` alone: not to one of the same stem and another ending."""
+    return out.with_name(f"{out.name}.{kind}")
+
+
 def _finish(store: Store, out: Path, index: Index, settings: dict[str, Any]) -> None:
     """Everything to its name; the array or table comes last, and whoever finds it finds the rest as well."""
     finished = store.path
     if out.suffix == ".npy":
-        write_lines(index, out.with_suffix(".rows.jsonl"))
+        write_lines(index, _beside(out, "rows.jsonl"))
     else:
         finished = store.folder / "table.parquet"
         write_parquet(index, store.path, finished, settings)
-    durable.write_file(out.with_suffix(".json"), json.dumps(settings, indent=2) + "\n")
+    durable.write_file(_beside(out, "json"), json.dumps(settings, indent=2) + "\n")
     durable.move_file(finished, out)
     store.remove()

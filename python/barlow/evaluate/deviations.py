@@ -40,10 +40,18 @@ def protocol(
         if baseline_factors is None or not labelled
         else {
             "untrained": "as the seed draws it: what the run began with, unless that was other weights",
-            "learning_rate_factors": list(baseline_factors),
-            "note": "the best of these rates on the test images counts, in the baselines' favour",
+            **(_rates(baseline_factors, config) if "linear" in names else {}),
         },
         "deviations": ([*told, *notes] if labelled else []) + _view_deviations(config, dtype),
+    }
+
+
+def _rates(factors: tuple[float, ...], config: Config) -> Json:
+    """The linear probe is the one protocol that tries several rates on a baseline."""
+    rates = ", ".join(f"{factor * config.evaluate.linear_lr:g}" for factor in factors)
+    return {
+        "learning_rate_factors": list(factors),
+        "note": f"of the rates {rates} the best on the test images counts, in the baselines' favour",
     }
 
 

@@ -26,6 +26,7 @@ from barlow.evaluate.job import Job, Json, Row
 from barlow.evaluate.partition import Partition
 from barlow.evaluate.protocols import DEFAULT, PROTOCOLS
 from barlow.evaluate.rows import BASELINE_FACTORS, rows
+from barlow.evaluate.scores import in_words
 from barlow.evaluate.spread import over_seeds
 from barlow.evaluate.unfinished import Unfinished
 from barlow.evaluate.voc import MultiLabel
@@ -191,7 +192,8 @@ def _measure(job: Job, row: Row, names: Sequence[str], seeds: int) -> Json:
             repeated = range(seeds if protocol.random else 1)
             numbers[name] = over_seeds([_done(job, row, name, seed) for seed in repeated], protocol.metrics)
             _check_unchanged(row, name)
-    numbers["label_free"] = label_free.measure(job, row)
+    with job.talk.part(f"{row.name}: without labels"):
+        numbers["label_free"] = label_free.measure(job, row)
     _check_unchanged(row, "looking at features")
     return numbers
 
@@ -200,13 +202,20 @@ def _done(job: Job, row: Row, name: str, seed: int) -> Json:
     """What a protocol gives; of an evaluation that was interrupted what it had given then."""
     part = job.part(row, name, seed)
     if part is not None and (known := part.unfinished.result(part.name)) is not None:
-        job.talk.say(f"{row.name}: {PROTOCOLS[name].title}, seed {seed}: done before")
+        job.talk.say(f"{_part(row, name, seed)}: done before")
         return known
     began = time.monotonic()
-    found = PROTOCOLS[name].run(job, row, seed)
+    with job.talk.part(_part(row, name, seed)) as note:
+        found = PROTOCOLS[name].run(job, row, seed)
+        note(in_words(name, found))
     if part is not None:
         part.unfinished.keep_result(part.name, found, took_s=time.monotonic() - began)
     return found
+
+
+def _part(row: Row, name: str, seed: int) -> str:
+    protocol = PROTOCOLS[name]
+    return f"{row.name}: {protocol.title}" + (f", seed {seed}" if protocol.random else "")
 
 
 def _check_unchanged(row: Row, name: str) -> None:

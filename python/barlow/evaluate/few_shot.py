@@ -33,6 +33,8 @@ def run(job: Job, row: Row, seed: int) -> Json:
 
     Support and queries are different test images; episodes are a function of `seed`. The ranks share them.
     """
+    from threadpoolctl import threadpool_limits  # scikit-learn brings it along
+
     settings = job.config.evaluate
     features_MF = functional.normalize(job.features(row, "test"), dim=1).double().numpy()
     by_class = _by_class(job.labelled.test_labels_M.numpy(), job.num_classes)
@@ -45,7 +47,8 @@ def run(job: Job, row: Row, seed: int) -> Json:
         mean_and_ci: list[tuple[float | None, float | None]] = [(None, None)] * 2
         if ways:
             episodes = draw(by_class, ways, shots, queries, settings.few_shot_episodes, seed)
-            with job.talk.stage(f"{row.name}: {shots}-shot episodes") as progress:
+            # Problems so small that several threads wait for each other ten times as long as one computes.
+            with job.talk.stage(f"{row.name}: {shots}-shot episodes") as progress, threadpool_limits(1):
                 own, mine = [], sharing.own_items(list(episodes))
                 for done, episode in enumerate(mine, 1):
                     own.append(
@@ -124,7 +127,9 @@ def _possible(by_class: list[NDArray[np.int64]], shots: int, config: Config) -> 
     return (
         ways,
         queries,
-        f"few-shot, {shots} labels: {' and '.join(told)}, for want of images" if told else "",
+        f"few-shot, {shots} label{'s' * (shots > 1)}: {' and '.join(told)}, for want of images"
+        if told
+        else "",
     )
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from barlow.config import Config, EvaluateConfig
-from barlow.distributed import world_size
+from barlow.distributed import all_reduce_, rank_in, world_size
 from barlow.evaluate import accuracy, published, sharing
 from barlow.evaluate.job import Job, Json, Row
 from barlow.evaluate.unfinished import Part
@@ -54,7 +54,7 @@ def run(job: Job, row: Row, seed: int) -> Json:
         )
     best = max(range(len(results)), key=lambda i: results[i].top1)
     result = results[best]
-    return {
+    return short_batch("linear probe", job) | {
         "top1": accuracy.rounded(result.top1),
         "top5": accuracy.rounded(result.top5),
         "best_top1": accuracy.rounded(result.best_top1),
@@ -62,6 +62,14 @@ def run(job: Job, row: Row, seed: int) -> Json:
         "train_loss": round(result.train_loss, 4) if math.isfinite(result.train_loss) else None,
         "learning_rate": settings.linear_lr * row.factors[best],
     }
+
+
+def short_batch(title: str, job: Job) -> Json:
+    """The note that all training images together make less than one batch, if they do."""
+    num_images, batch_size = len(job.labelled.train), job.config.evaluate.linear_batch_size
+    if num_images >= batch_size:
+        return {}
+    return {"notes": [f"{title}: {num_images} images a step, which is all, not {batch_size}"]}
 
 
 def settings(config: Config) -> Json:
@@ -142,8 +150,8 @@ def probe(
     by default all. `factors` multiply the learning rate: the probes start alike and see the same batches in
     one pass over the features. Everything random is a function of `seed`. A probe whose loss is not finite
     ends with `top1` 0. The ranks share the probes: each trains some of them, and one that trains none looks
-    at no features. What `part` has of them is not trained again; it keeps those of the first rank if that one
-    trains all.
+    at no features. What `part` has of them is not trained again, and what is done is kept there after an
+    epoch now and then.
     """
     if config.linear_epochs < 1:
         raise ValueError(f"evaluate.linear_epochs must be at least 1, not {config.linear_epochs}")
@@ -153,17 +161,18 @@ def probe(
     shift_F, scale_F = (t.to(device) for t in _standardization(features_NF, rows_T))
     test_MF, test_labels_M = (test_MF.to(device) - shift_F) * scale_F, test_labels_M.to(device)
     first = _head(test_MF.shape[1], num_classes, generator)
-    heads = [(copy.deepcopy(first).to(device), factor) for factor in sharing.own_items(factors)]
+    every = [copy.deepcopy(first).to(device) for _ in factors]
+    module = nn.ModuleList(every)
+    heads = sharing.own_items(list(zip(every, factors, strict=True)))
     optimizer = _optimizer(heads, config)
-    history = [_History() for _ in heads]
-    part = part if world_size() == 1 or len(factors) == 1 else None
-    module = nn.ModuleList([head for head, _ in heads])
+    histories = [_History() for _ in factors]
     begun = None if part is None else part.load(module, optimizer)
     done = 0 if begun is None else int(begun["epochs"])
     for _ in range(done):  # so that the epochs that follow are in their own order
         torch.randperm(len(rows_T), generator=generator)
-    for so_far, known in zip(history, [] if begun is None else begun["heads"], strict=False):
+    for so_far, known in zip(histories, [] if begun is None else begun["heads"], strict=False):
         so_far.top1s, so_far.top5, so_far.loss = known
+    history = sharing.own_items(histories)
     for epoch in range(done, config.linear_epochs):
         features_NF = passes(epoch) if features_NF is None or epoch > 0 else features_NF
         if optimizer is not None:
@@ -177,8 +186,9 @@ def probe(
             losses = (total_H / len(rows_T)).tolist()
             for (head, _), so_far, loss in zip(heads, history, losses, strict=True):
                 so_far.add(head, test_MF, test_labels_M, loss)
-        if part is not None:
-            known = [[so_far.top1s, so_far.top5, so_far.loss] for so_far in history]
+        if part is not None and part.due():
+            _take_from_others(every, optimizer)
+            known = sharing.of_all([[so_far.top1s, so_far.top5, so_far.loss] for so_far in history])
             part.save(module, optimizer, {"epochs": epoch + 1, "heads": known})
         if progress is not None:
             progress(epoch + 1, config.linear_epochs)
@@ -186,7 +196,24 @@ def probe(
     return [Result(**found) for found in sharing.of_all(own)]
 
 
-def _optimizer(heads: list[tuple[nn.Linear, float]], config: EvaluateConfig) -> torch.optim.SGD | None:
+@torch.no_grad()
+def _take_from_others(every: Sequence[nn.Module], optimizer: torch.optim.SGD | None) -> None:
+    """The first rank's copies of the heads that others train become those, momentum and all: to be saved."""
+    if world_size() == 1:
+        return
+    for i, head in enumerate(every):
+        is_own = sharing.owner(i) == rank_in()
+        for parameter in head.parameters():
+            both = torch.zeros(2, *parameter.shape, device=parameter.device)
+            if is_own and optimizer is not None:
+                both = torch.stack([parameter, optimizer.state[parameter]["momentum_buffer"]])
+            all_reduce_(both)  # to which all others add zeros
+            if rank_in() == 0 and not is_own and optimizer is not None:
+                parameter.copy_(both[0])
+                optimizer.state[parameter]["momentum_buffer"] = both[1]
+
+
+def _optimizer(heads: Sequence[tuple[nn.Linear, float]], config: EvaluateConfig) -> torch.optim.SGD | None:
     """One for all heads, each with its own rate; None for a rank that has none."""
     groups = [{"params": head.parameters(), "factor": factor} for head, factor in heads]
     if not groups:
@@ -216,7 +243,7 @@ class _History:
 
 
 def _step(
-    heads: list[tuple[nn.Linear, float]],
+    heads: Sequence[tuple[nn.Linear, float]],
     optimizer: torch.optim.Optimizer,
     batch_BF: Tensor,
     labels_B: Tensor,

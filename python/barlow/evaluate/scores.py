@@ -5,6 +5,8 @@ Not here: drawing the tables (tables.py, report/results.py).
 
 from __future__ import annotations
 
+import math
+import statistics
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,7 +36,12 @@ class Score:
     @property
     def words(self) -> str:
         """As "linear top-1"."""
-        return f"{PROTOCOLS[self.protocol].title} {_words(self.metric)}"
+        return " ".join(self.title)
+
+    @property
+    def title(self) -> tuple[str, str]:
+        """The words of the protocol and those of the metric."""
+        return PROTOCOLS[self.protocol].title, _words(self.metric)
 
     def of(self, key: str | None) -> tuple[float | None, float | None]:
         """Value in percent, and its spread: the deviation over seeds, or half a confidence interval.
@@ -50,9 +57,40 @@ class Score:
     def text(self, key: str | None) -> str:
         """`of` as text: "73.20", "73.20 ± 0.12", or "-" where there is none."""
         value, spread = self.of(key)
-        if value is None:
-            return "-"
-        return f"{value:.2f}" if spread is None else f"{value:.2f} ± {spread:.2f}"
+        return "-" if value is None else f"{value:.2f}{_around(spread)}"
+
+    def gain(self) -> tuple[float | None, float | None]:
+        """What training brought over the untrained network, and its spread.
+
+        Of several seeds it is the deviation of their gains; of confidence intervals, which rest on one seed,
+        that of a difference of independent numbers, which is no smaller for episodes that both share.
+        """
+        (value, spread), (before, spread_before) = self.of(None), self.of("untrained")
+        if value is None or before is None:
+            return None, None
+        gains = [
+            own[self.metric] - other[self.metric]
+            for own, other in zip(self._seeds(None), self._seeds("untrained"), strict=False)
+            if own.get(self.metric) is not None and other.get(self.metric) is not None
+        ]
+        if len(gains) > 1:
+            return value - before, statistics.stdev(gains)
+        if spread is None or spread_before is None:
+            return value - before, None
+        return value - before, math.hypot(spread, spread_before)
+
+    def gain_text(self) -> str:
+        """`gain` as text, with its sign."""
+        value, spread = self.gain()
+        return "-" if value is None else f"{value:+.2f}{_around(spread)}"
+
+    def _seeds(self, key: str | None) -> list[Json]:
+        row = self.result if key is None else self.result.get(key) or {}
+        return (row.get(self.protocol) or {}).get("seeds") or []
+
+
+def _around(spread: float | None) -> str:
+    return "" if spread is None else f" ± {spread:.2f}"
 
 
 def scores(result: Json) -> list[Score]:
@@ -66,6 +104,18 @@ def scores(result: Json) -> list[Score]:
     return found
 
 
+def in_words(protocol: str, found: Json) -> str:
+    """The metrics that a protocol has found, in percent, as "top-1 48.20, top-5 91.00"."""
+    own = names(found, PROTOCOLS[protocol].metrics)
+    return ", ".join(f"{_words(metric)} {found[metric]:.2f}" for metric in own if found[metric] is not None)
+
+
+def chance(result: Json) -> str:
+    """What the accuracies are to be held against, in a sentence; empty where that is unknown."""
+    share = (result.get("data") or {}).get("majority_class_percent")
+    return "" if share is None else f"Always naming the commonest class would give {share:g}."
+
+
 def legend(found: list[Score]) -> str:
     """What "±" means beside these scores; empty where none has a spread."""
     with_spread = [score for score in found if score.of(None)[1] is not None]
@@ -73,8 +123,18 @@ def legend(found: list[Score]) -> str:
         return ""
     seeds = [len(score.result[score.protocol].get("seeds", ())) for score in with_spread]
     if max(seeds):
-        return f"Mean ± standard deviation of {max(seeds)} seeds; what has none is not random."
+        gains = any(score.gain()[1] is not None for score in found)
+        of_gains = "; the gain's is that of the gains seed by seed" if gains else ""
+        return f"Mean ± standard deviation of {max(seeds)} seeds{of_gains}. What has none is not random."
     return "Mean ± half of the 95 % confidence interval, over episodes."
+
+
+def rank_bound(free: Json) -> str:
+    """What an effective rank in `label_free` is "of": the features, or the images where these are fewer."""
+    features, images = free["num_features"], free.get("num_images")
+    if isinstance(images, int) and images < features:
+        return f"at most {images} ({images} images)"
+    return str(features)
 
 
 def _words(metric: str) -> str:

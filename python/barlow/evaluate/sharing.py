@@ -41,6 +41,11 @@ def own_items(items: Sequence[T]) -> Sequence[T]:
     return items[rank_in() :: world_size()]
 
 
+def owner(position: int) -> int:
+    """The rank among whose `own_items` the one at this position is."""
+    return position % world_size()
+
+
 def of_all(own: Sequence[Any]) -> list[Any]:
     """The results of all items in their order, of each rank's for its `own_items`; anything JSON carries."""
     by_rank = gather_values(list(own))

@@ -54,7 +54,7 @@ def run(job: Job, row: Row, seed: int) -> Json:
     tried = probes((~held_N).nonzero()[:, 0], held, rates, f"{len(rates)} rates")
     best = max(range(len(rates)), key=lambda i: tried[i].top1)
     (final,) = probes(None, (test_MF, parts.test_labels_M), [rates[best]], "the best one")
-    return {
+    return linear.short_batch("linear sweep", job) | {
         "top1": accuracy.rounded(final.top1),
         "top5": accuracy.rounded(final.top5),
         "learning_rate": rates[best],

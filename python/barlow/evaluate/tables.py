@@ -11,14 +11,14 @@ from rich.table import Table
 
 from barlow.evaluate.console import Console
 from barlow.evaluate.job import Json
-from barlow.evaluate.scores import ROWS, Score, legend, scores
+from barlow.evaluate.scores import ROWS, Score, chance, legend, rank_bound, scores
 
 
 def show(talk: Console, result: Json, path: Path) -> None:
     """The scores, what is missing and why, where the protocols were left, and where the whole result is."""
     if found := scores(result):
         talk.show(_scores(found, result))
-        if told := legend(found):
+        for told in filter(None, (chance(result), legend(found))):
             talk.say(told)
     else:
         talk.say(f"No accuracies: {result['reason']}.")
@@ -32,9 +32,13 @@ def _scores(found: list[Score], result: Json) -> Table:
     rows = {name: key for name, key in ROWS.items() if key is None or isinstance(result.get(key), dict)}
     table = Table("", title="Percent of the test images")
     for name in rows:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
+    gains = any(score.gain()[0] is not None for score in found)
+    if gains:
+        table.add_column("gain", justify="right", no_wrap=True)
     for score in found:
-        table.add_row(score.words, *(score.text(key) for key in rows.values()))
+        cells = [score.text(key) for key in rows.values()]
+        table.add_row(score.words, *cells, *([score.gain_text()] if gains else []))
     return table
 
 
@@ -45,6 +49,6 @@ def _without_labels(result: Json) -> Table:
     for name, row in (("trained", result), ("untrained", result.get("untrained"))):
         if row is not None:
             free = row["label_free"]
-            rank = f"{free['effective_rank']:.2f} of {free['num_features']}"
+            rank = f"{free['effective_rank']:.2f} of {rank_bound(free)}"
             table.add_row(name, rank, f"{free['instance_retrieval_top1']:.2f}")
     return table

@@ -66,6 +66,10 @@ class Unfinished:
                 self._begin()
                 durable.write_file(self.folder / f"{name}.json", json.dumps(result, indent=2) + "\n")
 
+    def due(self) -> bool:
+        """Whether the save before was long ago, by the first rank's clock: the same on all of them."""
+        return broadcast_value(rank_in() == 0 and time.monotonic() - self._saved >= self._every_s)
+
     def load(self, name: str, module: nn.Module, optimizer: torch.optim.Optimizer | None) -> Json | None:
         """Puts a beginning of this part into both and gives what was saved with it; None: there is none."""
         folder = self.folder / _TRAINING
@@ -130,6 +134,10 @@ class Part:
     def load(self, module: nn.Module, optimizer: torch.optim.Optimizer | None) -> Json | None:
         """`Unfinished.load` of this part."""
         return self.unfinished.load(self.name, module, optimizer)
+
+    def due(self) -> bool:
+        """`Unfinished.due`: worth asking where a save needs the other ranks' share."""
+        return self.unfinished.due()
 
     def save(
         self,

@@ -5,6 +5,7 @@ Not here: writing it (write.py), measuring anything.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from barlow import durable
@@ -42,6 +43,26 @@ def card(
         f"## Licence\n\n{licence or _NO_LICENCE}",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def written_by(format: str) -> str:
+    """The sentence of a card that says by what its file came about."""
+    return f"It was written by `barlow export --format {format}`."
+
+
+def format_of(file: Path) -> str | None:
+    """By which format the card beside a file says that it came about; None: there is none that says so."""
+    try:
+        text = card_file(file).read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return None
+    found = re.search(re.escape(written_by("#")).replace(r"\#", r"(\w+)"), text)
+    return found and found[1]
+
+
+def card_file(file: Path) -> Path:
+    """The card of a file, and of no other: files of one stem and several formats may lie side by side."""
+    return file.with_name(f"{file.name}.md")
 
 
 def _network(model: ModelConfig) -> str:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from barlow.config import TIMM, ModelConfig
-from barlow.export.format import Features, Format, Source, refuse_other_widths
+from barlow.export.format import WIDTH, Features, Format, Source
 from barlow.model import build_backbone
 from barlow.model.archives import read_archive
 
@@ -42,12 +42,21 @@ def detectron2_name(name: str) -> str:
 
 
 def _refuse(model: ModelConfig) -> None:
-    if model.backbone not in _DEPTHS or model.stem != "imagenet":
-        what = (
-            model.backbone if model.backbone.startswith(TIMM) else f"{model.backbone} with stem {model.stem}"
-        )
-        raise ValueError(f"detectron2 has no {what}, only {', '.join(_DEPTHS)} with stem imagenet")
-    refuse_other_widths(model, "detectron2")
+    if model.backbone in _DEPTHS and model.stem == "imagenet" and model.width == WIDTH:
+        return
+    if model.backbone.startswith(TIMM):
+        what, instead = model.backbone, "--format timm, safetensors and onnx hold it"
+    else:
+        what = f"{model.backbone} of width {model.width} with stem {model.stem}"
+        if model.stem == "imagenet":
+            instead = "`barlow detect` takes it as it is, and --format safetensors and onnx hold it"
+        else:
+            instead = (
+                "detection needs --model.stem imagenet in training; --format safetensors and onnx hold it"
+            )
+    raise ValueError(
+        f"detectron2 has no {what}, only {', '.join(_DEPTHS)} of width {WIDTH} with stem imagenet: {instead}"
+    )
 
 
 def _encode(source: Source) -> bytes:

@@ -20,6 +20,7 @@ from barlow.data import DataError, Loader, open_index, views
 from barlow.data.device import normalise
 from barlow.evaluate.features import digest
 from barlow.export.card import card as card_of
+from barlow.export.card import card_file, format_of, written_by
 from barlow.export.detectron2_file import DETECTRON2
 from barlow.export.format import Features, Format, Source
 from barlow.export.onnx_file import ONNX
@@ -28,6 +29,7 @@ from barlow.export.timm_file import TIMM_FILE
 from barlow.export.torchvision_file import TORCHVISION
 from barlow.model import weights
 from barlow.model.foreign import described
+from barlow.terminal import short
 
 FormatName = Literal["torchvision", "timm", "safetensors", "onnx", "detectron2"]
 FORMATS: dict[str, Format] = {
@@ -57,7 +59,12 @@ class Exported:
 
 
 def export(
-    target: str | Path, out: str | Path, format: FormatName = "torchvision", *, licence: str = ""
+    target: str | Path,
+    out: str | Path,
+    format: FormatName = "torchvision",
+    *,
+    licence: str = "",
+    overwrite: bool = False,
 ) -> Exported:
     """Writes the backbone of a run (or of a weights file) and a model card beside it, and checks the file.
 
@@ -65,7 +72,9 @@ def export(
     strictly into that library's network without classifier. safetensors: any backbone, for this package. All
     three have metadata by which `barlow.model.load_backbone` rebuilds the network. onnx: a graph of images to
     features. detectron2: weights for its checkpointer. `ValueError` for a backbone that the format can't
-    hold, with one that can. `licence`: what the card says of it. Prints where the file is and how to load it.
+    hold, with one that can, and, unless `overwrite`, for a file that is there and that no earlier export to
+    this format wrote. `licence`: what the card, OUT.md, says of it. Prints where the file is and how to load
+    it.
 
     The file is loaded back, by the library that it is for, and must give the same features as the run on real
     images of its data (or on noise, where those are gone); otherwise `RuntimeError` is raised, and what was
@@ -78,14 +87,17 @@ def export(
     form.refuse(model)
     data = described(model, run).data
     file = _file(out, format, model.backbone)
-    card = file.with_name(f"{file.stem}.md")
+    card = card_file(file)
     if file.exists() and file.samefile(weights.weights_file(target)):
         raise ValueError(f"{file} is what is to be exported: choose another OUT")
+    if not overwrite:
+        _check_replaceable(file, format)
     content = form.encode(Source(backbone, model, run, data.image_size))
     # Before the first write: no weights without their card.
     about = f"{len(content) / 1e6:.1f} MB, {backbone.num_features} features per image. {form.promise}"
+    about = f"{about} {written_by(format)}"
     recipe = form.recipe(model, file.name)
-    card_text = card_of(target, digest(backbone), file.stem, about, model, run, data, recipe, licence)
+    card_text = card_of(target, digest(backbone), file.name, about, model, run, data, recipe, licence)
     # Under its name only when it is proven: what an earlier export left there stays until then.
     draft = file.with_name(f"{file.name}.tmp-{os.getpid()}") / file.name
     try:
@@ -111,6 +123,19 @@ def _file(out: Path, format: FormatName, backbone: str) -> Path:
     return out / f"{backbone.removeprefix(TIMM)}{suffix}"
 
 
+def _check_replaceable(file: Path, format: FormatName) -> None:
+    """`ValueError` if the file is anything but what an earlier export to this format wrote.
+
+    torchvision, timm and safetensors have one ending: whoever exports to two of them into one folder has one
+    file, and would have one card, by the last.
+    """
+    if not file.exists() or (before := format_of(file)) == format:
+        return
+    origin = f"by --format {before}" if before else f"and no {card_file(file).name} says what it is"
+    another = file.with_name(f"{file.stem}-{format}{file.suffix}")
+    raise ValueError(f"{file} is there already, {origin}: --overwrite replaces it, or name a file: {another}")
+
+
 def _images(target: Path, data: DataConfig) -> tuple[Tensor, str]:
     """A few normalised images [N, 3, S, S] of the run's data, or noise where they cannot be read."""
     (view,) = views.evaluation(size=data.image_size, resize=data.eval_resize)
@@ -121,7 +146,9 @@ def _images(target: Path, data: DataConfig) -> tuple[Tensor, str]:
             index, views=[view], batch_size=min(_NUM_CHECKED, len(index)), shuffle=False, epochs=1, threads=1
         ) as loader:
             batch = next(iter(loader))
-        return normalise(batch.views[0], data.mean, data.std), f"{len(batch.ids)} images of {run['data']}"
+        return normalise(
+            batch.views[0], data.mean, data.std
+        ), f"{len(batch.ids)} images of {short(run['data'])}"
     except (OSError, ValueError, KeyError, TypeError, DataError):
         generator = torch.Generator().manual_seed(0)
         noise = torch.randn(_NUM_CHECKED, 3, data.image_size, data.image_size, generator=generator)

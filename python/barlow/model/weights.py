@@ -139,6 +139,8 @@ def read_parts(file: Path) -> Parts:
     ResNet, which its shapes tell, or one of timm (`foreign.recognise`). `OSError`, `ValueError`.
     """
     named = model = run = None
+    if file.suffix == ".onnx":
+        raise ValueError(f"{file} is a graph, not weights: give the run, or what --format safetensors wrote")
     if file.suffix in ARCHIVES:
         tensors, named = read_foreign(_existing(file))
     else:

@@ -30,7 +30,7 @@ def write(
     get a report too: it names what it had to leave out. A folder that is no run at all is a `ValueError`.
     `progress` is told the title of each part before it is drawn.
     """
-    folders = [Path(run).resolve() for run in ([runs] if isinstance(runs, str | Path) else runs)]
+    folders = [Path(run) for run in ([runs] if isinstance(runs, str | Path) else runs)]
     if not folders:
         raise ValueError("no run to report on")
     records = [record.read(folder) for folder in folders]
@@ -66,10 +66,10 @@ def write(
 
 def _name(records: list[Record]) -> None:
     """Runs of the same folder name take that of the folder above in front, and then numbers."""
-    taken = Counter(rec.folder.name for rec in records)
+    taken = Counter(rec.name for rec in records)
     for rec in records:
-        if taken[rec.folder.name] > 1:
-            rec.name = f"{rec.folder.parent.name}/{rec.folder.name}"
+        if taken[rec.name] > 1:
+            rec.name = "/".join(rec.folder.resolve().parts[-2:])
     taken = Counter(rec.name for rec in records)
     for number, rec in enumerate(records, 1):
         if taken[rec.name] > 1:

@@ -46,12 +46,15 @@ def line_chart(
 
     `include` are y values that the axis must show. On a logarithmic axis, values <= 0 are left out. Only
     without `with_legend` a chart of several lines has none, where others beside it have the same.
-    Without a single point the chart says so.
+    Without any point the text says so, and a single one of each line stands there as a number: nothing can
+    be read off a dot between axes.
     """
     lines = [_drawable(line, log_x, log_y) for line in lines]
     lines = [line for line in lines if line.points]
     if not lines:
         return f'<p class="missing">{escape(title)}: nothing was logged.</p>'
+    if all(len(line.points) == 1 for line in lines):
+        return _numbers(lines, x_label)
     xs = [x for line in lines for x, _ in line.points]
     ys = [y for line in lines for _, y in line.points] + [y for y in include if y > 0 or not log_y]
     x_axis = Axis(min(xs), max(xs), _LEFT, WIDTH - _RIGHT, log=log_x)
@@ -65,6 +68,16 @@ def line_chart(
         "</svg>",
     ]
     return "".join(parts) + (legend(lines) if len(lines) > 1 and with_legend else "")
+
+
+def _numbers(lines: list[Line], x_label: str) -> str:
+    items = "".join(
+        f"<li><strong>{number(y)}</strong> "
+        f"<span>{escape(line.name)} at {escape(x_label)} {number(x)}</span></li>"
+        for line in lines
+        for x, y in line.points
+    )
+    return f'<ul class="once">{items}</ul><p class="caption">Measured once so far.</p>'
 
 
 def legend(lines: list[Line]) -> str:

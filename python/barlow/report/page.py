@@ -49,7 +49,7 @@ def header(rec: Record, *, synthetic: bool, nav: str = "") -> str:
         items = "".join(f"<li>{escape(line)}</li>" for line in rec.missing)
         gaps = f'<div class="missing"><strong>Left out of this report</strong><ul>{items}</ul></div>'
     return (
-        f'<header><p class="soft">barlow report</p><h1>{escape(rec.folder.name)}</h1>'
+        f'<header><p class="soft">barlow report</p><h1>{escape(rec.folder.resolve().name)}</h1>'
         f'<div>{"".join(tags)}</div>{headline(rec)}<dl class="facts">{facts}</dl>{gaps}{nav}</header>'
     )
 

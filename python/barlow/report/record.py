@@ -78,7 +78,7 @@ def read(folder: Path) -> Record:
     """Reads a run folder. A folder that holds neither a config nor metrics is a `ValueError`."""
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a run folder: there is no such folder")
-    record = Record(folder, name=folder.name)
+    record = Record(folder, name=folder.resolve().name)
     record.config = _read(configs.load, folder / "config.json", record.missing)
     record.run = _read(durable.read_json, folder / "run.json", record.missing) or {}
     record.metrics = _metrics(folder / "metrics.jsonl", record.missing)

@@ -5,10 +5,11 @@ Not here: evaluating.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from barlow.evaluate.scores import ROWS, Score, legend, scores
+from barlow.evaluate.scores import ROWS, Score, chance, legend, rank_bound, scores
 from barlow.report import charts
 from barlow.report.page import end_of, missing, section
 from barlow.report.paper import Published, published
@@ -33,10 +34,10 @@ def section_of(
     columns = {
         name: key for name, key in ROWS.items() if key is None or isinstance(evaluation.get(key), dict)
     }
-    head = "".join(f"<th scope=col>{name}</th>" for name in columns)
+    heads = [*columns, "gain"] if "untrained" in columns else [*columns]
     table = (
-        '<div class="scroll"><table class="results"><thead><tr><th scope=col>protocol</th>'
-        f"{head}<th scope=col>gain</th></tr>"
+        f'<div class="scroll"><table class="results" style="--columns:{len(heads)}"><thead><tr>'
+        f"<th scope=col>protocol</th>{''.join(f'<th scope=col>{name}</th>' for name in heads)}</tr>"
         f"</thead><tbody>{''.join(_result_row(score, columns) for score in found)}</tbody></table></div>"
     )
     spread = f'<p class="why">{escape(legend(found))}</p>' if legend(found) else ""
@@ -50,15 +51,11 @@ def _what_of(evaluation: dict[str, Any]) -> str:
     data = evaluation.get("data", {})
     if not data.get("test_images"):
         return ""
-    chance = (
-        f"Always naming the commonest class would give {data['majority_class_percent']:g}. "
-        if "majority_class_percent" in data
-        else ""
-    )
+    compared = isinstance(evaluation.get("untrained"), dict)
+    gain = "The gain is over the same network before training." if compared else ""
     return (
         f'<p class="why">Percent of {data["test_images"]:,} test images of {data["num_classes"]} '
-        f"classes, with {data['train_images']:,} labelled training images. {chance}"
-        "The gain is over the same network before training.</p>"
+        f"classes, with {data['train_images']:,} labelled training images. {chance(evaluation)} {gain}</p>"
     )
 
 
@@ -73,24 +70,34 @@ def _older(evaluation: dict[str, Any], done_steps: int) -> str:
 
 
 def _result_row(score: Score, columns: dict[str, str | None]) -> str:
-    cells, values = [], {}
+    cells = []
     for column, key in columns.items():
         value, spread = score.of(key)
         if value is None:
             cells.append("<td>&ndash;</td>")
             continue
-        values[column] = value
         main = " main" if column == "trained" else ""
-        around = "" if spread is None else f' <span class="spread">&plusmn; {spread:.2f}</span>'
         cells.append(
-            f'<td><span class="value{main}">{value:.2f}</span>{around}'
+            f'<td><span class="value{main}">{value:.2f}</span>{_around(spread)}'
             f'<span class="bar" aria-hidden="true"><i class="{main.strip()}" style="width:{value:.1f}%">'
             "</i></span></td>"
         )
-    gain = "&ndash;"
-    if "trained" in values and "untrained" in values:
-        gain = f"{values['trained'] - values['untrained']:+.2f}".replace("-", "&minus;")
-    return f'<tr><th scope=row>{escape(score.words)}</th>{"".join(cells)}<td class="gain">{gain}</td></tr>'
+    if "untrained" in columns:
+        value, spread = score.gain()
+        words = "" if value is None else f"{value:+.2f}".replace("-", "&minus;")
+        gain = f'<span class="value">{words}</span>{_around(spread)}' if words else "&ndash;"
+        cells.append(f'<td class="gain">{gain}</td>')
+    return f"<tr><th scope=row>{_name(score)}</th>{''.join(cells)}</tr>"
+
+
+def _around(spread: float | None) -> str:
+    return "" if spread is None else f' <span class="spread">&plusmn; {spread:.2f}</span>'
+
+
+def _name(score: Score) -> str:
+    """No line may end within "top-1"."""
+    protocol, metric = score.title
+    return f'{escape(protocol)} <span class="metric">{escape(metric)}</span>'
 
 
 def _published(theirs: Published | None) -> str:
@@ -111,9 +118,9 @@ def comparison(records: list[Record]) -> str:
         gap = "None of these runs has been evaluated: run <code>barlow eval</code>."
         return section(heading, missing(gap), anchor="results")
     columns = list(dict.fromkeys(score.place for found in evaluated for score in found))
-    words = {score.place: score.words for found in evaluated for score in found}
+    words = {score.place: _name(score) for found in evaluated for score in found}
     published_for = [published(rec.config, rec.run.get("num_samples")) for rec in records]
-    head = "".join(f"<th scope=col>{escape(words[place])}</th>" for place in columns)
+    head = "".join(f"<th scope=col>{words[place]}</th>" for place in columns)
     if any(published_for):
         head += "<th scope=col>published linear top-1</th>"
     rows = []
@@ -155,7 +162,7 @@ def _label_free(evaluation: dict[str, Any]) -> str:
 
     parts = []
     if "effective_rank" in free:
-        parts.append(f"effective rank of the features {both('effective_rank')} of {free['num_features']}")
+        parts.append(f"effective rank of the features {both('effective_rank')} of {rank_bound(free)}")
     if "instance_retrieval_top1" in free:
         parts.append(
             f"one view of an image finds the other in {both('instance_retrieval_top1', ' %')} of the cases"
@@ -164,12 +171,23 @@ def _label_free(evaluation: dict[str, Any]) -> str:
 
 
 def _protocol(evaluation: dict[str, Any]) -> str:
-    notes = evaluation.get("protocol", {}).get("deviations") or []
+    """Folded away: which images, where the settings leave the published ones, how baselines were treated."""
     data = evaluation.get("data", {})
     split = str(data.get("partition") or "")
     for part in filter(None, (data.get("train"), data.get("test"))):
         split = split.replace(str(part), end_of(str(part)))
-    baselines = (evaluation.get("protocol", {}).get("baselines") or {}).get("note")
-    lines = [line for line in (split, *notes, baselines and f"baselines: {baselines}") if line]
-    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
-    return f"<details><summary>Protocol</summary><ul class=notes>{items}</ul></details>" if items else ""
+    notes = evaluation.get("protocol", {}).get("deviations") or []
+    # Rates are those of the linear probe; older evaluations speak of them in any case.
+    baselines = (evaluation.get("protocol", {}).get("baselines") or {}) if evaluation.get("linear") else {}
+    told = (
+        ("The images", [split]),
+        ("Where this differs from what was published", notes),
+        ("Baselines of the linear probe", [baselines.get("note")]),
+    )
+    parts = [f"<h3>{title}</h3>{_items(lines)}" for title, lines in told if any(lines)]
+    return f"<details><summary>Protocol</summary>{''.join(parts)}</details>" if parts else ""
+
+
+def _items(lines: Sequence[str | None]) -> str:
+    items = "".join(f"<li>{escape(line)}</li>" for line in lines if line)
+    return f"<ul class=notes>{items}</ul>"

@@ -46,10 +46,14 @@ class Request:
 
 def listing() -> str:
     """All experiments and scales, a line each."""
-    lines = ["experiments:"]
-    lines += [f"  {name:10} {experiment.title}" for name, experiment in EXPERIMENTS.items()]
-    lines += ["scales:"]
-    lines += [f"  {name:15} {scale.title}" for name, scale in SCALES.items()]
+    titles = {
+        "experiments": {name: experiment.title for name, experiment in EXPERIMENTS.items()},
+        "scales": {name: scale.title for name, scale in SCALES.items()},
+    }
+    width = max(len(name) for named in titles.values() for name in named)
+    lines = []
+    for kind, named in titles.items():
+        lines += [f"{kind}:", *(f"  {name:{width}}  {title}" for name, title in named.items())]
     return "\n".join(lines)
 
 
@@ -72,10 +76,11 @@ def describe(request: Request) -> str:
     experiment, scale, rows = settings(request)
     seeds = request.seeds or scale.seeds
     lines = [f"{experiment.title}, scale {request.scale}: {scale.title}"]
+    width = max(len(row.name) for row in rows)
     for row in rows:
         paper = (row.unknown or experiment.unknown) if row.paper is None else f"{row.paper:.1f}"
         lines.append(
-            f"  {row.name:28} {flags(row.change(), scale.make()) or '(the recipe)'}  [paper: {paper}]"
+            f"  {row.name:{width}}  {flags(row.change(), scale.make()) or '(the recipe)'}  [paper: {paper}]"
         )
     made = plan.cells(rows, scale, seeds)
     distinct = len({str(each.config) for each in made})

@@ -1,4 +1,5 @@
-"""Here: which algorithms torch's libraries may choose while a run trains: the fastest, or always the same.
+"""Here: which algorithms torch's libraries may choose while a run trains: the fastest, or always the same;
+and whether what compiles some of them is there.
 
 Not here: number types (model/precision.py), the order of the data, which needs nothing to be repeatable.
 """
@@ -7,10 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 from collections.abc import Iterator
 from typing import Any
 
 import torch
+
+from barlow.config import TrainConfig
 
 _WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 _FIXED = (":4096:8", ":16:8")
@@ -23,6 +27,22 @@ def check_workspace(*, deterministic: bool) -> None:
     if deterministic and found not in (None, *_FIXED):
         raise ValueError(
             f"--train.deterministic needs {_WORKSPACE} to be {' or '.join(_FIXED)} or unset, not {found}"
+        )
+
+
+def check_compiler(train: TrainConfig, device: torch.device) -> None:
+    """`ValueError` if a part of training is to be compiled and the compiler behind torch's is not there.
+
+    A C++ one for a CPU (torch/_inductor/config.py, `cpp.cxx`), a C one for a GPU (triton/runtime/build.py).
+    """
+    flags = {"--train.compile": train.compile, "--train.fused-lars": train.fused_lars}
+    wanted = [flag for flag, is_set in flags.items() if is_set]
+    variable, usual, package = ("CC", "gcc clang", "gcc") if device.type == "cuda" else ("CXX", "g++", "g++")
+    named = os.environ.get(variable, usual).split()
+    if wanted and not any(map(shutil.which, named)):
+        raise ValueError(
+            f"{' and '.join(wanted)}: no compiler ({' or '.join(named)}) is here: apt-get install {package}, "
+            f"or name one in the environment's {variable}"
         )
 
 

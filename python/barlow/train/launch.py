@@ -76,7 +76,8 @@ def launch(
     `SystemExit` with the exit code of the rank that failed first, which has shown its own error, or with
     128 + the number of the SIGTERM or SIGUSR1 that stopped the run. `judge` is as in `observer.MakeJudge`.
     """
-    data, run, config = Path(data).absolute(), Path(run).absolute(), begin.applied(config)
+    # As they were typed: errors name them so, and ranks on this machine start in the same folder.
+    data, run, config = Path(data), Path(run), begin.applied(config)
     if not in_rank():
         refuse_if_running(run)  # before the slow imports
     import torch
@@ -114,7 +115,7 @@ def check(
     from barlow.data import views
     from barlow.data.staged import check_stage
     from barlow.model.precision import training_dtype
-    from barlow.train.algorithms import check_workspace
+    from barlow.train.algorithms import check_compiler, check_workspace
     from barlow.train.checkpoint import CHECKPOINTS, newest_step
     from barlow.train.identity import check_names
 
@@ -128,6 +129,7 @@ def check(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     training_dtype(config.train.precision, device, config.model, config.data.image_size)
     check_workspace(deterministic=config.train.deterministic)
+    check_compiler(config.train, device)
     tracker.check(config.train.wandb)
     if run.exists() and not run.is_dir():
         raise ValueError(f"--run {run} is a file")
@@ -241,7 +243,7 @@ def prepare(
         for c in changes
     ]
     record = {
-        "data": str(data),
+        "data": str(data.absolute()),
         "num_samples": len(index),
         "index_digest": samples["data"],
         "order_digest": samples["order"],

@@ -11,6 +11,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
@@ -37,14 +38,46 @@ class Requests:
         return 2 if now_s - self._first_s >= COPIES_S else 0
 
 
+@contextlib.contextmanager
+def listening(hear: Callable[[int], object]) -> Iterator[None]:
+    """Inside, SIGTERM and SIGUSR1 do nothing but call `hear` with their number, in a thread and at once.
+
+    It has to work in whatever the main thread hangs: a collective whose peer is gone, a device, a file
+    system. Python runs handlers in the main thread, between two of its instructions; only the number of a
+    signal is written to a pipe at once, so a thread reads that. It sleeps otherwise, and nothing polls.
+
+    Outside the main thread, where Python forbids handlers, it changes nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def listen(reader: int) -> None:
+        while numbers := os.read(reader, 64):
+            for number in numbers:  # Ctrl-C's comes through here as well
+                if number in SIGNALS:
+                    hear(number)
+
+    with contextlib.ExitStack() as undo:
+        reader, writer = os.pipe()
+        os.set_blocking(writer, False)  # a signal handler must never wait
+        thread = threading.Thread(target=listen, args=(reader,), name="barlow-stop", daemon=True)
+        thread.start()
+        # Backwards: the handlers go first, and the end of the pipe ends the thread.
+        undo.callback(os.close, reader)
+        undo.callback(thread.join)
+        undo.callback(os.close, writer)
+        before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        undo.callback(signal.set_wakeup_fd, before)
+        for number in SIGNALS:
+            undo.callback(_restore, number, signal.signal(number, _heard_elsewhere))
+        yield
+
+
 class Stop:
     """While it is entered, a first SIGTERM or SIGUSR1 only sets `number`; a second one ends the process.
 
-    The second has to work in whatever the main thread hangs: a collective whose peer is gone, a device, a
-    file system. Python runs handlers in the main thread, between two of its instructions; only the number of
-    a signal is written to a pipe at once, so a thread reads that. It sleeps otherwise, and nothing polls.
-
-    Outside the main thread, where Python forbids handlers, it changes nothing and `number` stays 0.
+    Outside the main thread it changes nothing and `number` stays 0 (`listening`).
     """
 
     def __init__(self) -> None:
@@ -57,19 +90,7 @@ class Stop:
         return self._requests.number
 
     def __enter__(self) -> Stop:
-        if threading.current_thread() is threading.main_thread():
-            reader, writer = os.pipe()
-            os.set_blocking(writer, False)  # a signal handler must never wait
-            thread = threading.Thread(target=self._listen, args=(reader,), name="barlow-stop", daemon=True)
-            thread.start()
-            # Backwards: the handlers go first, and the end of the pipe ends the thread.
-            self._undo.callback(os.close, reader)
-            self._undo.callback(thread.join)
-            self._undo.callback(os.close, writer)
-            before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-            self._undo.callback(signal.set_wakeup_fd, before)
-            for number in SIGNALS:
-                self._undo.callback(_restore, number, signal.signal(number, _heard_elsewhere))
+        self._undo.enter_context(listening(self._hear))
         return self
 
     def __exit__(
@@ -77,16 +98,18 @@ class Stop:
     ) -> None:
         self._undo.close()
 
-    def _listen(self, reader: int) -> None:
-        while numbers := os.read(reader, 64):
-            for number in numbers:  # Ctrl-C's comes through here as well
-                if number in SIGNALS and self._requests.count(number) == 2:
-                    end_at_once(number)
+    def _hear(self, number: int) -> None:
+        if self._requests.count(number) == 2:
+            end_at_once(number)
 
 
-def end_at_once(number: int) -> NoReturn:
-    """Ends this process by a second signal, with one line; nothing else is tidied up or waited for."""
-    os.write(2, f"barlow: {signal.Signals(number).name} again: ended without a checkpoint\n".encode())
+def end_at_once(number: int, words: str = "") -> NoReturn:
+    """Ends this process by a signal with one line, by default that of a second one.
+
+    Nothing else is tidied up or waited for.
+    """
+    words = words or f"{signal.Signals(number).name} again: ended without a checkpoint"
+    os.write(2, f"barlow: {words}\n".encode())
     os._exit(exit_code(number))
 
 

@@ -8,8 +8,8 @@ Nothing of it reaches the run folder: what the ranks tell each other goes throug
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
+import logging
 import os
 import socket
 import tempfile
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from barlow import durable
 from barlow.config import Config, to_json
+from barlow.terminal import bar
 from barlow.train.launch import CONFIG_FILE, check
 from barlow.train.ranks import in_rank, start_ranks
 
@@ -70,7 +71,7 @@ def rehearse(data: Path, config: Config, run: Path, *, nproc: int = 0) -> Rehear
 
     Refuses what `launch` would refuse, with its errors, and writes nothing to `run`. `nproc` is as there.
     """
-    data, run = Path(data).absolute(), Path(run).absolute()
+    data, run = Path(data), Path(run)
     import torch
 
     from barlow.data import open_index
@@ -78,7 +79,10 @@ def rehearse(data: Path, config: Config, run: Path, *, nproc: int = 0) -> Rehear
 
     config = settled(config)
     nproc = nproc or max(1, torch.cuda.device_count())
-    if nproc == 1 or in_rank():
+    if in_rank():
+        return _as_rank(data, config, run)
+    _announce(nproc)
+    if nproc == 1:
         return _as_rank(data, config, run)
     index = open_index(data)
     check(config, index, nproc, run)
@@ -98,6 +102,8 @@ def _as_rank(data: Path, config: Config, run: Path) -> Rehearsal | None:
         asked = run / _ANSWER  # in a folder that `rehearse` has made for its ranks
         resumes_at = int(durable.read_json(asked)["resumes_at"]) if asked.exists() else _newest(run)
         if world.rank == 0 and not asked.exists():
+            if in_rank():
+                _announce(world.size)
             check(config, index, world.size, run)
         neighbours = gather_values(socket.gethostname()).count(socket.gethostname())
         threads = max(1, len(os.sched_getaffinity(0)) // neighbours)
@@ -108,6 +114,15 @@ def _as_rank(data: Path, config: Config, run: Path) -> Rehearsal | None:
             durable.write_file(asked, json.dumps(asdict(found)))
             return None
         return found
+
+
+def _announce(processes: int) -> None:
+    """Before what takes its time."""
+    logging.getLogger("barlow").info(
+        "dry run: takes up to %d steps and throws them away (processes: %d); nothing is written",
+        1 + MEASURED_STEPS,
+        processes,
+    )
 
 
 def _newest(run: Path) -> int:
@@ -142,9 +157,13 @@ def _steps(data: Path, config: Config, world: World, threads: int, resumes_at: i
             learner.step(step, next(batches).views, check=False)
         _synchronize(world.device)
         waited_s, begin_s, measured = loader.stats().waited_s, time.perf_counter(), 0
-        for step in itertools.islice(range(warm_up + 1, plan.total_steps + 1), MEASURED_STEPS):
-            learner.step(step, next(batches).views, check=False)
-            measured += 1
+        to_measure = range(warm_up + 1, plan.total_steps + 1)[:MEASURED_STEPS]
+        with bar("dry run: steps") if world.rank == 0 else contextlib.nullcontext() as progress:
+            for step in to_measure:
+                learner.step(step, next(batches).views, check=False)
+                measured += 1
+                if progress is not None:
+                    progress(measured, len(to_measure))
         _synchronize(world.device)
         elapsed_s = time.perf_counter() - begin_s
         waited_s = loader.stats().waited_s - waited_s

@@ -35,7 +35,7 @@ class Tracker:
         self._run = wandb.init(
             project=project,
             id=name,
-            name=run.name,
+            name=run.resolve().name,
             dir=str(run),
             config=config,
             resume="allow",

@@ -183,7 +183,17 @@ impl Decoder {
 
     /// As [`decode`](Self::decode), but only `part` of it: the pixels of Pillow's `draft` at that scale.
     pub fn decode_part(&mut self, bytes: &[u8], part: Part, image: &mut Image) -> Result<()> {
-        let decoded = self.decode_into(bytes, part, image);
+        self.decode_some(bytes, part, false, image)
+    }
+
+    /// As [`decode_part`](Self::decode_part), of bytes that have been decoded in full before, and whose checksum says
+    /// that they are the same: those of recoded images are not summed up again.
+    pub fn decode_proven_part(&mut self, bytes: &[u8], part: Part, image: &mut Image) -> Result<()> {
+        self.decode_some(bytes, part, true, image)
+    }
+
+    fn decode_some(&mut self, bytes: &[u8], part: Part, proven: bool, image: &mut Image) -> Result<()> {
+        let decoded = self.decode_into(bytes, part, proven, image);
         if decoded.is_err() {
             *image = Image { data: std::mem::take(&mut image.data), ..Image::default() };
             image.data.clear();
@@ -191,7 +201,7 @@ impl Decoder {
         decoded
     }
 
-    fn decode_into(&mut self, bytes: &[u8], part: Part, image: &mut Image) -> Result<()> {
+    fn decode_into(&mut self, bytes: &[u8], part: Part, proven: bool, image: &mut Image) -> Result<()> {
         let (header, frame) = read_header(bytes)?;
         match (header.format, &frame) {
             (Format::Jpeg, Some(frame)) => jpeg::check(bytes, frame)?,
@@ -203,7 +213,7 @@ impl Decoder {
         }
         let (width, height) = (header.width, header.height);
         if header.format == Format::Recoded {
-            return self.expand(bytes, part, image);
+            return self.expand(bytes, part, proven, image);
         }
         if let Some(frame) = frame {
             let mut part = part.within(width, height);
@@ -237,9 +247,9 @@ impl Decoder {
     }
 
     /// A recoded image, whose entropy coding is undone already.
-    fn expand(&mut self, bytes: &[u8], part: Part, image: &mut Image) -> Result<()> {
+    fn expand(&mut self, bytes: &[u8], part: Part, proven: bool, image: &mut Image) -> Result<()> {
         let member = Member::parse(bytes)?;
-        let layout = Layout::parse(member.layout()?)?;
+        let layout = Layout::parse(member.layout(proven)?)?;
         if (layout.width, layout.height) != (member.width, member.height) {
             return Err(recode::other_size());
         }

@@ -187,7 +187,7 @@ fn rebuild<'a>(
     let skeleton = Skeleton::parse(member.skeleton()?)?;
     // Each scan goes over all coefficients, whether or not it has anything to say of them.
     jpeg::check_scans(&skeleton.outside, &jpeg::header(&skeleton.outside)?)?;
-    let layout = Layout::parse(member.layout()?)?;
+    let layout = Layout::parse(member.layout(false)?)?;
     if (layout.width, layout.height) != (member.width, member.height) {
         return Err(other_size());
     }

@@ -108,7 +108,7 @@ impl Files {
     pub fn read(&self, shard: &Shard<'_>, offset: u64, length: u64, into: &mut Vec<u8>) -> Result<()> {
         let length =
             usize::try_from(length).map_err(|_| Error::from(Fault::IndexDamaged("sample length")))?;
-        // What is there already is read over: no need for zeros.
+        // What is there is overwritten: only what is to be added is filled.
         into.resize(length, 0);
         // A loose image is its own shard and read once per epoch; its handle is not worth a place.
         let file = match offset == 0 && shard.bytes == length as u64 {

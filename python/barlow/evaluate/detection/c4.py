@@ -171,6 +171,18 @@ class C4Heads(RoIHeads):
         return losses
 
 
+def check_backbone(backbone: Backbone, freeze_at: int) -> ResNet:
+    """The backbone, if `c4_detector` can build on it; else `ValueError`."""
+    if not isinstance(backbone, ResNet) or backbone.conv1.stride != (2, 2):
+        raise ValueError(
+            "a C4 detector needs a ResNet with the stem for large images (stride 16 at layer3): one that was "
+            "trained with --model.stem imagenet"
+        )
+    if not 0 <= freeze_at <= 4:
+        raise ValueError(f"freeze_at must lie in [0, 4], not {freeze_at}")
+    return backbone
+
+
 def c4_detector(
     backbone: Backbone,
     num_classes: int,
@@ -193,11 +205,7 @@ def c4_detector(
     norm's statistics among it; the paper trains all. `dtype`: autocast of backbone and region head. What is
     new is drawn from torch's global random state. `ValueError` for a backbone whose map has another stride.
     """
-    if not isinstance(backbone, ResNet) or backbone.conv1.stride != (2, 2):
-        raise ValueError("a C4 detector needs a ResNet with the stem for large images (stride 16 at layer3)")
-    if not 0 <= freeze_at <= 4:
-        raise ValueError(f"freeze_at must lie in [0, 4], not {freeze_at}")
-    body = copy.deepcopy(backbone).requires_grad_(True)
+    body = copy.deepcopy(check_backbone(backbone, freeze_at)).requires_grad_(True)
     trunk = Trunk(body, dtype)
     anchors = AnchorGenerator((ANCHOR_SIZES,), (ASPECT_RATIOS,))
     rpn = RegionProposalNetwork(

@@ -22,10 +22,10 @@ from barlow.distributed import World
 from barlow.evaluate import features
 from barlow.evaluate.console import Console
 from barlow.evaluate.detection.average_precision import Averaging, voc_scores
-from barlow.evaluate.detection.c4 import c4_detector
+from barlow.evaluate.detection.c4 import c4_detector, check_backbone
 from barlow.evaluate.detection.recipe import VOC, DetectionRecipe
 from barlow.evaluate.detection.training import find_objects, train_detector
-from barlow.evaluate.detection.voc import CLASSES, TEST, TRAIN, Set, VocImages
+from barlow.evaluate.detection.voc import CLASSES, TEST, TRAIN, Set, VocImages, check_devkit
 from barlow.evaluate.spread import over_seeds
 from barlow.evaluate.unfinished import Part, Unfinished
 from barlow.model import Backbone
@@ -68,7 +68,9 @@ def detect(
     destination = out or _default_out(target)
     durable.check_target(destination)
     backbone, model_config, config = load_backbone(target)
+    check_backbone(backbone, freeze_at)
     digest = features.digest(backbone)
+    check_devkit(devkit, (*train_sets, *test_sets))
     train, test = (VocImages(devkit, sets, classes) for sets in (train_sets, test_sets))
     talk = Console(quiet=quiet or world.rank > 0)
     job = _Job(backbone, config or Config(), recipe, world, freeze_at, precision, averaging, workers, talk)

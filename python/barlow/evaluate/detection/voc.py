@@ -33,6 +33,23 @@ _MAX_ANNOTATION_BYTES = 1 << 20
 """VOC's largest annotation has 30 kB; an XML parser's memory grows with what it is given."""
 
 
+def check_devkit(root: Path, sets: Sequence[Set]) -> None:
+    """`ValueError` that says what `root` lacks and what is expected, before any annotation is read."""
+    lists = [Path(f"VOC{year}", "ImageSets", "Main", f"{name}.txt") for year, name in sets]
+    folders = [Path(f"VOC{year}", part) for year, _ in sets for part in ("Annotations", "JPEGImages")]
+    missing = [str(path) for path in lists if not (root / path).is_file()]
+    missing += [f"{path}/" for path in dict.fromkeys(folders) if not (root / path).is_dir()]
+    if not missing:
+        return
+    meant = f" Is {root.parent} meant?" if (root / "ImageSets").is_dir() else ""
+    raise ValueError(
+        f"{root} is not VOC's folder VOCdevkit, or not all of it: it lacks {', '.join(missing)}.{meant} "
+        f"Needed are the sets {', '.join(f'{name} of VOC{year}' for year, name in sets)}, each as "
+        "ImageSets/Main/SET.txt in its year's folder, with Annotations/NAME.xml and JPEGImages/NAME.jpg for "
+        "every name there"
+    )
+
+
 @dataclass(frozen=True)
 class _Entry:
     image: Path

@@ -186,11 +186,13 @@ fn fill<V: Vector>(weights: &mut Weights, side: Side, size: u32, filter: Interpo
 #[inline(always)]
 fn pack<V: Vector>(exact: &[[f64; TOGETHER]], sums: [f64; TOGETHER], packed: &mut [Packed], stride: usize) {
     let sums = sums.map(|sum| if sum == 0.0 { 1.0 } else { sum });
+    let reciprocals = sums.map(|sum| 1.0 / sum);
     for (four, exact) in exact.as_chunks::<4>().0.iter().enumerate() {
         let mut fixed = [[0; TOGETHER]; 4];
         for (fixed, exact) in fixed.iter_mut().zip(exact) {
+            let weights = V::shares(*exact, sums, reciprocals);
             for lane in 0..TOGETHER {
-                let weight = exact[lane] / sums[lane];
+                let weight = weights[lane];
                 let rounded = weight * f64::from(1 << WEIGHT_BITS) + 0.5_f64.copysign(weight);
                 // SAFETY: no weight of these filters exceeds 2 in size: their sum is 1, and what is
                 // negative in them is a small part of it; pixels that are left out do not change that.

@@ -7,8 +7,15 @@
 //! The test over all colours holds this to Pillow's own steps. Loops are cut where the width of values
 //! changes, so that compilers vectorise each at its own width.
 
+#[cfg(target_arch = "x86_64")]
+mod wide;
+
 use super::planes;
-use super::simd::kernel;
+#[cfg(target_arch = "x86_64")]
+use super::simd::Avx2;
+#[cfg(target_arch = "aarch64")]
+use super::simd::Neon;
+use super::simd::{Portable, kernel};
 
 /// Pixels treated together: enough to fill vectors, few enough to stay in L1.
 const BLOCK: usize = 64;
@@ -23,13 +30,13 @@ pub(crate) fn levels(shift: f64) -> u8 {
 
 kernel! {
     /// Turns the hue of every pixel by `levels` of 256.
-    pub(crate) fn hue / hue_portable(picture: &mut [u8], levels: u8) {
+    pub(crate) fn hue / hue_by[V: Turn](picture: &mut [u8], levels: u8) {
         let [red, green, blue] = planes(picture);
         let (red, red_rest) = red.as_chunks_mut::<BLOCK>();
         let (green, green_rest) = green.as_chunks_mut::<BLOCK>();
         let (blue, blue_rest) = blue.as_chunks_mut::<BLOCK>();
         for ((r, g), b) in red.iter_mut().zip(green).zip(blue) {
-            turn(r, g, b, levels);
+            V::turn(r, g, b, levels);
         }
         let mut rest = [[0; BLOCK]; 3];
         let sources = [red_rest, green_rest, blue_rest];
@@ -37,26 +44,49 @@ kernel! {
             block[..source.len()].copy_from_slice(source);
         }
         let [r, g, b] = &mut rest;
-        turn(r, g, b, levels);
+        V::turn(r, g, b, levels);
         for (block, source) in rest.iter().zip(sources) {
             source.copy_from_slice(&block[..source.len()]);
         }
     }
 }
 
-#[inline(always)]
-fn turn(red: &mut Values<u8>, green: &mut Values<u8>, blue: &mut Values<u8>, levels: u8) {
-    let mut hue = [0; BLOCK];
-    let mut saturation = [0; BLOCK];
-    let mut high = [0; BLOCK];
-    to_hsv((&*red, &*green, &*blue), &mut hue, &mut saturation, &mut high);
-    hue.iter_mut().for_each(|hue| *hue = hue.wrapping_add(levels));
-    to_rgb((&hue, &saturation, &high), red, green, blue);
+/// A block's turn on one instruction set; called inside `kernel!` only, where the CPU has it.
+trait Turn {
+    /// Turns the hue of every pixel by `levels` of 256.
+    #[inline(always)]
+    fn turn(red: &mut Values<u8>, green: &mut Values<u8>, blue: &mut Values<u8>, levels: u8) {
+        let mut hue = [0; BLOCK];
+        let mut saturation = [0; BLOCK];
+        let mut high = [0; BLOCK];
+        to_hsv((&*red, &*green, &*blue), &mut hue, &mut saturation, &mut high);
+        hue.iter_mut().for_each(|hue| *hue = hue.wrapping_add(levels));
+        to_rgb((&hue, &saturation, &high), red, green, blue);
+    }
 }
+
+impl Turn for Portable {}
+#[cfg(target_arch = "x86_64")]
+impl Turn for Avx2 {}
+#[cfg(target_arch = "aarch64")]
+impl Turn for Neon {}
 
 /// Together 255 / 6, from sixths of a turn to levels. One product, or other factors, give a few colours another
 /// level than Pillow's quotient and product, rounded one after the other; these, found by trial, give none.
 const TURN: [f32; 2] = [1.322_460_8, 32.137_06];
+
+/// For each sector of the circle its `start` and `falls`: a hue is `start - 1` sixths of a turn, and the quotient of
+/// `below` and `range` more, or less if it `falls`. By their channels, highest first: rgb, grb, gbr, bgr, brg, rbg.
+const SECTORS: [(u8, u8); 6] = [(2, 1), (2, 0), (4, 1), (4, 0), (6, 1), (0, 0)];
+
+/// A hue in levels, with their fraction, from the quotient of `below` and `range`.
+#[inline(always)]
+const fn level(start: u8, falls: u8, part: f32) -> f32 {
+    let sign = 1.0 - 2.0 * falls as f32;
+    let sixths = start as f32 - 1.0 + sign * part;
+    let levels = sixths * TURN[0] * TURN[1];
+    if sixths < 0.0 { levels + 255.0 } else { levels }
+}
 
 /// Hue, saturation and value. The hue is the position of the middle channel between the other two; which
 /// channels these are chooses where that position lies on the circle.
@@ -69,7 +99,6 @@ fn to_hsv(
 ) {
     let mut range = [0u8; BLOCK];
     let mut below = [0u8; BLOCK];
-    // In sixths of a turn: hue = start + 1 - 2 * falls * below / range, shifted by one to stay positive.
     let mut start = [0u8; BLOCK];
     let mut falls = [0u8; BLOCK];
     for i in 0..BLOCK {
@@ -79,16 +108,15 @@ fn to_hsv(
         high[i] = most;
         range[i] = most - least;
         below[i] = most - middle;
-        // (start + 1, falls) by order of channels: rgb (2, 1), rbg (0, 0), grb (2, 0), gbr (4, 1),
-        // bgr (4, 0), brg (6, 1).
+        let [rgb, grb, gbr, bgr, brg, rbg] = SECTORS;
         let (from, down) = if r == most {
-            if b == least { (2, 1) } else { (0, 0) }
+            if b == least { rgb } else { rbg }
         } else if g == most {
-            if b == least { (2, 0) } else { (4, 1) }
+            if b == least { grb } else { gbr }
         } else if r == least {
-            (4, 0)
+            bgr
         } else {
-            (6, 1)
+            brg
         };
         start[i] = from;
         falls[i] = down;
@@ -98,10 +126,7 @@ fn to_hsv(
     for i in 0..BLOCK {
         // Greys have saturation 0, and any hue then gives the same colour back.
         let part = f32::from(below[i]) / f32::from(range[i].max(1));
-        let sign = 1.0 - 2.0 * f32::from(falls[i]);
-        let sixths = f32::from(start[i]) - 1.0 + sign * part;
-        let levels = sixths * TURN[0] * TURN[1];
-        let levels = if sixths < 0.0 { levels + 255.0 } else { levels };
+        let levels = level(start[i], falls[i], part);
         let share = f32::from(range[i]) / f32::from(high[i].max(1));
         // SAFETY: both lie within [0, 255]: no quotient here exceeds 1, and none is NaN.
         (turned[i], purity[i]) = unsafe { (levels.to_int_unchecked(), (share * 255.0).to_int_unchecked()) };
@@ -211,18 +236,22 @@ mod tests {
     #[test]
     fn every_colour_turns_as_in_plain_double_precision() {
         // All 2^24 colours; the shift changes with them, so that every hue meets every sector.
-        let mut picture = vec![0u8; 3 << 8];
-        let simd = Simd::detect();
+        let (mut picture, mut expected) = (vec![0u8; 3 << 8], vec![0u8; 3 << 8]);
+        let sets = Simd::available();
         for r in 0..=255u8 {
             for g in 0..=255u8 {
                 let levels = r.wrapping_mul(31).wrapping_add(g.wrapping_mul(57));
-                picture[..256].fill(r);
-                picture[256..512].fill(g);
-                picture[512..].iter_mut().zip(0..=255).for_each(|(b, level)| *b = level);
-                hue(simd, &mut picture, levels);
                 for b in 0..=255u8 {
-                    let turned = [0, 256, 512].map(|plane| picture[plane + usize::from(b)]);
-                    assert_eq!(turned, reference([r, g, b], levels), "{:?} + {levels}", [r, g, b]);
+                    for (plane, level) in reference([r, g, b], levels).into_iter().enumerate() {
+                        expected[256 * plane + usize::from(b)] = level;
+                    }
+                }
+                for &simd in &sets {
+                    picture[..256].fill(r);
+                    picture[256..512].fill(g);
+                    picture[512..].iter_mut().zip(0..=255).for_each(|(b, level)| *b = level);
+                    hue(simd, &mut picture, levels);
+                    assert!(picture == expected, "{}: {r}, {g}, 0 to 255, + {levels}", simd.name());
                 }
             }
         }

@@ -18,7 +18,7 @@ pub(crate) use arm::Neon;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
-pub(crate) use avx512::Avx512;
+pub(crate) use avx512::{Avx512, add_products, unknown};
 pub(crate) use interleave::Interleave;
 pub(crate) use portable::Portable;
 
@@ -201,6 +201,15 @@ pub(crate) trait Vector {
     /// form that `dot` takes.
     fn pack(weights: &[[i32; 8]; 4]) -> [Packed; 8];
 
+    /// Quotients of weights and their sums, rounded as division rounds them; it may use the sums' reciprocals, rounded.
+    #[inline(always)]
+    fn shares(mut weights: [f64; 8], sums: [f64; 8], _reciprocals: [f64; 8]) -> [f64; 8] {
+        for (weight, sum) in weights.iter_mut().zip(sums) {
+            *weight /= sum;
+        }
+        weights
+    }
+
     /// Sums of nothing; `whole` rounds them.
     fn zero() -> Self::Sums;
 
@@ -256,7 +265,7 @@ pub(crate) trait Vector {
     /// Lane by lane, modulo 2^16.
     fn subtract(one: Self::Levels, other: Self::Levels) -> Self::Levels;
 
-    /// `(level * factor + 2^14) >> 15` for signed levels and factors below 2^15.
+    /// `(level * factor + 2^14) >> 15` for signed levels and factors, not both -2^15.
     fn scale(levels: Self::Levels, factor: i16) -> Self::Levels;
 
     /// Adds `by`, modulo 2^16, in the lanes where `keys` is `key`.
@@ -277,6 +286,9 @@ pub(crate) trait Vector {
     /// Signed products with a factor, without their lower 16 bits.
     fn upper(levels: Self::Levels, factor: i16) -> Self::Levels;
 
+    /// `(one * factors[0] + other * factors[1] + 2^15) >> 16` for signed levels whose sum stays below 2^31.
+    fn products(one: Self::Levels, other: Self::Levels, factors: [i16; 2]) -> Self::Levels;
+
     /// The luma of red, green and blue, as `colour` defines it.
     fn luma(red: Self::Levels, green: Self::Levels, blue: Self::Levels) -> Self::Levels;
 
@@ -285,6 +297,19 @@ pub(crate) trait Vector {
 
     /// The reverse for signed levels, which are clipped.
     fn merge(levels: [Self::Levels; 2]) -> [u8; 64];
+
+    /// These bytes will be written soon: a CPU that can be told so brings them into its caches meanwhile.
+    #[inline(always)]
+    fn expect(bytes: &[u8]) {
+        #[cfg(target_arch = "x86_64")]
+        for line in bytes.chunks(64) {
+            use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
+            // SAFETY: every x86-64 CPU has SSE; nothing is read.
+            unsafe { _mm_prefetch::<_MM_HINT_ET0>(line.as_ptr().cast()) };
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = bytes;
+    }
 
     /// Looks every byte up in a table; false if that is not worth it here, and nothing was done.
     fn map(bytes: &mut [u8], table: &[u8; 256]) -> bool;

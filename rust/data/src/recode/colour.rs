@@ -1,66 +1,76 @@
 //! Here: rows of samples at full resolution to rows of RGB pixels, bit for bit as libjpeg converts them.
 //! Not here: how they got that resolution (`upsample.rs`).
 //!
-//! libjpeg adds products with 16 fractional bits, rounded. Those of the differences are below 2^24; here they are
-//! taken apart, so that 16 bits hold every part: a whole multiple of the difference, and the upper half of a
-//! product with what is left of the factor.
+//! libjpeg adds products with 16 fractional bits, rounded. Red and blue have one product each, of a difference with
+//! 256 values: there, factors with 15 bits for what is left of a whole multiple give the same. Green has two, which
+//! are added before they are rounded.
 
 use super::coefficients::Transform;
-use crate::ops::simd::{Interleave, kernel};
+#[cfg(target_arch = "aarch64")]
+use crate::ops::simd::Neon;
+#[cfg(target_arch = "x86_64")]
+use crate::ops::simd::{Avx2, Avx512};
+use crate::ops::simd::{Interleave, Line, Portable, Vector, kernel};
 
 /// Samples that are converted together; rows are padded to a multiple of it.
 pub(crate) const CHUNK: usize = 64;
 
-/// 1.402 - 1 with 16 fractional bits, rounded as libjpeg does.
-const RED_OF_CR: i16 = 26_345;
+/// 1.402 - 1 with 15 fractional bits.
+const RED_OF_CR: i16 = 13_173;
 
-/// 1.772 - 2.
-const BLUE_OF_CB: i16 = -14_942;
+/// 1.772 - 1.
+const BLUE_OF_CB: i16 = 25_297;
 
-/// -0.34414.
-const GREEN_OF_CB: i16 = -22_554;
+/// -0.34414, and -0.71414 + 1, with 16 fractional bits, rounded as libjpeg does.
+const GREEN: [i16; 2] = [-22_554, 18_734];
 
-/// -0.71414 + 1.
-const GREEN_OF_CR: i16 = 18_734;
-
-/// The upper half of a product.
-#[inline(always)]
-fn high(one: i16, other: i16) -> i16 {
-    ((i32::from(one) * i32::from(other)) >> 16) as i16
-}
-
-/// The lower half of a product.
-#[inline(always)]
-fn low(one: i16, other: i16) -> u16 {
-    one.wrapping_mul(other).cast_unsigned()
-}
-
-#[inline(always)]
-fn level(value: i16) -> u8 {
-    value.clamp(0, 255) as u8
-}
-
-/// One chunk of luminance and colour differences.
-#[inline(always)]
-fn ycc(y: &[u8; CHUNK], cb: &[u8; CHUNK], cr: &[u8; CHUNK]) -> [[u8; CHUNK]; 3] {
-    let [mut red, mut green, mut blue] = [[0; CHUNK]; 3];
-    for i in 0..CHUNK {
-        let (y, cb, cr) = (i16::from(y[i]), i16::from(cb[i]) - 128, i16::from(cr[i]) - 128);
-        // Rounding is half up: half of one more than the floor of twice the product.
-        red[i] = level(y + cr + ((high(2 * cr, RED_OF_CR) + 1) >> 1));
-        blue[i] = level(y + 2 * cb + ((high(2 * cb, BLUE_OF_CB) + 1) >> 1));
-        // The two products are added before they are rounded: their lower halves can carry, and so can the half.
-        let fraction = low(cb, GREEN_OF_CB);
-        let sum = fraction.wrapping_add(low(cr, GREEN_OF_CR));
-        let carry = i16::from(sum < fraction) + i16::from(sum >= 1 << 15);
-        green[i] = level(y - cr + high(cb, GREEN_OF_CB) + high(cr, GREEN_OF_CR) + carry);
+/// The colours of one chunk on one instruction set; called inside `kernel!` only, where the CPU has it.
+pub(crate) trait Convert: Interleave + Vector {
+    /// Red, green and blue from luminance and colour differences.
+    #[inline(always)]
+    fn ycc(y: &[u8; CHUNK], cb: &[u8; CHUNK], cr: &[u8; CHUNK]) -> [[u8; CHUNK]; 3] {
+        const NONE: Line = [128; size_of::<Line>() / 2];
+        let (y, mut blue, mut red) = (Self::split(y), Self::split(cb), Self::split(cr));
+        let (mut green, none) = (y, Self::load(&NONE));
+        for i in 0..2 {
+            let (y, cb, cr) = (y[i], Self::subtract(blue[i], none), Self::subtract(red[i], none));
+            red[i] = Self::add(Self::add(y, cr), Self::scale(cr, RED_OF_CR));
+            green[i] = Self::add(Self::subtract(y, cr), Self::products(cb, cr, GREEN));
+            blue[i] = Self::add(Self::add(y, cb), Self::scale(cb, BLUE_OF_CB));
+        }
+        [Self::merge(red), Self::merge(green), Self::merge(blue)]
     }
-    [red, green, blue]
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Convert for Avx2 {}
+#[cfg(target_arch = "x86_64")]
+impl Convert for Avx512 {}
+#[cfg(target_arch = "aarch64")]
+impl Convert for Neon {}
+
+/// Value by value, of which compilers make vectors.
+impl Convert for Portable {
+    #[inline(always)]
+    fn ycc(y: &[u8; CHUNK], cb: &[u8; CHUNK], cr: &[u8; CHUNK]) -> [[u8; CHUNK]; 3] {
+        let [mut red, mut green, mut blue] = [[0; CHUNK]; 3];
+        let product = |one: i16, other: i16| i32::from(one) * i32::from(other);
+        for i in 0..CHUNK {
+            let (y, cb, cr) = (i16::from(y[i]), i16::from(cb[i]) - 128, i16::from(cr[i]) - 128);
+            let of_cr = ((product(cr, RED_OF_CR) + (1 << 14)) >> 15) as i16;
+            let of_cb = ((product(cb, BLUE_OF_CB) + (1 << 14)) >> 15) as i16;
+            let of_both = ((product(cb, GREEN[0]) + product(cr, GREEN[1]) + (1 << 15)) >> 16) as i16;
+            red[i] = (y + cr + of_cr).clamp(0, 255) as u8;
+            green[i] = (y - cr + of_both).clamp(0, 255) as u8;
+            blue[i] = (y + cb + of_cb).clamp(0, 255) as u8;
+        }
+        [red, green, blue]
+    }
 }
 
 kernel! {
     /// As many pixels as `out` has room for. Rows are at least that long, rounded up to whole chunks.
-    pub(crate) fn convert / convert_of[V: Interleave](transform: Transform, rows: [&[u8]; 3], out: &mut [u8]) {
+    pub(crate) fn convert / convert_of[V: Convert](transform: Transform, rows: [&[u8]; 3], out: &mut [u8]) {
         let [first, second, third] = rows;
         let chunks = first.as_chunks().0.iter().zip(second.as_chunks().0).zip(third.as_chunks().0);
         let mut out = out;
@@ -68,7 +78,7 @@ kernel! {
             let converted;
             let planes = match transform {
                 Transform::YCbCr => {
-                    converted = ycc(first, second, third);
+                    converted = V::ycc(first, second, third);
                     [&converted[0], &converted[1], &converted[2]]
                 }
                 Transform::Rgb => [first, second, third],
@@ -83,6 +93,40 @@ kernel! {
             if let Some((pixels, rest)) = std::mem::take(&mut out).split_first_chunk_mut() {
                 V::interleave(planes, pixels);
                 out = rest;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::simd::Simd;
+
+    /// libjpeg's sums, for every pair of differences and levels that show every rounding and clipping.
+    #[test]
+    fn every_difference_gives_the_colours_of_libjpeg() {
+        let factor = |value: f64| (value * 65_536.0 + 0.5) as i32;
+        let (red_of_cr, blue_of_cb) = (factor(1.402), factor(1.772));
+        let green_of = [factor(0.344_14), factor(0.714_14)];
+        let all: [u8; 256] = std::array::from_fn(|cr| cr as u8);
+        for simd in Simd::available() {
+            // Miri takes a thousand times as long.
+            for cb in (0..=255u8).step_by(if cfg!(miri) { 51 } else { 1 }) {
+                let y = cb.wrapping_mul(37);
+                let mut found = [0; 3 * 256];
+                convert(simd, Transform::YCbCr, [&[y; 256], &[cb; 256], &all], &mut found);
+                for (pixel, cr) in found.as_chunks::<3>().0.iter().zip(0..) {
+                    let (level, cb, cr) = (i32::from(y), i32::from(cb) - 128, cr - 128);
+                    let half = 1 << 15;
+                    let expected = [
+                        level + ((cr * red_of_cr + half) >> 16),
+                        level + ((half - cb * green_of[0] - cr * green_of[1]) >> 16),
+                        level + ((cb * blue_of_cb + half) >> 16),
+                    ];
+                    let expected = expected.map(|value| value.clamp(0, 255) as u8);
+                    assert_eq!(*pixel, expected, "{}: {y}, {cb}, {cr}", simd.name());
+                }
             }
         }
     }

@@ -29,7 +29,7 @@ fn files() -> impl Iterator<Item = (&'static str, Vec<u8>)> {
 fn pixels(member: &[u8], simd: Simd) -> Result<Vec<u8>> {
     let member = Member::parse(member)?;
     let mut rgb = Vec::new();
-    Layout::parse(member.layout()?)?.pixels(Part::WHOLE, simd, &mut Scratch::default(), &mut rgb)?;
+    Layout::parse(member.layout(false)?)?.pixels(Part::WHOLE, simd, &mut Scratch::default(), &mut rgb)?;
     Ok(rgb)
 }
 
@@ -59,7 +59,7 @@ fn parts_that_are_damaged_under_right_checksums_do_no_harm() {
     for (name, file) in files() {
         let bytes = recoder.recode(&file).unwrap();
         let member = Member::parse(&bytes).unwrap();
-        let whole = [member.skeleton().unwrap(), member.layout().unwrap()];
+        let whole = [member.skeleton().unwrap(), member.layout(false).unwrap()];
         for case in 0..if cfg!(miri) { 8 } else { 400 } {
             let mut parts = whole.map(<[u8]>::to_vec);
             // In turn behind the tables of the layout, anywhere in it, in the skeleton.
@@ -99,7 +99,8 @@ fn scans_beyond_the_plain_paths_limit_are_refused_before_the_first_is_written() 
     for more in [11, 12] {
         let mut many = skeleton.clone();
         (scans..more).for_each(|_| drop(many.splice(from..from, scan.iter().copied())));
-        let error = Recoder::new().restore(&sealed(&member, &many, member.layout().unwrap())).unwrap_err();
+        let error =
+            Recoder::new().restore(&sealed(&member, &many, member.layout(false).unwrap())).unwrap_err();
         // 2 * 10^9 pixels of scans, of which an image of 13,000 squared has 169 million each.
         assert_eq!(
             error.to_string().contains("number of JPEG scans is 12, the limit is 11"),

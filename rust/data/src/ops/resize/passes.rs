@@ -197,6 +197,9 @@ fn parts(rows: [&[u8]; 4], start: usize) -> [[u8; 4 * LANES]; 4] {
     parts
 }
 
+/// Rows after which memory that was asked for is there.
+const AHEAD: usize = 4;
+
 /// Blocks of columns that the pass along columns makes at once.
 const AT_ONCE: usize = 4;
 
@@ -216,6 +219,9 @@ kernel! {
         let (in_strip, length) = (blocks / strips.count * LANES, strips.length);
         let line = room(line, blocks.next_multiple_of(AT_ONCE), [0; LANES]);
         for y in 0..weights.len() {
+            for strip in (0..strips.count).filter(|_| y + AHEAD < weights.len()) {
+                V::expect(&target[strip * strips.apart + (y + AHEAD) * length..][..length]);
+            }
             let (first, weights) = weights.of(y);
             let mut rows = &fours[first * blocks..];
             for levels in line.as_chunks_mut().0 {

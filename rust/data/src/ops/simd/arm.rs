@@ -312,6 +312,21 @@ impl Vector for Neon {
     }
 
     #[inline(always)]
+    fn products(mut one: Self::Levels, other: Self::Levels, [first, second]: [i16; 2]) -> Self::Levels {
+        for (one, other) in one.iter_mut().zip(other) {
+            // SAFETY: the CPU has NEON (see above).
+            unsafe {
+                let (left, right) = (vreinterpretq_s16_u16(*one), vreinterpretq_s16_u16(other));
+                let low = vmull_n_s16(vget_low_s16(left), first);
+                let low = vmlal_n_s16(low, vget_low_s16(right), second);
+                let high = vmlal_high_n_s16(vmull_high_n_s16(left, first), right, second);
+                *one = vreinterpretq_u16_s16(vrshrn_high_n_s32::<16>(vrshrn_n_s32::<16>(low), high));
+            }
+        }
+        one
+    }
+
+    #[inline(always)]
     fn luma(mut red: Self::Levels, green: Self::Levels, blue: Self::Levels) -> Self::Levels {
         // SAFETY: the CPU has NEON (see above); the array is the four values that are loaded.
         unsafe {

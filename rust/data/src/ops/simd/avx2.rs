@@ -324,6 +324,22 @@ impl Vector for Avx2 {
     }
 
     #[inline(always)]
+    fn products(mut one: Self::Levels, other: Self::Levels, [first, second]: [i16; 2]) -> Self::Levels {
+        // SAFETY: the CPU has AVX2 (see above).
+        unsafe {
+            let factors = _mm256_set1_epi32(i32::from(second) << 16 | i32::from(first) & 0xffff);
+            let round = _mm256_set1_epi32(1 << 15);
+            for (one, other) in one.iter_mut().zip(other) {
+                let low = _mm256_madd_epi16(_mm256_unpacklo_epi16(*one, other), factors);
+                let high = _mm256_madd_epi16(_mm256_unpackhi_epi16(*one, other), factors);
+                let (low, high) = (_mm256_add_epi32(low, round), _mm256_add_epi32(high, round));
+                *one = _mm256_packs_epi32(_mm256_srai_epi32::<16>(low), _mm256_srai_epi32::<16>(high));
+            }
+        }
+        one
+    }
+
+    #[inline(always)]
     fn luma(mut red: Self::Levels, green: Self::Levels, blue: Self::Levels) -> Self::Levels {
         // SAFETY: the CPU has AVX2 (see above).
         unsafe {

@@ -6,6 +6,7 @@
 //! Every block of intrinsics rests on one promise: `Vector` is called inside `kernel!` only, in functions
 //! compiled for, and run on, CPUs with these instructions.
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 use std::mem::transmute;
 
@@ -14,6 +15,37 @@ use super::{LANES, Line, Packed, Quads, Vector, WEIGHT_BITS};
 
 /// AVX-512 with VNNI and VBMI (Ice Lake, Zen 4 and later): bytes times bytes, weights as three signed digits.
 pub(crate) struct Avx512;
+
+/// Sums of the two products of pairs, and of what was there: `_mm512_dpwssd_epi32`. Of that compilers make a product
+/// and a sum, for the sake of older CPUs that take longer for both together; here each instruction counts.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vnni")]
+pub(crate) fn add_products(sum: __m512i, one: __m512i, other: __m512i) -> __m512i {
+    let mut sum = sum;
+    // SAFETY: the function is compiled for this instruction, which has registers alone for operands.
+    unsafe {
+        asm!(
+            "vpdpwssd {sum}, {one}, {other}",
+            sum = inout(zmm_reg) sum,
+            one = in(zmm_reg) one,
+            other = in(zmm_reg) other,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+    sum
+}
+
+/// The same, but no compiler knows what it is: it takes steps with constants for others of equal result.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(crate) fn unknown(value: __m512i) -> __m512i {
+    let mut value = value;
+    // SAFETY: nothing is done.
+    unsafe {
+        asm!("/* {value} */", value = inout(zmm_reg) value, options(pure, nomem, nostack, preserves_flags))
+    };
+    value
+}
 
 impl Vector for Avx512 {
     /// Sums of each digit of the weights.
@@ -42,6 +74,24 @@ impl Vector for Avx512 {
                 _mm512_storeu_si512(at, _mm512_shuffle_epi8(_mm512_loadu_si512(at), across));
             }
             packed
+        }
+    }
+
+    #[inline(always)]
+    fn shares(weights: [f64; 8], sums: [f64; 8], reciprocals: [f64; 8]) -> [f64; 8] {
+        // SAFETY: the CPU has AVX-512 (see above); loads and the transmutation are of eight numbers.
+        unsafe {
+            let (weights, sums) = (_mm512_loadu_pd(weights.as_ptr()), _mm512_loadu_pd(sums.as_ptr()));
+            let reciprocals = _mm512_loadu_pd(reciprocals.as_ptr());
+            // From a reciprocal that is rounded, and a quotient off by less than a last place, as the first correction
+            // leaves it, one more correction makes the rounded quotient (Markstein, "Computation of elementary
+            // functions on the IBM RISC System/6000 processor", 1990).
+            let mut shares = _mm512_mul_pd(weights, reciprocals);
+            for _ in 0..2 {
+                let left = _mm512_fnmadd_pd(shares, sums, weights);
+                shares = _mm512_fmadd_pd(left, reciprocals, shares);
+            }
+            transmute(shares)
         }
     }
 
@@ -239,8 +289,8 @@ impl Vector for Avx512 {
             // Interleaving and packing work within the same parts, so that the order comes back.
             let mut pairs = [_mm512_unpacklo_epi16(sums, ends), _mm512_unpackhi_epi16(sums, ends)];
             for pairs in &mut pairs {
-                let high = _mm512_slli_epi32::<HALF_BITS>(_mm512_dpwssd_epi32(round, *pairs, high));
-                *pairs = _mm512_srli_epi32::<24>(_mm512_dpwssd_epi32(high, *pairs, low));
+                let high = _mm512_slli_epi32::<HALF_BITS>(add_products(round, *pairs, high));
+                *pairs = _mm512_srli_epi32::<24>(add_products(high, *pairs, low));
             }
             _mm512_packs_epi32(pairs[0], pairs[1])
         }
@@ -253,15 +303,27 @@ impl Vector for Avx512 {
     }
 
     #[inline(always)]
+    fn products(one: Self::Levels, other: Self::Levels, [first, second]: [i16; 2]) -> Self::Levels {
+        // SAFETY: the CPU has AVX-512 with VNNI (see above).
+        unsafe {
+            let factors = _mm512_set1_epi32(i32::from(second) << 16 | i32::from(first) & 0xffff);
+            let round = _mm512_set1_epi32(1 << 15);
+            let low = add_products(round, _mm512_unpacklo_epi16(one, other), factors);
+            let high = add_products(round, _mm512_unpackhi_epi16(one, other), factors);
+            _mm512_packs_epi32(_mm512_srai_epi32::<16>(low), _mm512_srai_epi32::<16>(high))
+        }
+    }
+
+    #[inline(always)]
     fn luma(red: Self::Levels, green: Self::Levels, blue: Self::Levels) -> Self::Levels {
         // SAFETY: the CPU has AVX-512 with VNNI (see above).
         unsafe {
             let (red_green, blue_half) = (_mm512_set1_epi32(LUMA[0]), _mm512_set1_epi32(LUMA[1]));
             let two = _mm512_set1_epi16(2);
             let low = _mm512_madd_epi16(_mm512_unpacklo_epi16(red, green), red_green);
-            let low = _mm512_dpwssd_epi32(low, _mm512_unpacklo_epi16(blue, two), blue_half);
+            let low = add_products(low, _mm512_unpacklo_epi16(blue, two), blue_half);
             let high = _mm512_madd_epi16(_mm512_unpackhi_epi16(red, green), red_green);
-            let high = _mm512_dpwssd_epi32(high, _mm512_unpackhi_epi16(blue, two), blue_half);
+            let high = add_products(high, _mm512_unpackhi_epi16(blue, two), blue_half);
             let upper = _mm512_packs_epi32(_mm512_srai_epi32::<16>(low), _mm512_srai_epi32::<16>(high));
             _mm512_add_epi16(upper, green)
         }

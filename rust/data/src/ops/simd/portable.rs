@@ -143,6 +143,15 @@ impl Vector for Portable {
     }
 
     #[inline(always)]
+    fn products(mut one: Line, other: Line, [first, second]: [i16; 2]) -> Line {
+        for (one, other) in one.iter_mut().zip(other) {
+            let product = |level: u16, factor: i16| i32::from(level.cast_signed()) * i32::from(factor);
+            *one = ((product(*one, first) + product(other, second) + (1 << 15)) >> 16) as u16;
+        }
+        one
+    }
+
+    #[inline(always)]
     fn luma(mut red: Line, green: Line, blue: Line) -> Line {
         for ((red, green), blue) in red.iter_mut().zip(green).zip(blue) {
             *red = u16::from(luma(*red as u8, green as u8, blue as u8));

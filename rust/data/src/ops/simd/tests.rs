@@ -53,6 +53,8 @@ kernel! {
         let rgb: [[u8; 64]; 3] = std::array::from_fn(|_| std::array::from_fn(|_| next() as u8));
         let [red, green, blue] = [V::split(&rgb[0]), V::split(&rgb[1]), V::split(&rgb[2])];
         out.extend(V::merge([0, 1].map(|i| V::luma(red[i], green[i], blue[i]))).map(u32::from));
+        let factors = [key * 4681, by >> 1];
+        out.extend(V::merge([0, 1].map(|i| V::products(red[i], V::subtract(green[i], blue[i]), factors))).map(u32::from));
         // Signed differences, from what is negative to what exceeds a byte.
         let differences = [0, 1].map(|i| V::subtract(V::add(red[i], red[i]), blue[i]));
         out.extend(V::merge(differences).map(u32::from));
@@ -65,6 +67,14 @@ kernel! {
             bytes.iter_mut().for_each(|byte| *byte = table[usize::from(*byte)]);
         }
         out.extend(bytes.into_iter().map(u32::from));
+        for _ in 0..50 {
+            // All bits of a mantissa, of either sign; of sums, near 1 to 16.
+            let mut numbers = || std::array::from_fn(|_| f64::from(next() as i32 - (1 << 23)) / f64::from(next() + 1));
+            let weights = numbers();
+            let sums = numbers().map(|sum: f64| 1.0 + 15.0 * (sum - sum.floor()));
+            let shares = V::shares(weights, sums, sums.map(|sum| 1.0 / sum));
+            out.extend(shares.iter().flat_map(|share| [share.to_bits() as u32, (share.to_bits() >> 32) as u32]));
+        }
     }
 }
 

@@ -40,12 +40,13 @@ unsafe fn spread(mask: u64, from: &[u8; 64], at: usize) -> __m128i {
     }
 }
 
-/// As many of the first bytes of `from` as bits of `mask` are set, each moved to its bit's place: 16 at a time.
+/// As many of the first bytes of `from` as bits of `mask` are set, each moved to its bit's place: 16 at a time, for so
+/// many of the four times 16 bits.
 ///
 /// # Safety
 /// The CPU has AVX2 and POPCNT.
 #[inline(always)]
-unsafe fn expand(mask: u64, from: &[u8; 64]) -> [__m128i; 4] {
+unsafe fn expand<const PARTS: usize>(mask: u64, from: &[u8; 64]) -> [__m128i; PARTS] {
     const ONES: u64 = u64::MAX / 255;
     // Set bits of each byte, then those of all bytes below each: they depend on nothing but the mask.
     let pairs = mask - (mask >> 1 & (ONES * 0x55));
@@ -54,7 +55,7 @@ unsafe fn expand(mask: u64, from: &[u8; 64]) -> [__m128i; 4] {
     let before = bytes.wrapping_mul(ONES) << 8;
     // SAFETY: as promised; there are at most 8 bits below each further byte, so at most 56 in all.
     unsafe {
-        let mut out = [_mm_setzero_si128(); 4];
+        let mut out = [_mm_setzero_si128(); PARTS];
         for (i, out) in out.iter_mut().enumerate() {
             let (mask, before) = (mask >> (16 * i), before >> (16 * i));
             let low = spread(mask, from, (before & 63) as usize);
@@ -105,6 +106,30 @@ unsafe fn halves([a, b, c, d]: [__m128i; 4]) -> [__m256i; 2] {
     unsafe { [_mm256_set_m128i(b, a), _mm256_set_m128i(d, c)] }
 }
 
+/// A block's values, of which there are none behind the first `PARTS` times 16 places.
+///
+/// # Safety
+/// The CPU has AVX2 and POPCNT.
+#[inline(always)]
+unsafe fn spread_over<const PARTS: usize>(bitmap: u64, values: &[u8; 64], out: &mut Block) {
+    // SAFETY: as promised; a block has room for four stores of 16 values.
+    unsafe {
+        let zigzag = expand::<PARTS>(bitmap, values);
+        let at: *mut __m256i = out.0.as_mut_ptr().cast();
+        for (i, [first, second]) in QUARTERS.as_chunks::<2>().0.iter().enumerate() {
+            let mut paired = _mm256_setzero_si256();
+            for (j, &part) in zigzag.iter().enumerate() {
+                let places: __m256i = transmute([first[j], second[j]]);
+                let part = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(part), places);
+                paired = _mm256_or_si256(paired, part);
+            }
+            let (low, high) = (_mm256_castsi256_si128(paired), _mm256_extracti128_si256::<1>(paired));
+            _mm256_store_si256(at.add(2 * i), _mm256_cvtepi8_epi16(low));
+            _mm256_store_si256(at.add(2 * i + 1), _mm256_cvtepi8_epi16(high));
+        }
+    }
+}
+
 impl Steps for Avx2 {
     const BLOCKS: usize = 2;
     type Words = __m256i;
@@ -124,7 +149,7 @@ impl Steps for Avx2 {
                 _mm256_storeu_si256(at.add(1), _mm256_add_epi8(four[1], least));
                 return 0;
             }
-            let extra = halves(expand(mask, escapes));
+            let extra = halves(expand::<4>(mask, escapes));
             for i in 0..2 {
                 let wide = _mm256_set1_epi8(WIDE as i8);
                 // Where there is no escape, 0 is expanded, which is not wide.
@@ -141,7 +166,7 @@ impl Steps for Avx2 {
     fn values(negative: u64, large: u64, magnitudes: &[u8; 64], out: &mut [u8; 64]) -> u64 {
         // SAFETY: the CPU has AVX2 (see above); stores are to the halves of `out`.
         unsafe {
-            let found = halves(expand(large, magnitudes));
+            let found = halves(expand::<4>(large, magnitudes));
             let at: *mut __m256i = out.as_mut_ptr().cast();
             let mut wide = found;
             for i in 0..2 {
@@ -158,20 +183,13 @@ impl Steps for Avx2 {
 
     #[inline(always)]
     fn block(bitmap: u64, values: &[u8; 64], out: &mut Block) {
-        // SAFETY: the CPU has AVX2 (see above); a block has room for four stores of 16 values.
+        // SAFETY: the CPU has AVX2 (see above).
         unsafe {
-            let zigzag = expand(bitmap, values);
-            let at: *mut __m256i = out.0.as_mut_ptr().cast();
-            for (i, [first, second]) in QUARTERS.as_chunks::<2>().0.iter().enumerate() {
-                let mut paired = _mm256_setzero_si256();
-                for (j, &part) in zigzag.iter().enumerate() {
-                    let places: __m256i = transmute([first[j], second[j]]);
-                    let part = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(part), places);
-                    paired = _mm256_or_si256(paired, part);
-                }
-                let (low, high) = (_mm256_castsi256_si128(paired), _mm256_extracti128_si256::<1>(paired));
-                _mm256_store_si256(at.add(2 * i), _mm256_cvtepi8_epi16(low));
-                _mm256_store_si256(at.add(2 * i + 1), _mm256_cvtepi8_epi16(high));
+            // Most blocks have nothing in the second half of their frequencies.
+            if bitmap >> 32 == 0 {
+                spread_over::<2>(bitmap, values, out);
+            } else {
+                spread_over::<4>(bitmap, values, out);
             }
         }
     }
@@ -274,16 +292,17 @@ impl Steps for Avx2 {
             let middle = _mm256_set1_epi8(-128);
             let upper = _mm256_xor_si256(_mm256_unpacklo_epi32(left, right), middle);
             let lower = _mm256_xor_si256(_mm256_unpackhi_epi32(left, right), middle);
-            // Each 128-bit part has two rows of a block: now each has a row of two.
-            let pairs = [
-                _mm256_permute4x64_epi64::<0b11_01_10_00>(upper),
-                _mm256_permute4x64_epi64::<0b11_01_10_00>(lower),
-            ];
-            for (i, pair) in pairs.into_iter().enumerate() {
-                let row = &mut out[2 * i * pitch..][..16];
-                _mm_storeu_si128(row.as_mut_ptr().cast(), _mm256_castsi256_si128(pair));
-                let row = &mut out[(2 * i + 1) * pitch..][..16];
-                _mm_storeu_si128(row.as_mut_ptr().cast(), _mm256_extracti128_si256::<1>(pair));
+            // Each 128-bit part has two rows of a block, which go to memory by themselves: in the order of rows they would
+            // have to be brought first.
+            for (i, pair) in [upper, lower].into_iter().enumerate() {
+                let blocks = [_mm256_castsi256_si128(pair), _mm256_extracti128_si256::<1>(pair)];
+                let [first, second] = [2 * i * pitch, (2 * i + 1) * pitch];
+                let row = &mut out[first..][..16];
+                _mm_storel_epi64(row.as_mut_ptr().cast(), blocks[0]);
+                _mm_storel_epi64(row.as_mut_ptr().add(8).cast(), blocks[1]);
+                let row = &mut out[second..][..16];
+                _mm_storeh_pd(row.as_mut_ptr().cast(), _mm_castsi128_pd(blocks[0]));
+                _mm_storeh_pd(row.as_mut_ptr().add(8).cast(), _mm_castsi128_pd(blocks[1]));
             }
         }
     }

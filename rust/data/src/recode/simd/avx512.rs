@@ -9,7 +9,7 @@
 use std::arch::x86_64::*;
 
 use super::{ACROSS, Steps};
-use crate::ops::simd::Avx512;
+use crate::ops::simd::{Avx512, add_products, unknown};
 use crate::recode::layout::{ESCAPED, LEAST_LARGE, WIDE};
 use crate::recode::order::{Block, PAIRED_TO_ZIGZAG, ZIGZAG};
 use crate::recode::pieces::{COUNT, MOST_JOINED, Piece};
@@ -318,7 +318,7 @@ impl Steps for Avx512 {
     #[inline(always)]
     fn dot(sum: Self::Words, one: Self::Words, other: Self::Words) -> Self::Words {
         // SAFETY: the CPU has AVX-512 with VNNI (see above).
-        unsafe { _mm512_dpwssd_epi32(sum, one, other) }
+        unsafe { add_products(sum, one, other) }
     }
 
     #[inline(always)]
@@ -374,7 +374,7 @@ impl Steps for Avx512 {
             let (left, right) = (_mm512_shuffle_epi8(left, across), _mm512_shuffle_epi8(right, across));
             let middle = _mm512_set1_epi8(-128);
             // Each 128-bit part has two rows of a block: now each half has a row of four.
-            let order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
+            let order = unknown(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7));
             let pairs = [_mm512_unpacklo_epi32(left, right), _mm512_unpackhi_epi32(left, right)];
             for (i, pair) in pairs.into_iter().enumerate() {
                 let pair = _mm512_permutexvar_epi64(order, _mm512_xor_si512(pair, middle));
