@@ -48,7 +48,7 @@ def test_all_lanes_are_measured(
     shown = capsys.readouterr().out
     assert "16 files" in shown
     assert set(found["lanes"]) == {line[:28].strip() for line in shown.splitlines()[1:]}
-    assert len(found["lanes"]) == 7
+    assert len(found["lanes"]) == 8
     assert found["lanes"][packing.BESIDE]["x_decode"] == 1
     for row in found["lanes"].values():
         assert 0 < row["least_mb_per_s"] <= row["mb_per_s"] <= row["most_mb_per_s"]

@@ -265,6 +265,6 @@ mod tests {
                 assert!(found.bits() <= MOST_BITS && (class == Class::Ac || expected.4 == 0));
             }
         }
-        assert!(pairs > 100 && partly > 100 && escapes > 100, "{pairs} {partly} {escapes}");
+        assert!(cfg!(miri) || (pairs > 100 && partly > 100 && escapes > 100), "{pairs} {partly} {escapes}");
     }
 }

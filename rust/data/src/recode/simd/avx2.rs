@@ -292,17 +292,14 @@ impl Steps for Avx2 {
             let middle = _mm256_set1_epi8(-128);
             let upper = _mm256_xor_si256(_mm256_unpacklo_epi32(left, right), middle);
             let lower = _mm256_xor_si256(_mm256_unpackhi_epi32(left, right), middle);
-            // Each 128-bit part has two rows of a block, which go to memory by themselves: in the order of rows they would
-            // have to be brought first.
+            // Each 128-bit part has two rows of a block: now each has a row of two.
             for (i, pair) in [upper, lower].into_iter().enumerate() {
                 let blocks = [_mm256_castsi256_si128(pair), _mm256_extracti128_si256::<1>(pair)];
                 let [first, second] = [2 * i * pitch, (2 * i + 1) * pitch];
                 let row = &mut out[first..][..16];
-                _mm_storel_epi64(row.as_mut_ptr().cast(), blocks[0]);
-                _mm_storel_epi64(row.as_mut_ptr().add(8).cast(), blocks[1]);
+                _mm_storeu_si128(row.as_mut_ptr().cast(), _mm_unpacklo_epi64(blocks[0], blocks[1]));
                 let row = &mut out[second..][..16];
-                _mm_storeh_pd(row.as_mut_ptr().cast(), _mm_castsi128_pd(blocks[0]));
-                _mm_storeh_pd(row.as_mut_ptr().add(8).cast(), _mm_castsi128_pd(blocks[1]));
+                _mm_storeu_si128(row.as_mut_ptr().cast(), _mm_unpackhi_epi64(blocks[0], blocks[1]));
             }
         }
     }

@@ -199,6 +199,9 @@ fn mutated_files_are_recoded_alike_or_refused_alike() {
     let mut paths: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     paths.retain(|path| path.extension().is_some_and(|extension| extension == "jpg"));
     paths.sort();
+    if cfg!(miri) {
+        paths.retain(|path| path.ends_with("size-17x16.jpg"));
+    }
     let mut files: Vec<Vec<u8>> = paths.iter().map(|path| std::fs::read(path).unwrap()).collect();
     files.retain(|file| Recoder::new().recode(file).is_ok());
     let count = std::env::var("BARLOW_MUTANTS").ok().and_then(|count| count.parse().ok()).unwrap_or(2000);
@@ -220,7 +223,8 @@ fn mutated_files_are_recoded_alike_or_refused_alike() {
         }
         strictly.parts.strict = false;
         let one = strictly.recode(&bytes);
-        assert_eq!(one, written.recode(&bytes), "mutant {number}");
+        let other = written.recode(&bytes);
+        assert!(one == other, "mutant {number}: {:?} {:?}", one.err(), other.err());
         match (one, strictly.parts.strict) {
             (Ok(member), was_strict) => {
                 assert!(written.restore(&member).unwrap() == bytes, "mutant {number}");
