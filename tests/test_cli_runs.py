@@ -89,7 +89,7 @@ def test_two_runs_never_share_a_folder(images: Path, tmp_path: Path, nproc: int)
         assert second.code == 2
         assert cpu_s() - before_s < 1  # on a machine with nothing else to do it takes no longer than that
         holder = f"process {first.pid} on {socket.gethostname()}"
-        assert the_error(second.err) == f"{run} is in use: {holder} is training in it"
+        assert the_error(second.err) == f"{run} is in use by {holder}"
         assert (run / "config.json").read_bytes() == before
         assert first.poll() is None
     finally:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
+import subprocess
 import time
 import warnings
 from pathlib import Path
@@ -165,6 +167,59 @@ def test_a_killed_process_loses_nothing_that_was_saved(run: Path, pictures: Path
     assert content(tmp_path / "killed") == content(tmp_path / "whole")
 
 
+def test_only_one_process_writes_an_array(
+    run: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another one comes while the first has made nothing but its folder, and again in the middle."""
+    out, good, refused = tmp_path / "e.npy", writing.network, []
+
+    def second() -> None:
+        with pytest.raises(ValueError, match="is in use by") as error:
+            embed(run, pictures, out, batch_size=4, quiet=True)
+        refused.append(str(error.value))
+
+    def busy(*arguments: Any) -> Any:
+        forward = good(*arguments)
+
+        def watched(images: torch.Tensor) -> torch.Tensor:
+            second()
+            return forward(images)
+
+        return watched
+
+    made = writing.Store.begin
+
+    def begin(store: Any) -> int:
+        second()
+        return made(store)
+
+    monkeypatch.setattr(writing, "network", busy)
+    monkeypatch.setattr(writing.Store, "begin", begin)
+    embed(run, pictures, out, batch_size=4, quiet=True)
+    told = f"{out}.partial is in use by process {os.getpid()} on {os.uname().nodename}"
+    assert refused == [told] * 7
+    np.testing.assert_allclose(np.load(out), expected(run, pictures), rtol=1e-6)
+    assert content(tmp_path).keys() == {"e.npy", "e.npy.rows.jsonl", "e.npy.json"}
+
+
+def test_what_another_process_finishes_in_between_is_known_as_done(
+    run: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, good, taken = tmp_path / "e.npy", writing.alone, []
+
+    def late(folder: Path) -> Any:
+        taken.append(folder)
+        if len(taken) == 1:
+            embed(run, pictures, out, quiet=True)
+            monkeypatch.delattr(writing.Store, "begin")  # nothing is begun again
+        return good(folder)
+
+    monkeypatch.setattr(writing, "alone", late)
+    embed(run, pictures, out, quiet=True)
+    assert len(taken) == 2
+    assert content(tmp_path).keys() == {"e.npy", "e.npy.rows.jsonl", "e.npy.json"}
+
+
 def test_nothing_is_mixed(run: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out" / "e.npy"
 
@@ -229,6 +284,30 @@ def test_outputs_of_one_stem_share_nothing(run: Path, pictures: Path, tmp_path: 
         embed(run, pictures, array, quiet=True)
 
 
+def test_what_was_damaged_since_is_not_taken_for_done(run: Path, pictures: Path, tmp_path: Path) -> None:
+    array, table = tmp_path / "e.npy", tmp_path / "e.parquet"
+    embed(run, pictures, array, quiet=True)
+    good, rows = content(tmp_path), tmp_path / "e.npy.rows.jsonl"
+    for damage in (rows.unlink, lambda: rows.write_bytes(good[rows.name][:-1])):
+        damage()
+        with pytest.warns(UserWarning, match=rf"{rows} was missing or damaged: it is written anew"):
+            embed(run, pictures, array, quiet=True)
+        assert content(tmp_path) == good
+    pytest.importorskip("pyarrow")
+    embed(run, pictures, table, quiet=True)
+    for out in (array, table):
+        whole = out.read_bytes()
+        out.write_bytes(whole[:-1])
+        message = (
+            rf"already, and damaged: it has {len(whole) - 1} bytes, not {len(whole)}; .*remove {out.name} "
+        )
+        with pytest.raises(ValueError, match=message):
+            embed(run, pictures, out, quiet=True)
+        out.unlink()
+        embed(run, pictures, out, quiet=True)
+        assert out.read_bytes() == whole
+
+
 def test_parquet_and_half_precision_and_no_labels(run: Path, tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
     flat = tiny_run.write_pictures(tmp_path / "flat", per_class=3, flat=True)
@@ -242,6 +321,41 @@ def test_parquet_and_half_precision_and_no_labels(run: Path, tmp_path: Path) -> 
     whole = expected(run, flat)
     np.testing.assert_allclose(found, whole / np.linalg.norm(whole, axis=1, keepdims=True), atol=1e-3)
     assert json.loads(table.schema.metadata[b"barlow"])["dtype"] == "float16"
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".parquet"])
+def test_a_full_disk_is_told_of_by_the_file_that_was_asked_for(
+    suffix: str, run: Path, pictures: Path, tmp_path: Path
+) -> None:
+    """Whichever write is the first for which there is no room; with room the same call ends as ever."""
+    if suffix == ".parquet":
+        pytest.importorskip("pyarrow")
+    embed(run, pictures, tmp_path / "whole" / f"e{suffix}", quiet=True)
+    disk = tmp_path / "disk"
+    disk.mkdir()
+
+    def mount(*options: str) -> int:
+        command = ["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", str(disk)]
+        return subprocess.run(command, capture_output=True, check=False).returncode
+
+    if os.geteuid() != 0 or mount("size=4k"):
+        pytest.skip("only root can mount a small disk")
+    try:
+        out, errors = disk / f"e{suffix}", []
+        for pages in range(1, 20):
+            mount("remount", f"size={4 * pages}k")
+            try:
+                embed(run, pictures, out, quiet=True)
+            except OSError as error:
+                errors.append((error.filename, error.errno, error.strerror))
+            else:
+                break
+        full = (errno.ENOSPC, os.strerror(errno.ENOSPC))
+        assert {*errors} <= {(f"{out}{ending}", *full) for ending in ("", ".json", ".rows.jsonl")}
+        assert len(errors) >= 4
+        assert content(disk) == content(tmp_path / "whole")
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
 def test_numbers_that_do_not_fit_are_refused(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
+import os
 import re
 from pathlib import Path
 
@@ -99,6 +101,37 @@ def test_what_torchvision_cannot_hold_is_refused_with_a_way_out(tmp_path: Path) 
     assert not (tmp_path / "out").exists()
 
 
+def test_a_killed_export_leaves_nothing_for_long(tmp_path: Path) -> None:
+    """What a dead one left goes when the next begins, and nothing else of a folder that is not ours alone."""
+    run, out = make_run(tmp_path / "run", ModelConfig(backbone="resnet10", width=4, projector=(8,))), tmp_path
+    dead = 2**22 + 1  # above Linux's largest id
+    gone, stays = (f"a.safetensors.tmp-{dead}", f"a.safetensors.md.tmp-{dead}"), f"b.txt.tmp-{dead}"
+    (out / gone[0]).mkdir()
+    (out / gone[0] / "a.safetensors").write_bytes(b"half")
+    for name in (gone[1], stays):
+        (out / name).write_text("half")
+    export(run, out / "a.safetensors", "safetensors")
+    assert {path.name for path in out.iterdir()} == {"run", "a.safetensors", "a.safetensors.md", stays}
+
+
+def test_a_full_disk_is_told_of_by_the_name_that_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(tmp_path / "run", ModelConfig(backbone="resnet10", width=4, projector=(8,)))
+    out, real = tmp_path / "out" / "a.safetensors", os.write
+
+    def full(descriptor: int, content: bytes) -> int:
+        if len(content) > 10_000:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(descriptor, content)
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(OSError, match="No space left") as error:
+        export(run, out, "safetensors")
+    assert error.value.filename == str(out)
+    assert list(out.parent.iterdir()) == []
+
+
 def test_a_file_with_other_features_does_not_survive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run(tmp_path / "run", ModelConfig(backbone="resnet18", projector=(8,)))
     good = weights.encode
@@ -145,6 +178,16 @@ def test_the_check_and_the_card_use_the_runs_own_images(
     told = capsys.readouterr().out
     assert str(written.weights) in told
     assert f'load_backbone("{written.weights}")' in told
+
+
+@pytest.mark.parametrize("name", ["run.json", "eval.json"])
+def test_a_damaged_file_beside_the_weights_stops_no_export(name: str, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", ModelConfig(backbone="resnet10", width=4, projector=(8,)))
+    (run / name).write_text('{"knn": ')
+    with pytest.warns(UserWarning, match=rf"the card leaves out what can't be read: {run / name}: not JSON"):
+        card = export(run, tmp_path / "out", "safetensors").card.read_text()
+    assert "## Training\n\n- recipe: " in card
+    assert "## Results" not in card
 
 
 def test_the_card_has_every_result_of_these_weights_and_of_no_others(tmp_path: Path) -> None:

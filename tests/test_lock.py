@@ -62,15 +62,12 @@ def test_a_process_under_another_hosts_name_is_kept_out_and_keeps_others_out(tmp
     """One kernel under two names: what a file system tells another kernel is its own matter."""
     run = tmp_path / "run"
     with alone(run), elsewhere(run) as second:
-        assert (
-            line(second)
-            == f"True {run} is in use: process {os.getpid()} on {os.uname().nodename} is training in it"
-        )
+        assert line(second) == f"True {run} is in use by process {os.getpid()} on {os.uname().nodename}"
     with elsewhere(run) as holder:
         assert line(holder) == "holds"
         assert is_held(run)
         with (
-            pytest.raises(ValueError, match=rf"in use: process {holder.pid} on elsewhere is training"),
+            pytest.raises(ValueError, match=rf"in use by process {holder.pid} on elsewhere$"),
             alone(run),
         ):
             pass
@@ -84,7 +81,7 @@ def test_a_process_under_another_hosts_name_is_kept_out_and_keeps_others_out(tmp
 def test_whatever_stands_in_the_file_is_shown_without_control_characters(tmp_path: Path) -> None:
     with alone(tmp_path):
         (tmp_path / FILE_NAME).write_bytes(b"\x1b[31m\xff\n" + b"x" * 5000)
-        with pytest.raises(ValueError, match=r"in use: \[31m.x{193} is training in it$"), alone(tmp_path):
+        with pytest.raises(ValueError, match=r"in use by \[31m.x{193}$"), alone(tmp_path):
             pass
 
 
@@ -102,10 +99,31 @@ def test_a_file_system_without_locks_is_told_of(
             pass
     else:
         with (
-            pytest.warns(UserWarning, match=rf"{tmp_path} cannot be locked \(.*\): start no second"),
+            pytest.warns(UserWarning, match=rf"{tmp_path} cannot be locked \(.*\): start nothing else"),
             alone(tmp_path),
         ):
             pass
+
+
+def test_a_folder_that_its_holder_removes_is_made_again_for_the_next(tmp_path: Path) -> None:
+    """A lock on the file that was removed would keep nobody out."""
+    run, held, waiting = tmp_path / "run", threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with alone(run):
+            held.set()
+            waiting.wait()
+            time.sleep(0.2)  # the next has opened the file by now
+            shutil.rmtree(run)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    held.wait()
+    waiting.set()
+    with alone(run, wait_s=30):
+        holder.join()
+        assert is_held(run)
+    assert not is_held(run)
 
 
 def test_who_is_patient_waits_for_the_other(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ import tiny_run
 from barlow import reproduce
 from barlow.commands.stopping import goes_on
 from barlow.embed import write as embedding
+from barlow.export import write as exporting
 from barlow.model import build_model, weights
 from commands import barlow_here, finish, start
 
@@ -73,6 +75,24 @@ def test_so_do_the_other_commands(
         found = barlow_here(capfd, *words)
         assert found.code == 130
         assert found.err.splitlines()[-1] == f"barlow: interrupted; {GOES_ON}"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 138)])
+def test_a_stopped_export_leaves_nothing(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str],
+    number: signal.Signals, code: int,
+) -> None:  # fmt: skip
+    def stop(*_: Any) -> None:
+        assert list((tmp_path / "out").iterdir())  # something is unfinished
+        os.kill(os.getpid(), number)
+        time.sleep(60)
+
+    before = signal.getsignal(number)
+    monkeypatch.setattr(exporting, "_images", stop)
+    found = barlow_here(capfd, "export", place / "w.safetensors", tmp_path / "out", "--format", "safetensors")
+    assert (found.code, found.err) == (code, f"barlow: stopped by {number.name}\n")
+    assert list((tmp_path / "out").iterdir()) == []
+    assert signal.getsignal(number) == before
 
 
 def test_other_ends_are_left_alone(capsys: pytest.CaptureFixture[str]) -> None:

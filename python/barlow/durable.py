@@ -42,7 +42,7 @@ def write_file(path: Path | str, content: bytes | str) -> None:
     temporary = _temporary(path)
     try:
         _write_through(temporary, raw, path)
-        with _naming(path):
+        with naming(path):
             temporary.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):  # the first error is the one to tell
@@ -53,7 +53,7 @@ def write_file(path: Path | str, content: bytes | str) -> None:
 
 def move_file(source: Path, path: Path) -> None:
     """Gives a finished file its name, in place of what had it, once its bytes are on the disk. `OSError`."""
-    with _naming(path):
+    with naming(path):
         descriptor = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
         try:
             os.fsync(descriptor)
@@ -92,7 +92,7 @@ def begin_folder(path: Path) -> Path:
     temporary = _temporary(path)
     # A dead predecessor may have had this process's id: containers hand out the same few.
     shutil.rmtree(temporary, ignore_errors=True)
-    with _naming(path):
+    with naming(path):
         temporary.mkdir()
     return temporary
 
@@ -102,7 +102,7 @@ def finish_folder(temporary: Path, path: Path) -> None:
 
     `OSError`: what could not be done; the folder is then still there.
     """
-    with _naming(path):
+    with naming(path):
         written = {file.name: size_and_digest(file) for file in temporary.iterdir()}
     _finish_folder(temporary, path, written)
 
@@ -113,7 +113,7 @@ def _finish_folder(temporary: Path, path: Path, written: Mapping[str, tuple[int,
     _flush_folder(temporary, path)
     discarded = _move_aside(path) if path.exists() else None  # no rename replaces a folder with content
     try:
-        with _naming(path):
+        with naming(path):
             temporary.rename(path)
     except BaseException:
         if discarded and not path.exists():
@@ -244,16 +244,21 @@ def is_leftover(name: str) -> bool:
     return _LEFTOVER.fullmatch(name) is not None
 
 
-def remove_leftovers(directory: Path | str) -> None:
+def remove_leftovers(directory: Path | str, of: Collection[str] | None = None) -> None:
     """Removes the temporary files and folders that dead processes left in `directory` (if there is one).
 
+    `of`: only those that were to get one of these names, in a folder that may hold anything else as well.
     A folder that was moved aside for a successor that never came goes back to its name, if it verifies. This
     process itself must not be writing there: what bears its id is that of a predecessor with the same one.
     """
     directory = Path(directory)
     for path in list(directory.iterdir()) if directory.is_dir() else []:
         match = _LEFTOVER.fullmatch(path.name)
-        if not match or _belongs_to_another(int(match["pid"])):
+        if (
+            not match
+            or (of is not None and match["name"] not in of)
+            or _belongs_to_another(int(match["pid"]))
+        ):
             continue
         if match["kind"] == "old" and not path.with_name(match["name"]).exists() and _verifies(path):
             path.rename(path.with_name(match["name"]))
@@ -272,12 +277,12 @@ def _temporary(path: Path) -> Path:
 def _move_aside(path: Path) -> Path:
     aside = path.with_name(f"{path.name}.old-{os.getpid()}")
     shutil.rmtree(aside, ignore_errors=True)
-    with _naming(path):
+    with naming(path):
         return path.rename(aside)
 
 
 def _remove_tree(path: Path) -> None:
-    with _naming(path):
+    with naming(path):
         shutil.rmtree(path)
 
 
@@ -302,7 +307,7 @@ def _manifest(written: Mapping[str, tuple[int, str]]) -> bytes:
 def _write_through(path: Path, content: Content, name: Path) -> tuple[int, str]:
     """Writes a file and flushes it; its bytes and SHA-256. Errors speak of `name`, which it is to have."""
     digest, size = hashlib.sha256(), 0
-    with _naming(name):
+    with naming(name):
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
         try:
             for part in (content,) if isinstance(content, bytes) else content:
@@ -322,7 +327,7 @@ def _write_through(path: Path, content: Content, name: Path) -> tuple[int, str]:
 
 def _flush_folder(path: Path, name: Path | None = None) -> None:
     """A rename is durable only when the folder that holds the name is. Errors speak of `name`, if given."""
-    with _naming(name or path):
+    with naming(name or path):
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(descriptor)
@@ -331,7 +336,7 @@ def _flush_folder(path: Path, name: Path | None = None) -> None:
 
 
 @contextlib.contextmanager
-def _naming(path: Path) -> Iterator[None]:
+def naming(path: Path) -> Iterator[None]:
     """Errors inside name the path: a call on a descriptor knows none, one on a temporary name its own."""
     try:
         yield

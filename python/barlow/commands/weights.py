@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Literal
 
 from barlow.commands.arguments import Data, Out, Target, check
-from barlow.commands.stopping import goes_on
+from barlow.commands.stopping import goes_on, leaves_nothing
 
 
 def export(
@@ -29,9 +29,10 @@ def export(
         licence: What the card says of it, such as CC-BY-4.0; by default that it is not stated.
         overwrite: Replace a file that no earlier export to the same format wrote.
     """
-    from barlow.export import export
+    with leaves_nothing():
+        from barlow.export import export
 
-    export(target, out, format, licence=licence, overwrite=overwrite)
+        export(target, out, format, licence=licence, overwrite=overwrite)
 
 
 def embed(

@@ -6,6 +6,7 @@ Not here: the embeddings themselves (write.py), how they come to lie on the disk
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -52,8 +53,17 @@ def check_parquet() -> None:
 def write_parquet(index: Index, features: Path, path: Path, described: dict[str, Any]) -> None:
     """The rows and, in the column `embedding`, the lists of numbers of the array in `features`.
 
-    Written a group at a time. `described` goes into the file's metadata, under "barlow".
+    Written a group at a time. `described` goes into the file's metadata, under "barlow". `OSError`.
     """
+    try:
+        _write_parquet(index, features, path, described)
+    except OSError as error:
+        if error.errno is not None:  # pyarrow wraps the system's words into its own
+            error.strerror = os.strerror(error.errno)
+        raise
+
+
+def _write_parquet(index: Index, features: Path, path: Path, described: dict[str, Any]) -> None:
     import pyarrow
     import pyarrow.parquet
 

@@ -30,12 +30,14 @@ class Store:
     """Rows [N, F] of `dtype` on their way to the file `out`. Several processes may write, one is the `first`.
 
     `settings` is whatever decides about the numbers, as JSON. `ValueError` if there is a beginning by other
-    settings, or one that is damaged; nothing is changed then. `OSError`.
+    settings, or one that is damaged; nothing is changed then. `OSError`: what can't be written is told of as
+    `out`, which it is to become.
     """
 
     def __init__(
         self, out: Path, shape: tuple[int, int], dtype: np.dtype[Any], settings: dict[str, Any]
     ) -> None:
+        self._out = out
         self.folder = out.with_name(f"{out.name}.partial")
         self.path = self.folder / FEATURES
         self._settings, self._row_bytes = settings, shape[1] * dtype.itemsize
@@ -48,8 +50,9 @@ class Store:
         """For the first process: makes the store, or finds it; the number of rows that are there already."""
         progress = self.folder / _PROGRESS
         if not progress.is_file():
-            durable.make_folder(self.folder)
-            self._make()
+            with durable.naming(self._out):
+                durable.make_folder(self.folder)
+                self._make()
             self.advance(0)
             return 0
         found = durable.read_json(progress)
@@ -70,7 +73,7 @@ class Store:
     def _make(self) -> None:
         descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
         try:
-            os.write(descriptor, self._header)
+            _write(descriptor, self._header, 0)
             os.ftruncate(descriptor, self._num_bytes)
             os.fsync(descriptor)
         finally:
@@ -88,30 +91,33 @@ class Store:
             self._file = None
 
     def put(self, first_row: int, rows_BF: NDArray[Any]) -> None:
-        """Writes rows to their place, in any order. `OSError` that names the file, as when a disk is full."""
+        """Writes rows to their place, in any order."""
         assert self._file is not None
-        rest, offset = memoryview(rows_BF.tobytes()), len(self._header) + first_row * self._row_bytes
-        try:
-            while rest:
-                written = os.pwrite(self._file, rest, offset)
-                rest, offset = rest[written:], offset + written
-        except OSError as error:
-            error.filename = str(self.path)
-            raise
+        with durable.naming(self._out):
+            _write(self._file, rows_BF.tobytes(), len(self._header) + first_row * self._row_bytes)
 
     def flush(self) -> None:
         """Forces what this process has put to the disk."""
         assert self._file is not None
-        os.fsync(self._file)
+        with durable.naming(self._out):
+            os.fsync(self._file)
 
     def advance(self, rows: int) -> None:
         """For the first process, after every other's `flush`: the first `rows` rows are there for good."""
         text = json.dumps({"settings": self._settings, "rows": rows}, indent=2) + "\n"
-        durable.write_file(self.folder / _PROGRESS, text)
+        with durable.naming(self._out):
+            durable.write_file(self.folder / _PROGRESS, text)
 
     def remove(self) -> None:
         """Removes what is left when the file is in its place."""
         shutil.rmtree(self.folder, ignore_errors=True)  # nobody takes it for anything any more
+
+
+def _write(descriptor: int, content: bytes, offset: int) -> None:
+    rest = memoryview(content)
+    while rest:
+        written = os.pwrite(descriptor, rest, offset)  # may be less than asked for
+        rest, offset = rest[written:], offset + written
 
 
 def _header(shape: tuple[int, int], dtype: np.dtype[Any]) -> bytes:

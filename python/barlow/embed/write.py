@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import warnings
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -33,10 +34,13 @@ from barlow.model.foreign import described
 from barlow.model.precision import autocast_dtype
 from barlow.model.weights import load_backbone
 from barlow.train.algorithms import algorithms
+from barlow.train.lock import alone
 
 DType = Literal["float32", "float16"]
 _SAVED_IMAGES = 4096
 """After about so many images rows are forced to the disk; a kill costs no more than these."""
+_SIZES = ("bytes", "rows_bytes")
+"""What OUT.json says beside the settings: sizes of the array or table, and of the lines beside an array."""
 
 
 def embed(
@@ -54,12 +58,13 @@ def embed(
 
     `out` ends in `.npy`: an array [N, F] of `dtype`, and beside it OUT.rows.jsonl, a line for each row (id,
     shard, member, label, class). Or in `.parquet`: all of that in one table. Both have OUT.json beside them,
-    which says what made them. `normalised`: each row has Euclidean norm 1. `batch_size`: images of each
-    process and pass; `precision`: what the network computes in. Images are prepared as in evaluation.
+    which says what made them and how many bytes they have. `normalised`: each row has Euclidean norm 1.
+    `batch_size`: images of each process and pass; `precision`: what the network computes in. Images are
+    prepared as in evaluation.
 
     Every rank of torchrun does its share. What was interrupted goes on when it is called again, and ends in
-    the same bytes. `ValueError`: `out` is there, or was begun, by other weights, data or settings; numbers
-    that `dtype` can't hold. Returns `out`.
+    the same bytes. `ValueError`: `out` is there, or was begun, by other weights, data or settings, or it is
+    damaged; another process is at it; numbers that `dtype` can't hold. Returns `out`.
     """
     out = Path(out)
     if out.suffix not in (".npy", ".parquet"):
@@ -72,12 +77,12 @@ def embed(
     config, index = described(model, run), open_index(data)
     if len(index) == 0:
         raise ValueError(f"{index.source} holds no images")
-    with process_group() as world:
+    with contextlib.ExitStack() as held, process_group() as world:
         settings = _settings(backbone, index, config, dtype, normalised, batch_size, precision, world)
         shape = (len(index), backbone.num_features)
         store = Store(out, shape, np.dtype(dtype), settings)
         talk = Console(quiet=quiet or world.rank > 0)
-        rows = _by_the_first(world, out, store, settings)
+        rows = _by_the_first(world, out, store, index, settings, held)
         if rows is None:
             talk.say(f"{out} is there already, of these weights and images")
             return out
@@ -118,12 +123,17 @@ def _settings(
     }
 
 
-def _by_the_first(world: World, out: Path, store: Store, settings: dict[str, Any]) -> int | None:
-    """The rows that are there, None if `out` itself is; a refusal of the first rank is one on every rank."""
+def _by_the_first(
+    world: World, out: Path, store: Store, index: Index, settings: dict[str, Any], held: contextlib.ExitStack
+) -> int | None:
+    """The rows that are there, None if `out` itself is; a refusal of the first rank is one on every rank.
+
+    What is under way is this process's alone until `held` ends.
+    """
     found: tuple[int | None, str | None] = (None, None)
     if world.rank == 0:
         try:
-            found = (_begin(out, store, settings), None)
+            found = (_begin(out, store, index, settings, held), None)
         except ValueError as error:
             found = (None, str(error))
     rows, refusal = broadcast_value(found)
@@ -132,22 +142,34 @@ def _by_the_first(world: World, out: Path, store: Store, settings: dict[str, Any
     return rows
 
 
-def _begin(out: Path, store: Store, settings: dict[str, Any]) -> int | None:
+def _begin(
+    out: Path, store: Store, index: Index, settings: dict[str, Any], held: contextlib.ExitStack
+) -> int | None:
     if not out.exists():
-        return store.begin()
+        with durable.naming(out):
+            held.enter_context(alone(store.folder))
+        if not out.exists():  # else another process has just finished it
+            return store.begin()
     record, before = _beside(out, "json"), None
     with contextlib.suppress(OSError, ValueError):
         before = durable.read_json(record)
+    num_bytes, rows_bytes = (before.pop(name, None) for name in _SIZES) if before else (None, None)
     if before is None:
         told = f"and {record.name}, which would say what made it, can't be read"
     elif differing := differences(before, settings):
         told = f"made otherwise: {differing}"
+    elif (size := out.stat().st_size) != num_bytes:
+        told = f"and damaged: it has {size} bytes, not {num_bytes}"
     else:
         told = ""
     if told:
         raise ValueError(
             f"{out} is there already, {told}; name another OUT, or remove {out.name} for it to be made anew"
         )
+    rows = _beside(out, "rows.jsonl")
+    if out.suffix == ".npy" and (not rows.is_file() or rows.stat().st_size != rows_bytes):
+        write_lines(index, rows)
+        warnings.warn(f"{rows} was missing or damaged: it is written anew", stacklevel=2)
     store.remove()  # if its writer died between the last two steps
     return None
 
@@ -213,12 +235,15 @@ def _beside(out: Path, kind: Literal["json", "rows.jsonl"]) -> Path:
 
 def _finish(store: Store, out: Path, index: Index, settings: dict[str, Any]) -> None:
     """Everything to its name; the array or table comes last, and whoever finds it finds the rest as well."""
-    finished = store.path
+    finished, rows = store.path, _beside(out, "rows.jsonl")
     if out.suffix == ".npy":
-        write_lines(index, _beside(out, "rows.jsonl"))
+        write_lines(index, rows)
     else:
         finished = store.folder / "table.parquet"
-        write_parquet(index, store.path, finished, settings)
-    durable.write_file(_beside(out, "json"), json.dumps(settings, indent=2) + "\n")
+        with durable.naming(out):
+            write_parquet(index, store.path, finished, settings)
+    sizes = [file.stat().st_size if file.is_file() else None for file in (finished, rows)]
+    record = {**settings, **dict(zip(_SIZES, sizes, strict=True))}
+    durable.write_file(_beside(out, "json"), json.dumps(record, indent=2) + "\n")
     durable.move_file(finished, out)
     store.remove()

@@ -6,7 +6,10 @@ Not here: writing it (write.py), measuring anything.
 from __future__ import annotations
 
 import re
+import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from barlow import durable
 from barlow.config import TIMM, Config, DataConfig, ModelConfig
@@ -98,7 +101,7 @@ def _origin(target: Path, run: Config | None) -> list[str]:
     if run is None:
         return []
     path = target / "run.json"
-    record = durable.read_json(path) if path.exists() else {}
+    record = _told_by(path, durable.read_json)
     optim, objective = run.optim, run.objective
     loss = (
         f"lambda {objective.lambd:g}" if objective.name == "barlow_twins" else f"objective {objective.name}"
@@ -119,9 +122,18 @@ def _origin(target: Path, run: Config | None) -> list[str]:
     return ["## Training", "\n".join(lines)]
 
 
+def _told_by(path: Path, read: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+    """What a file says that a card can do without; of a damaged one nothing, and a warning."""
+    try:
+        return read(path) if path.exists() else {}
+    except (OSError, ValueError) as error:
+        warnings.warn(f"the card leaves out what can't be read: {error}", stacklevel=2)
+        return {}
+
+
 def _results(target: Path, weights_sha256: str) -> list[str]:
     path = beside(target, "eval.json")
-    result = read_evaluation(path) if path.exists() else {}
+    result = _told_by(path, read_evaluation)
     # A run that was trained on since has better weights than those that were evaluated, and other ones.
     if not (found := scores(result)) or result.get("weights_sha256") != weights_sha256:
         return []

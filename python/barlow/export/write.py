@@ -5,7 +5,6 @@ Not here: what the formats are (a file each), training checkpoints (train/), rea
 
 from __future__ import annotations
 
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,9 +98,11 @@ def export(
     recipe = form.recipe(model, file.name)
     card_text = card_of(target, digest(backbone), file.name, about, model, run, data, recipe, licence)
     # Under its name only when it is proven: what an earlier export left there stays until then.
-    draft = file.with_name(f"{file.name}.tmp-{os.getpid()}") / file.name
+    durable.remove_leftovers(file.parent, of=(file.name, card.name))
+    draft = durable.begin_folder(file) / file.name
     try:
-        durable.write_file(draft, content)
+        with durable.naming(file):
+            durable.write_file(draft, content)
         images_N3HW, origin = _images(target, data)
         difference = _compare(backbone, form.load(draft, model), images_N3HW, form.tolerance)
         durable.write_file(card, card_text)

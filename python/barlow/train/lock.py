@@ -1,6 +1,6 @@
-"""Here: the lock of a run folder, so that no two runs ever write into one.
+"""Here: the lock of a folder that one process may write into: a run, a grid's cell, an unfinished array.
 
-Not here: what a run writes.
+Not here: what is written there.
 """
 
 from __future__ import annotations
@@ -20,27 +20,30 @@ FILE_NAME = ".lock"
 
 @contextlib.contextmanager
 def alone(run: Path, *, wait_s: float = 0.1) -> Iterator[None]:
-    """Holds the run folder (made if need be) for this process; `ValueError` if another has it, and still has
-    it `wait_s` later.
+    """Holds the folder (made if need be) for this process; `ValueError` if another has it, and still has it
+    `wait_s` later. Who has it may remove it: it is made again for the next.
 
     The kernel gives the lock back when the process ends in whatever way, so the file that stays behind means
     nothing; what stands in it is only who had it last. Other machines see the lock where the file system
     passes it on (docs/checkpoints.md). Where that knows no locks, a warning says that two runs would not
     notice each other.
     """
-    run.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(run / FILE_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    descriptor, until = _open(run), time.monotonic() + wait_s
     try:
         try:
-            _take(descriptor, wait_s)
+            _take(descriptor, until)
+            while not _is_at(descriptor, run / FILE_NAME):  # a lock on a file without a name keeps nobody out
+                nameless, descriptor = descriptor, _open(run)
+                os.close(nameless)
+                _take(descriptor, until)
         except BlockingIOError:
             holder = _read(descriptor) or "another process"
-            raise ValueError(f"{run} is in use: {holder} is training in it") from None
+            raise ValueError(f"{run} is in use by {holder}") from None
         except OSError as error:
             if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
                 raise
             warnings.warn(
-                f"{run} cannot be locked ({error.strerror}): start no second run in it", stacklevel=3
+                f"{run} cannot be locked ({error.strerror}): start nothing else in it", stacklevel=3
             )
         else:
             with contextlib.suppress(OSError):  # a full disk: then nobody is named
@@ -68,8 +71,21 @@ def _read(descriptor: int) -> str:
     return "".join(c for c in os.pread(descriptor, 200, 0).decode(errors="replace") if c.isprintable())
 
 
-def _take(descriptor: int, wait_s: float) -> None:
-    until = time.monotonic() + wait_s
+def _open(run: Path) -> int:
+    while True:
+        run.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # who had the folder has removed it in between
+            return os.open(run / FILE_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _take(descriptor: int, until: float) -> None:
     while True:
         late = time.monotonic() >= until
         try:
