@@ -8,11 +8,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from barlow import durable
 from barlow.config import TIMM, Config, DataConfig, ModelConfig
 from barlow.evaluate.evaluation import beside
 from barlow.evaluate.result import read as read_evaluation
 from barlow.evaluate.scores import ROWS, legend, scores
+from barlow.export.origin import Origin
+from barlow.terminal import end_of
 
 _NO_LICENCE = "Not stated: it depends on the images, and only who trained this knows theirs."
 
@@ -23,7 +24,7 @@ def card(
     title: str,
     about: str,
     model: ModelConfig,
-    run: Config | None,
+    origin: Origin,
     data: DataConfig,
     recipe: str,
     licence: str,
@@ -34,11 +35,11 @@ def card(
     """
     parts = [
         f"# {title}",
-        f"{_network(model)}{_training(run)} {about} The projector is not included.",
+        f"{_network(model)}{_training(origin.run)} {about} The projector is not included.",
         "## Loading",
         f"```python\n{recipe}```",
         *_preprocessing(data),
-        *_origin(target, run),
+        *_origin(origin),
         *_results(target, weights_sha256),
         f"## Licence\n\n{licence or _NO_LICENCE}",
     ]
@@ -94,22 +95,21 @@ def _preprocessing(data: DataConfig) -> list[str]:
     return ["## Input", f"RGB images, {data.image_size} x {data.image_size} pixels:", f"```python\n{code}```"]
 
 
-def _origin(target: Path, run: Config | None) -> list[str]:
-    if run is None:
+def _origin(origin: Origin) -> list[str]:
+    if (run := origin.run) is None:
         return []
-    path = target / "run.json"
-    record = durable.read_json(path) if path.exists() else {}
-    optim, objective = run.optim, run.objective
+    record, optim, objective = origin.record, run.optim, run.objective
     loss = (
         f"lambda {objective.lambd:g}" if objective.name == "barlow_twins" else f"objective {objective.name}"
     )
     rates = "AdamW" if optim.optimizer == "adamw" else optim.variant.upper()
     lines = [
+        f"- weights: {_progress(origin)}",
         f"- recipe: {optim.epochs} epochs, batches of {optim.batch_size}, {rates}, {loss}, "
         f"projector {'-'.join(map(str, run.model.projector))}, seed {run.train.seed}",
     ]
     if isinstance(record.get("num_samples"), int):
-        lines.insert(0, f"- data: {record['num_samples']:,} images of {Path(str(record.get('data'))).name}")
+        lines.insert(0, f"- data: {record['num_samples']:,} images of {end_of(str(record.get('data')))}")
     if record.get("preset"):
         lines.append(f"- preset: {record['preset']}")
     if isinstance(record.get("imported"), dict):
@@ -117,6 +117,13 @@ def _origin(target: Path, run: Config | None) -> list[str]:
             f"- begun by the official code, whose file had the SHA-256 {record['imported'].get('sha256')}"
         )
     return ["## Training", "\n".join(lines)]
+
+
+def _progress(origin: Origin) -> str:
+    """How much of the recipe the weights have behind them: it alone would claim all of it."""
+    if not (told := origin.position):
+        return "how much of the recipe they have behind them is not recorded"
+    return f"{told}; **the training is unfinished**" if origin.unfinished else told
 
 
 def _results(target: Path, weights_sha256: str) -> list[str]:
