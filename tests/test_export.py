@@ -186,8 +186,37 @@ def test_a_damaged_file_beside_the_weights_stops_no_export(name: str, tmp_path: 
     (run / name).write_text('{"knn": ')
     with pytest.warns(UserWarning, match=rf"the card leaves out what can't be read: {run / name}: not JSON"):
         card = export(run, tmp_path / "out", "safetensors").card.read_text()
-    assert "## Training\n\n- recipe: " in card
+    assert "## Training\n\n- weights: after step " in card
     assert "## Results" not in card
+
+
+def test_a_part_of_a_run_is_not_sold_as_its_whole_recipe(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """After one epoch of three: card and command say so; what is exported again says that it can't tell."""
+    model = ModelConfig(backbone="resnet10", stem="cifar", width=8, projector=(8,))
+    run = make_run(tmp_path / "run", model)
+    data = tmp_path / "shards" / "train"  # of 97 images, 8 batches of 12
+    durable.write_file(run / "run.json", json.dumps({"data": str(data), "num_samples": 97}))
+    (run / "checkpoints" / "step-00000001").rename(run / "checkpoints" / "step-00000008")
+    for name, target in (("run", run), ("checkpoint", run / "checkpoints" / "step-00000008")):
+        written = export(target, tmp_path / name, "safetensors")
+        card = written.card.read_text()
+        assert "- data: 97 images of shards/train\n" in card
+        assert "- weights: after step 8 of 24 (epoch 1 of 3); **the training is unfinished**\n" in card
+        assert (
+            "those after step 8 of 24 (epoch 1 of 3): the training is unfinished" in capsys.readouterr().out
+        )
+        assert str(tmp_path) not in card
+    again = export(written.weights, tmp_path / "again", "safetensors").card.read_text()
+    assert (
+        "- weights: how much of the recipe they have behind them is not recorded\n- recipe: 3 epochs" in again
+    )
+    capsys.readouterr()
+    (run / "checkpoints" / "step-00000008").rename(run / "checkpoints" / "step-00000024")
+    card = export(run, tmp_path / "run", "safetensors").card.read_text()
+    assert "- weights: after step 24 of 24 (epoch 3 of 3)\n" in card
+    assert "unfinished" not in card + capsys.readouterr().out
 
 
 def test_the_card_has_every_result_of_these_weights_and_of_no_others(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 import tiny_run
 from barlow import durable
 from barlow.commands import listing as table
+from barlow.report import overview, page, record
 from barlow.train.listing import Run, runs
 from barlow.train.lock import alone
 from barlow.train.status import told
@@ -168,6 +169,18 @@ def test_only_whole_checkpoints_count(run: Path) -> None:
     for path in steps:
         (path / "MANIFEST.json").unlink()
     assert (only(run).state, only(run).why) == ("damaged", "no checkpoint is whole")
+
+
+def test_a_report_has_a_run_as_far_as_the_listing(run: Path) -> None:
+    """Stopped between two lines of metrics, a run has more steps than they say."""
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    (run / "metrics.jsonl").write_text(lines[0] + "\n")
+    newest = max((run / "checkpoints").iterdir())
+    newest.rename(newest.with_name("step-00000003"))
+    assert (only(run).step, only(run).steps) == (3, 4)
+    found = record.read(run)
+    assert "not finished: 3 of 4 steps" in page.header(found, synthetic=False)
+    assert "<td>3 of 4</td>" in overview.header([found], "", synthetic=False)
 
 
 def test_empty_folders_imported_runs_and_things_that_are_no_runs(run: Path) -> None:

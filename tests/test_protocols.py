@@ -144,10 +144,9 @@ def test_retrieval_is_of_the_test_images(job: Job) -> None:
     first, precision = retrieval.ranked(
         job.features(PIXELS, "test"), job.labelled.test_labels_M, torch.arange(30)
     )
-    assert found["map"] == round(100 * precision.mean().item(), 2)
-    assert [found[f"recall_at_{k}"] for k in (1, 5, 10)] == [
-        round(100 * (first < k).double().mean().item(), 2) for k in (1, 5, 10)
-    ]
+    assert found["map"] == pytest.approx(100 * precision.mean().item())
+    for k in (1, 5, 10):
+        assert found[f"recall_at_{k}"] == pytest.approx(100 * (first < k).double().mean().item())
     assert found["queries"] == 30
 
 
@@ -177,8 +176,8 @@ def test_each_svm_is_the_one_of_the_published_code(job: Job) -> None:
         scores = machines[best].fit(scaled[0], y).decision_function(scaled[1])
         areas.append(by_the_definition(scores, test_labels == c))
         assert found["classes"][name]["ap_area"] == round(100 * areas[-1][1], 2)
-    assert found["map_area"] == pytest.approx(100 * np.mean([a for _, a in areas]), abs=0.02)
-    assert found["map_11_point"] == pytest.approx(100 * np.mean([e for e, _ in areas]), abs=0.02)
+    assert found["map_area"] == pytest.approx(100 * np.mean([a for _, a in areas]), abs=1e-6)
+    assert found["map_11_point"] == pytest.approx(100 * np.mean([e for e, _ in areas]), abs=1e-6)
     assert any("not on PASCAL VOC" in note for note in found["notes"])
 
 
@@ -213,7 +212,7 @@ def test_the_final_probe_of_the_sweep_is_a_probe_of_that_rate_on_all_images(job:
         seed=3,
         device=CPU,
     )
-    assert found["top1"] == round(alone.top1, 2)
+    assert found["top1"] == alone.top1
 
 
 # Few-shot
@@ -311,6 +310,15 @@ def test_several_seeds_have_a_mean_and_a_sample_deviation() -> None:
     assert found["rate"] == 50.0
     assert found["seeds"] == results
     assert spread.over_seeds(results[:1], ("top?",)) == results[0]
+
+
+def test_what_is_rounded_is_the_mean_and_not_what_it_is_of() -> None:
+    """17 and 21 of 60 are 28.33 and 35.00 percent and 31.67 on average; of the rounded ones it is 31.66."""
+    results = [{"top1": 100 * hits / 60, "top5": 100 * hits / 60, "rate": 1 / 3} for hits in (17, 21)]
+    found = spread.over_seeds(results, ("top?",))
+    assert (found["top1"], found["top5"], found["rate"]) == (31.67, 31.67, 1 / 3)
+    assert [seed["top1"] for seed in found["seeds"]] == [28.33, 35.0]
+    assert spread.over_seeds(results[:1], ("top?",)) == {"top1": 28.33, "top5": 28.33, "rate": 1 / 3}
 
 
 @pytest.mark.parametrize("name", ["knn", "linear", "linear-sweep", "voc07-svm", "few-shot", "retrieval"])

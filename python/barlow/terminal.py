@@ -77,6 +77,11 @@ def short(path: Path | str) -> str:
     return str(path) if relative.startswith("..") else relative
 
 
+def end_of(path: Path | str) -> str:
+    """The last two names of a path: what it is of, and not where on this machine it lies."""
+    return "/".join(Path(path).relative_to(Path(path).anchor).parts[-2:])
+
+
 def worded_here(trace: TracebackType | None) -> bool:
     """Whether an error was raised by this package on purpose, not inside a library by accident."""
     while trace is not None and trace.tb_next is not None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,7 +31,7 @@ from barlow.evaluate.unfinished import Unfinished
 from barlow.evaluate.voc import MultiLabel
 from barlow.model.foreign import described
 from barlow.model.precision import autocast_dtype
-from barlow.model.weights import load_backbone, weights_file
+from barlow.model.weights import load_backbone, step_of, weights_file
 from barlow.validation import validate_ranges
 
 _WORTH_S = 10.0
@@ -108,7 +107,7 @@ def evaluate(
     result |= _description(job, names, result, baselines=baselines) | {
         "target": str(target.resolve()),
         "weights_sha256": digest,
-        "step": _step(file),
+        "step": step_of(file),
         "seeds": seeds,
         "seconds": round(time.monotonic() - began, 1),
     }
@@ -118,12 +117,6 @@ def evaluate(
     unfinished.remove()
     tables.show(talk, result, destination)
     return json.loads(text)
-
-
-def _step(file: Path) -> int | None:
-    """The step of the run after which its weights were those of the file; None if that is no checkpoint."""
-    found = re.fullmatch(r"step-(\d+)", file.parent.name)
-    return int(found[1]) if found else None
 
 
 def _description(job: Job, names: Sequence[str], result: Json, *, baselines: bool) -> Json:

@@ -58,7 +58,7 @@ def run(job: Job, row: Row, seed: int) -> Json:
             scores_E2 = np.array(sharing.of_all(own)).reshape(-1, 2)
             mean_and_ci = [mean_and_interval(scores_E) for scores_E in scores_E2.T]
         for name, (mean, interval) in zip(("centroid", "logistic"), mean_and_ci, strict=True):
-            result[f"{name}_{shots}_shot"] = accuracy.rounded(mean)
+            result[f"{name}_{shots}_shot"] = mean
             result[f"{name}_{shots}_shot_ci95"] = accuracy.rounded(interval)
     return result
 

@@ -118,7 +118,7 @@ def run(job: Job, row: Row, seed: int) -> Json:
 
     def percent(k: int) -> float | None:
         hits = int(accuracy.hits(scores_MC, labels_M, k).sum())
-        return accuracy.rounded(100.0 * (sharing.total(hits, device) / len(test_MF)))
+        return 100.0 * sharing.total(hits, device) / len(test_MF)
 
     result: Json = {"top1": percent(1), "top5": percent(5) if job.num_classes > 5 else None}
     if settings.knn_k > len(bank_NF):

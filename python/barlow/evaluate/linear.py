@@ -55,8 +55,8 @@ def run(job: Job, row: Row, seed: int) -> Json:
     best = max(range(len(results)), key=lambda i: results[i].top1)
     result = results[best]
     return short_batch("linear probe", job) | {
-        "top1": accuracy.rounded(result.top1),
-        "top5": accuracy.rounded(result.top5),
+        "top1": result.top1,
+        "top5": result.top5,
         "best_top1": accuracy.rounded(result.best_top1),
         "best_epoch": result.best_epoch,
         "train_loss": round(result.train_loss, 4) if math.isfinite(result.train_loss) else None,

@@ -31,6 +31,8 @@ class Protocol:
     run: Callable[[Job, Row, int], Json]
     """(job, row, seed) -> metrics in percent ("top1", "top5", "map", ...) and what else is worth keeping.
 
+    The metrics are not rounded yet: means are taken over them first (`spread.over_seeds`).
+
     All ranks call it together and get the same. A `row.backbone` is as before afterwards. Under "notes" it
     may say, as a list of lines, where these images made it leave the published protocol."""
     settings: Callable[[Config], Json]

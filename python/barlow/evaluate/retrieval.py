@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from barlow.config import Config
-from barlow.evaluate import accuracy, precision_recall, published, sharing
+from barlow.evaluate import precision_recall, published, sharing
 from barlow.evaluate.job import Job, Json, Row
 
 _BLOCK_BYTES = 256 << 20
@@ -38,7 +38,7 @@ def run(job: Job, row: Row, seed: int) -> Json:
 
     def share(sum_of_own: Tensor) -> float | None:
         together = sharing.sum_of(sum_of_own.double())
-        return accuracy.rounded(100.0 * together / num_queries) if num_queries else None
+        return 100.0 * together / num_queries if num_queries else None
 
     result: Json = {f"recall_at_{k}": share((first_Q[is_query_Q] < k).sum()) for k in at}
     result["map"] = share(precision_Q[is_query_Q].sum())

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
+from barlow.evaluate.accuracy import rounded
+
 Json = dict[str, Any]
 
 CI = "_ci95"
@@ -17,21 +19,26 @@ CI = "_ci95"
 
 
 def over_seeds(results: Sequence[Json], metrics: Sequence[str]) -> Json:
-    """Of one seed its result as it is; of several the means, `std` (of a sample) and every single result.
+    """Of one seed its result; of several the means, `std` (of a sample) and every single result.
 
-    `metrics` are names or patterns. What is no metric is the first seed's. A metric that any seed has as None
-    has no mean: it is None.
+    `metrics` are names or patterns, in `results` as they were computed and here rounded, means after the sum:
+    that of rounded numbers may have another last digit. What is no metric is the first seed's. A metric that
+    any seed has as None has no mean: it is None.
     """
-    first = results[0]
+    first, told = results[0], [_rounded(result, metrics) for result in results]
     if len(results) == 1:
-        return first
+        return told[0]
     mean, std = {}, {}
     for name in names(first, metrics):
         values = [result[name] for result in results]
         whole = all(value is not None for value in values)
-        mean[name] = round(statistics.fmean(values), 2) if whole else None
-        std[name] = round(statistics.stdev(values), 2) if whole else None
-    return {**first, **mean, "std": std, "seeds": list(results)}
+        mean[name] = rounded(statistics.fmean(values)) if whole else None
+        std[name] = rounded(statistics.stdev(values)) if whole else None
+    return {**first, **mean, "std": std, "seeds": told}
+
+
+def _rounded(result: Json, metrics: Sequence[str]) -> Json:
+    return result | {name: rounded(result[name]) for name in names(result, metrics)}
 
 
 def names(result: Json, metrics: Sequence[str]) -> list[str]:

@@ -57,11 +57,12 @@ def run(job: Job, row: Row, seed: int) -> Json:
     classes = sharing.of_all(own)
     measured = [found for found in classes if found["ap_area"] is not None]
     result: Json = {
-        f"map_{kind}": accuracy.rounded(float(np.mean([found[f"ap_{kind}"] for found in measured])))
-        if measured
-        else None
+        f"map_{kind}": float(np.mean([found[f"ap_{kind}"] for found in measured])) if measured else None
         for kind in ("11_point", "area")
     }
+    # Rounded when the mean has been taken: of rounded numbers it may have another last digit.
+    for found in classes:
+        found |= {name: accuracy.rounded(found[name]) for name in ("ap_11_point", "ap_area")}
     result["classes"] = dict(zip(names, classes, strict=True))
     result["notes"] = _notes(job, classes)
     return result
@@ -89,8 +90,8 @@ def _one_class(
         "cost": cost,
         "folds": folds if folds > 1 else 0,
         "unfinished": unfinished,
-        "ap_11_point": accuracy.rounded(100 * eleven),
-        "ap_area": accuracy.rounded(100 * area),
+        "ap_11_point": 100 * eleven,
+        "ap_area": 100 * area,
     }
 
 

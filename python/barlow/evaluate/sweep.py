@@ -55,8 +55,8 @@ def run(job: Job, row: Row, seed: int) -> Json:
     best = max(range(len(rates)), key=lambda i: tried[i].top1)
     (final,) = probes(None, (test_MF, parts.test_labels_M), [rates[best]], "the best one")
     return linear.short_batch("linear sweep", job) | {
-        "top1": accuracy.rounded(final.top1),
-        "top5": accuracy.rounded(final.top5),
+        "top1": final.top1,
+        "top5": final.top5,
         "learning_rate": rates[best],
         "held_out_images": int(held_N.sum()),
         "held_out_top1": {

@@ -6,16 +6,14 @@ Not here: writing it (write.py), measuring anything.
 from __future__ import annotations
 
 import re
-import warnings
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from barlow import durable
 from barlow.config import TIMM, Config, DataConfig, ModelConfig
 from barlow.evaluate.evaluation import beside
 from barlow.evaluate.result import read as read_evaluation
 from barlow.evaluate.scores import ROWS, legend, scores
+from barlow.export.origin import Origin, told_by
+from barlow.terminal import end_of
 
 _NO_LICENCE = "Not stated: it depends on the images, and only who trained this knows theirs."
 
@@ -26,7 +24,7 @@ def card(
     title: str,
     about: str,
     model: ModelConfig,
-    run: Config | None,
+    origin: Origin,
     data: DataConfig,
     recipe: str,
     licence: str,
@@ -37,11 +35,11 @@ def card(
     """
     parts = [
         f"# {title}",
-        f"{_network(model)}{_training(run)} {about} The projector is not included.",
+        f"{_network(model)}{_training(origin.run)} {about} The projector is not included.",
         "## Loading",
         f"```python\n{recipe}```",
         *_preprocessing(data),
-        *_origin(target, run),
+        *_origin(origin),
         *_results(target, weights_sha256),
         f"## Licence\n\n{licence or _NO_LICENCE}",
     ]
@@ -97,22 +95,21 @@ def _preprocessing(data: DataConfig) -> list[str]:
     return ["## Input", f"RGB images, {data.image_size} x {data.image_size} pixels:", f"```python\n{code}```"]
 
 
-def _origin(target: Path, run: Config | None) -> list[str]:
-    if run is None:
+def _origin(origin: Origin) -> list[str]:
+    if (run := origin.run) is None:
         return []
-    path = target / "run.json"
-    record = _told_by(path, durable.read_json)
-    optim, objective = run.optim, run.objective
+    record, optim, objective = origin.record, run.optim, run.objective
     loss = (
         f"lambda {objective.lambd:g}" if objective.name == "barlow_twins" else f"objective {objective.name}"
     )
     rates = "AdamW" if optim.optimizer == "adamw" else optim.variant.upper()
     lines = [
+        f"- weights: {_progress(origin)}",
         f"- recipe: {optim.epochs} epochs, batches of {optim.batch_size}, {rates}, {loss}, "
         f"projector {'-'.join(map(str, run.model.projector))}, seed {run.train.seed}",
     ]
     if isinstance(record.get("num_samples"), int):
-        lines.insert(0, f"- data: {record['num_samples']:,} images of {Path(str(record.get('data'))).name}")
+        lines.insert(0, f"- data: {record['num_samples']:,} images of {end_of(str(record.get('data')))}")
     if record.get("preset"):
         lines.append(f"- preset: {record['preset']}")
     if isinstance(record.get("imported"), dict):
@@ -122,18 +119,15 @@ def _origin(target: Path, run: Config | None) -> list[str]:
     return ["## Training", "\n".join(lines)]
 
 
-def _told_by(path: Path, read: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
-    """What a file says that a card can do without; of a damaged one nothing, and a warning."""
-    try:
-        return read(path) if path.exists() else {}
-    except (OSError, ValueError) as error:
-        warnings.warn(f"the card leaves out what can't be read: {error}", stacklevel=2)
-        return {}
+def _progress(origin: Origin) -> str:
+    """How much of the recipe the weights have behind them: it alone would claim all of it."""
+    if not (told := origin.position):
+        return "how much of the recipe they have behind them is not recorded"
+    return f"{told}; **the training is unfinished**" if origin.unfinished else told
 
 
 def _results(target: Path, weights_sha256: str) -> list[str]:
-    path = beside(target, "eval.json")
-    result = _told_by(path, read_evaluation)
+    result = told_by(beside(target, "eval.json"), read_evaluation)
     # A run that was trained on since has better weights than those that were evaluated, and other ones.
     if not (found := scores(result)) or result.get("weights_sha256") != weights_sha256:
         return []

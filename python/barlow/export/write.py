@@ -18,11 +18,13 @@ from barlow.config import TIMM, DataConfig
 from barlow.data import DataError, Loader, open_index, views
 from barlow.data.device import normalise
 from barlow.evaluate.features import digest
+from barlow.export import origin
 from barlow.export.card import card as card_of
 from barlow.export.card import card_file, format_of, written_by
 from barlow.export.detectron2_file import DETECTRON2
 from barlow.export.format import Features, Format, Source
 from barlow.export.onnx_file import ONNX
+from barlow.export.origin import Origin
 from barlow.export.safetensors_file import SAFETENSORS
 from barlow.export.timm_file import TIMM_FILE
 from barlow.export.torchvision_file import TORCHVISION
@@ -82,12 +84,13 @@ def export(
     if format not in FORMATS:
         raise ValueError(f"--format must be one of {', '.join(FORMATS)}, not {format}")
     form, target, out = FORMATS[format], Path(target), Path(out)
-    backbone, model, run = weights.load_backbone(target)
+    source = weights.weights_file(target)  # of a run that goes on training: what is newest now
+    backbone, model, run = weights.load_backbone(source)
     form.refuse(model)
     data = described(model, run).data
     file = _file(out, format, model.backbone)
     card = card_file(file)
-    if file.exists() and file.samefile(weights.weights_file(target)):
+    if file.exists() and file.samefile(source):
         raise ValueError(f"{file} is what is to be exported: choose another OUT")
     if not overwrite:
         _check_replaceable(file, format)
@@ -96,22 +99,25 @@ def export(
     about = f"{len(content) / 1e6:.1f} MB, {backbone.num_features} features per image. {form.promise}"
     about = f"{about} {written_by(format)}"
     recipe = form.recipe(model, file.name)
-    card_text = card_of(target, digest(backbone), file.name, about, model, run, data, recipe, licence)
+    came = origin.of(source, run)
+    card_text = card_of(target, digest(backbone), file.name, about, model, came, data, recipe, licence)
     # Under its name only when it is proven: what an earlier export left there stays until then.
     durable.remove_leftovers(file.parent, of=(file.name, card.name))
     draft = durable.begin_folder(file) / file.name
     try:
         with durable.naming(file):
             durable.write_file(draft, content)
-        images_N3HW, origin = _images(target, data)
+        images_N3HW, checked_on = _images(came, data)
         difference = _compare(backbone, form.load(draft, model), images_N3HW, form.tolerance)
         durable.write_file(card, card_text)
         durable.move_file(draft, file)
     finally:
         shutil.rmtree(draft.parent, ignore_errors=True)
     recipe = form.recipe(model, str(file))
-    print(f"wrote {file} and {card}; same features as the run on {origin}. To load it:\n\n{recipe}")
-    return Exported(file, card, origin, difference, recipe)
+    if came.unfinished:
+        print(f"the weights are those {came.position}: the training is unfinished")
+    print(f"wrote {file} and {card}; same features as the run on {checked_on}. To load it:\n\n{recipe}")
+    return Exported(file, card, checked_on, difference, recipe)
 
 
 def _file(out: Path, format: FormatName, backbone: str) -> Path:
@@ -132,16 +138,16 @@ def _check_replaceable(file: Path, format: FormatName) -> None:
     """
     if not file.exists() or (before := format_of(file)) == format:
         return
-    origin = f"by --format {before}" if before else f"and no {card_file(file).name} says what it is"
+    by = f"by --format {before}" if before else f"and no {card_file(file).name} says what it is"
     another = file.with_name(f"{file.stem}-{format}{file.suffix}")
-    raise ValueError(f"{file} is there already, {origin}: --overwrite replaces it, or name a file: {another}")
+    raise ValueError(f"{file} is there already, {by}: --overwrite replaces it, or name a file: {another}")
 
 
-def _images(target: Path, data: DataConfig) -> tuple[Tensor, str]:
+def _images(came: Origin, data: DataConfig) -> tuple[Tensor, str]:
     """A few normalised images [N, 3, S, S] of the run's data, or noise where they cannot be read."""
     (view,) = views.evaluation(size=data.image_size, resize=data.eval_resize)
     try:
-        run = durable.read_json(target / "run.json")
+        run = came.record
         index = open_index(run["data"])
         with Loader(
             index, views=[view], batch_size=min(_NUM_CHECKED, len(index)), shuffle=False, epochs=1, threads=1

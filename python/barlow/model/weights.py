@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -176,6 +177,12 @@ def weights_file(path: Path) -> Path:
     if checkpoint is None:
         raise ValueError(f"the run {path} has no valid checkpoint")
     return checkpoint / _FILE
+
+
+def step_of(file: Path) -> int | None:
+    """The step of the run after which its weights were those of the file; None if that is no checkpoint."""
+    found = re.fullmatch(r"step-(\d+)", file.absolute().parent.name)
+    return int(found[1]) if found else None
 
 
 def _run_config(file: Path) -> Config | None:

@@ -13,6 +13,7 @@ from typing import Any
 from barlow.config import TIMM, flat
 from barlow.report import charts
 from barlow.report.record import Record
+from barlow.terminal import end_of
 
 _STYLE = Path(__file__).with_name("report.css")
 
@@ -121,13 +122,9 @@ def _facts(rec: Record) -> list[tuple[str, str, bool]]:
     if isinstance(versions, dict):
         add("versions", ", ".join(f"{name} {value}" for name, value in versions.items()), True)
     if isinstance(data := rec.run.get("data"), str):
+        # The report may travel: where the images lay is nobody else's business.
         add("data", end_of(data), True)
     return facts
-
-
-def end_of(path: str) -> str:
-    """The last two names of a path. The report may travel: where the images lay is nobody else's business."""
-    return "/".join(Path(path).parts[-2:])
 
 
 def _loss_and_floor(line: dict[str, Any]) -> str | None:

@@ -6,6 +6,7 @@ Not here: images and networks (gallery.py), charts, HTML.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import math
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from barlow import config as configs
 from barlow import durable
 from barlow.config import Config
 from barlow.evaluate import result
+from barlow.train import listing
 from barlow.train.snapshots import FOLDER as SNAPSHOTS
 
 Json = dict[str, Any]
@@ -36,6 +38,8 @@ class Record:
     """run.json."""
     metrics: list[Json] = field(default_factory=list)
     """metrics.jsonl, one entry per step, ascending."""
+    saved_step: int = 0
+    """Of the newest checkpoint; a run that logs rarely and was stopped has more steps than metrics say."""
     evaluation: Json | None = None
     """eval.json."""
     snapshots: list[tuple[int, np.ndarray]] = field(default_factory=list)
@@ -48,17 +52,12 @@ class Record:
     @property
     def total_steps(self) -> int | None:
         """Optimizer steps of the whole run, or None where the data's size is not known."""
-        num_samples = self.run.get("num_samples")
-        if self.config is None or not isinstance(num_samples, int):
-            return None
-        per_epoch = num_samples // self.config.optim.batch_size
-        steps = per_epoch * self.config.optim.epochs
-        return min(steps, self.config.train.steps or steps)
+        return None if self.config is None else listing.plan(dataclasses.asdict(self.config), self.run)[0]
 
     @property
     def done_steps(self) -> int:
-        """Steps behind the last line of metrics."""
-        return int(self.metrics[-1]["step"]) if self.metrics else 0
+        """Steps behind the last line of metrics or the newest checkpoint, whichever is more."""
+        return max(int(self.metrics[-1]["step"]) if self.metrics else 0, self.saved_step)
 
     def series(self, key: str, over: str = "step") -> list[tuple[float, float]]:
         """(step, value) of one metric where it was logged as a finite number, or `over` something else."""
@@ -82,6 +81,7 @@ def read(folder: Path) -> Record:
     record.config = _read(configs.load, folder / "config.json", record.missing)
     record.run = _read(durable.read_json, folder / "run.json", record.missing) or {}
     record.metrics = _metrics(folder / "metrics.jsonl", record.missing)
+    record.saved_step = listing.checkpoints(folder)[1] or 0
     if record.config is None and not record.metrics:
         raise ValueError(f"{folder} is not a run folder: it has neither config.json nor metrics.jsonl")
     record.snapshots = _snapshots(folder, record.missing)

@@ -11,9 +11,10 @@ from typing import Any
 
 from barlow.evaluate.scores import ROWS, Score, chance, legend, rank_bound, scores
 from barlow.report import charts
-from barlow.report.page import end_of, missing, section
+from barlow.report.page import missing, section
 from barlow.report.paper import Published, published
 from barlow.report.record import Record
+from barlow.terminal import end_of
 
 
 def section_of(

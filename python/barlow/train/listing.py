@@ -99,10 +99,10 @@ def _run(folder: Path, above: Path) -> Run:
     troubles: list[str] = []
     config, run = (_json(folder / name, troubles) for name in (CONFIG, RUN))
     last, best_knn = _metrics(folder / METRICS)
-    saved, whole = _checkpoints(folder / CHECKPOINTS)
+    saved, whole = checkpoints(folder)
     if saved and whole is None:
         troubles.append("no checkpoint is whole")
-    steps, per_epoch = _plan(config, run)
+    steps, per_epoch = plan(config, run)
     progress = _Progress(max(int(_number(last, "step") or 0), whole or 0), whole or 0, steps, _seen(folder))
     state, why = _state(folder, _json(folder / STATUS_FILE, []), run, troubles, progress)
     knn = [best_knn, _number(_object(_json(folder / EVALUATION, []), "knn"), "top1")]
@@ -153,8 +153,8 @@ def _state(
     return "stopped", "killed"
 
 
-def _plan(config: Json, run: Json) -> tuple[int | None, int | None]:
-    """Steps of the run and of one epoch."""
+def plan(config: Json, run: Json) -> tuple[int | None, int | None]:
+    """Steps of the run and of one epoch, by config.json and run.json; None where they don't say."""
     optim, num_samples = _object(config, "optim"), _number(run, "num_samples")
     batch_size, epochs = _number(optim, "batch_size"), _number(optim, "epochs")
     if not num_samples or not batch_size or not epochs:
@@ -189,9 +189,9 @@ def _parsed(raw: bytes) -> Json:
     return line if isinstance(line, dict) else {}
 
 
-def _checkpoints(folder: Path) -> tuple[int, int | None]:
+def checkpoints(run: Path) -> tuple[int, int | None]:
     """How many there are, and the step of the newest whose files have the sizes that its manifest names."""
-    found = sorted((p for p in folder.glob("step-*") if p.name[5:].isdigit()), reverse=True)
+    found = sorted((p for p in (run / CHECKPOINTS).glob("step-*") if p.name[5:].isdigit()), reverse=True)
     return len(found), next((int(p.name[5:]) for p in found if _sizes_fit(p)), None)
 
 

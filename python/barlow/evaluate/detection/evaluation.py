@@ -152,7 +152,7 @@ class _Job:
         assert isinstance(by_class, list)
         last = losses[-max(1, len(losses) // 100) :]
         return {
-            **{name: round(float(value), 2) for name, value in scores.items() if not isinstance(value, list)},
+            **{name: float(value) for name, value in scores.items() if not isinstance(value, list)},
             "ap50_by_class": [None if value is None else round(value, 2) for value in by_class],
             "train_loss": round(sum(last) / len(last), 4),
         }
