@@ -245,12 +245,14 @@ def test_unlabelled_images_still_get_the_numbers_that_need_no_labels(
     run: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     capsys.readouterr()
+    (tmp_path / "e.json").write_text('{"knn": null, "linear": {"top1": 50.0}}')
     result = evaluate(run, pictures / "plain", out=tmp_path / "e.json")
     assert result["knn"] is None
     assert result["linear"] is None
     assert "no labels" in result["reason"]
     assert not any("probe" in note for note in result["protocol"]["deviations"])
     told = capsys.readouterr().out
+    assert told.startswith(f"{tmp_path / 'e.json'} has linear and will be replaced: --out FILE keeps both\n")
     free = result["label_free"]
     assert free["num_images"] == 18 < free["num_features"] == 64
     assert f"{free['effective_rank']:.2f} of at most 18 (18 images)" in told

@@ -347,6 +347,13 @@ def test_knn_says_when_all_images_vote(job: Job) -> None:
     config = dataclasses.replace(job.config, evaluate=dataclasses.replace(QUICK, knn_k=200))
     many = knn.run(dataclasses.replace(job, config=config), PIXELS, 0)
     assert many["notes"] == ["kNN: all 60 training images vote, not 200"]
+    told = deviations.protocol(
+        config, torch.float32, None, labelled=True, names=["knn"], notes=many["notes"]
+    )["deviations"]
+    assert [line for line in told if line.startswith("kNN: ")][-1:] == many["notes"]
+    assert not any("neighbours" in line for line in told)
+    few = deviations.protocol(config, torch.float32, None, labelled=True, names=["knn"])["deviations"]
+    assert "kNN: neighbours 200 instead of 20" in few
     assert "notes" not in knn.run(job, PIXELS, 0)
 
 

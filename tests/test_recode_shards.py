@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -243,9 +244,15 @@ def test_the_command_shows_bytes(tmp_path: Path, capfd: pytest.CaptureFixture[st
     folder = write_tree(tmp_path / "images", class_folders(4))
     result = barlow_here(capfd, "pack", folder, tmp_path / "out", "--recode")
     shown = dict(line.split(": ", 1) for line in result.out.splitlines())
-    assert shown["recoded"] == "6"
-    sizes = [int(shown[f"recoded_{end}_bytes"]) for end in ("from", "to")]
+    images, *sizes = (int(number) for number in re.findall(r"\d+", shown["recoded"].replace(",", "")))
+    assert (images, len(sizes)) == (6, 2)
+    assert set(shown) == {"images", "shards", "bytes", "classes", "recoded", "time"}
+    assert re.fullmatch(r"\d+\.\d s", shown["time"])
     assert sizes[0] == sum(len(data) for name, data in class_folders(4).items() if name.endswith(".jpg"))
     assert native.Index.open(tmp_path / "out").recoded().size == 6
+    plain = barlow_here(capfd, "pack", folder, tmp_path / "plain").out
+    assert [line.split(":")[0] for line in plain.splitlines()] == [
+        "images", "shards", "bytes", "classes", "time",
+    ]  # fmt: skip
     assert "restored: 6" in barlow_here(capfd, "unpack", tmp_path / "out", tmp_path / "back").out
     assert read_tree(tmp_path / "back") == class_folders(4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,23 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from barlow import durable
 from barlow.ablations import ABLATIONS
 from barlow.config import imagenet
 from barlow.data import open_index
-from barlow.reproduce import EXPERIMENTS, SCALES, claims, findings, images, plan, plots, spread, tables
+from barlow.reproduce import (
+    EXPERIMENTS,
+    SCALES,
+    cell,
+    claims,
+    findings,
+    images,
+    outcome,
+    plan,
+    plots,
+    spread,
+    tables,
+)
 from barlow.reproduce.claims import Claim, Kind, Scores
 from barlow.reproduce.scales import Scale
 from barlow.validation import validate
@@ -70,6 +84,19 @@ def test_an_incomplete_grid_is_balanced_and_equal_cells_are_one(tmp_path: Path) 
     table = plan.cells(plan.rows(EXPERIMENTS["table-5"], scale), scale, 1)
     assert table[0].folder(tmp_path, "x") == folders["width-512", 0]
     assert table[0].folder(tmp_path, "other images") != folders["width-512", 0]
+
+
+def test_deviations_are_told_though_the_first_cell_has_failed(tmp_path: Path) -> None:
+    scale, experiment = SCALES["cifar10-minute"], EXPERIMENTS["table-5"]
+    made = plan.cells(plan.rows(experiment, scale), scale, 1)
+    shown = images.Images(tmp_path, tmp_path, tmp_path, {}, 10, "x")
+    numbers = dict.fromkeys(("loss", "on_diagonal", "rank_me", "train_s", "knn", "linear"), 50.0)
+    good = {**numbers, "weights_sha256": "", "protocol": {"deviations": ["kNN: neighbours 5 instead of 20"]}}
+    for each, found in zip(made, ({"failed": "loss is not finite"}, good), strict=False):
+        durable.write_file(each.folder(tmp_path, "x") / cell.RESULT, json.dumps(found))
+    told = outcome.gather(experiment, "cifar10-minute", scale, made, shown, tmp_path)
+    assert told["cells_done"] == 2
+    assert told["deviations"] == ["kNN: neighbours 5 instead of 20"]
 
 
 def test_only_names_rows_and_the_first_one_stays() -> None:

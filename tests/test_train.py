@@ -23,7 +23,7 @@ from barlow.model import build_model
 from barlow.model.precision import autocast_dtype
 from barlow.objectives import loss_floor
 from barlow.train.learner import Plan
-from barlow.train.loop import Clock, train
+from barlow.train.loop import Clock, too_many, train
 from commands import TINY, barlow, barlow_here, finish, make_images, metrics, start, tensors
 
 Capture = pytest.CaptureFixture[str]
@@ -301,6 +301,17 @@ def test_a_plan_counts_from_one() -> None:
     assert [step for step in (1, 6249, 6250, 12_500, 625_000) if plan.judges(step)] == [6250, 12_500, 625_000]
     assert replace(plan, log_every=6000).logs(6250)
     assert not replace(plan, judge_every=0).judges(625_000)
+
+
+def test_more_steps_than_the_epochs_have_are_told() -> None:
+    config = Config()
+    config = replace(config, optim=replace(config.optim, epochs=6), train=replace(config.train, steps=60))
+    plan = Plan.of(config, steps_per_epoch=8)
+    assert plan.last_step == 48
+    words = "--train.steps 60: the 6 epochs of 8 steps end before, after step 48"
+    assert too_many(config, plan) == words
+    for steps in (0, 47, 48):
+        assert too_many(replace(config, train=replace(config.train, steps=steps)), plan) is None
 
 
 def test_a_clock_goes_on_and_laps_start_anew() -> None:

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator
 from json import dumps
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from barlow.commands.arguments import MAX_THREADS, Out, Source, check, show
 from barlow.terminal import bar, one_line
@@ -80,7 +80,27 @@ def pack(
             f"{report['classes_without_training']} classes have their only image in {out / 'held-out'}",
             stacklevel=1,
         )
-    show(report)
+    show(_told(report, recode=recode))
+
+
+def _told(report: dict[str, Any], *, recode: bool = False) -> dict[str, str]:
+    """A report for reading: without what there was none of or what wasn't asked for."""
+    nothing = ("extra_members", "ignored", "held_out_images", "classes_without_training", "restored")
+    told = {
+        name: f"{value:,}"
+        for name, value in report.items()
+        if isinstance(value, int) and (value or name not in nothing) and not name.startswith("recoded")
+    }
+    if recode:
+        before, after = report["recoded_from_bytes"], report["recoded_to_bytes"]
+        told["recoded"] = f"{report['recoded']:,} images, from {before:,} to {after:,} bytes"
+    for why, count in report.get("not_recoded", {}).items() if recode else ():
+        told[f"not recoded, since {why}"] = f"{count:,}"
+    for one in report["skipped"]:
+        told[f"skipped {one['shard']}/{one['member']}" if one["shard"] else f"skipped {one['member']}"] = one[
+            "reason"
+        ]
+    return told | {"time": f"{report['seconds']:.1f} s"}
 
 
 @contextlib.contextmanager
@@ -160,4 +180,4 @@ def unpack(source: Source, out: Out, *, on_error: Literal["raise", "skip"] = "ra
 
     with bar("unpacking") as progress, _hint(on_error, "files"):
         report = unpack(source, out, on_error=on_error, progress=progress)
-    show(report)
+    show(_told(report))

@@ -32,6 +32,7 @@ from barlow.evaluate.voc import MultiLabel
 from barlow.model.foreign import described
 from barlow.model.precision import autocast_dtype
 from barlow.model.weights import load_backbone, step_of, weights_file
+from barlow.terminal import short
 from barlow.validation import validate_ranges
 
 _WORTH_S = 10.0
@@ -97,6 +98,8 @@ def evaluate(
     dtype = _precision(config.train.precision, where)
     unfinished = _unfinished(destination, digest, parts, config, dtype, where)
     job = Job(parts, config, where, dtype, talk, kept, unfinished)
+    if told := _replaced(destination, () if isinstance(parts, Index) else names):
+        talk.say(told)
     talk.say(NO_LABELS if isinstance(parts, Index) else parts.how)
     result: Json = {}
     for row in rows(job, backbone, baselines=baselines):
@@ -117,6 +120,18 @@ def evaluate(
     unfinished.remove()
     tables.show(talk, result, destination)
     return json.loads(text)
+
+
+def _replaced(destination: Path, names: Sequence[str]) -> str:
+    """What will be lost with the result that is there, which may have taken hours; empty if nothing is."""
+    try:
+        before = durable.read_json(destination)
+    except (OSError, ValueError):
+        return ""
+    lost = [name for name in PROTOCOLS if before.get(name) is not None and name not in names]
+    if not lost:
+        return ""
+    return f"{short(destination)} has {', '.join(lost)} and will be replaced: --out FILE keeps both"
 
 
 def _description(job: Job, names: Sequence[str], result: Json, *, baselines: bool) -> Json:

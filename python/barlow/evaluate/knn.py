@@ -20,6 +20,8 @@ from barlow.evaluate.job import Job, Json, Row
 _BLOCK_BYTES = 256 << 20
 """Bound on one block of similarities; a block needs about twice this with its search."""
 _ROWS = 65_536
+ALL_VOTE, FEWER_VOTE = "kNN: all", "kNN: neighbours"
+"""How the lines about the number of neighbours begin: that of a result, and that of the settings."""
 _MIN_NORM = 1e-12
 """As functional.normalize has it: features that are all 0 are like nothing."""
 
@@ -122,7 +124,7 @@ def run(job: Job, row: Row, seed: int) -> Json:
 
     result: Json = {"top1": percent(1), "top5": percent(5) if job.num_classes > 5 else None}
     if settings.knn_k > len(bank_NF):
-        result["notes"] = [f"kNN: all {len(bank_NF)} training images vote, not {settings.knn_k}"]
+        result["notes"] = [f"{ALL_VOTE} {len(bank_NF)} training images vote, not {settings.knn_k}"]
     return result
 
 

@@ -51,7 +51,7 @@ def gather(
         "minutes": round(sum(_seconds(result) for result in done) / 60, 1),
         "torch": sorted({result["torch"] for result in done if "torch" in result}),
         "devices": sorted({result["device"] for result in done if "device" in result}),
-        "deviations": done[0]["protocol"]["deviations"] if done and "protocol" in done[0] else [],
+        "deviations": next((r["protocol"]["deviations"] for r in done if "protocol" in r), []),
     }
 
 

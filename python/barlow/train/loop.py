@@ -70,7 +70,7 @@ def train(
         if step >= plan.last_step:
             display.say(f"{run} is finished: {_all_done(step, plan)}")
             return 0
-        for said in filter(None, (note, initial and initial.said)):
+        for said in filter(None, (note, initial and initial.said, too_many(config, plan))):
             display.say(said)
         form = f"{learner.form} form, {learner.form_reason}"
         display.say(f"loss: {form if config.objective.name == 'barlow_twins' else config.objective.name}")
@@ -145,6 +145,14 @@ def train(
             display.say(f"stopped by {name} after step {step}, which {saved}; the same command goes on")
             return stopped_by
     return 0
+
+
+def too_many(config: Config, plan: Plan) -> str | None:
+    """A note that the epochs end before the steps that were asked for."""
+    if config.train.steps <= plan.total_steps:
+        return None
+    epochs = f"{config.optim.epochs} epochs of {plan.steps_per_epoch:,} steps"
+    return f"--train.steps {config.train.steps}: the {epochs} end before, after step {plan.total_steps:,}"
 
 
 def _all_done(step: int, plan: Plan) -> str:

@@ -108,7 +108,7 @@ def end_at_once(number: int, words: str = "") -> NoReturn:
 
     Nothing else is tidied up or waited for.
     """
-    words = words or f"{signal.Signals(number).name} again: ended without a checkpoint"
+    words = words or f"{signal.Signals(number).name} again: ended at once, without saving"
     os.write(2, f"barlow: {words}\n".encode())
     os._exit(exit_code(number))
 

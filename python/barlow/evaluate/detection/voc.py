@@ -39,14 +39,15 @@ def check_devkit(root: Path, sets: Sequence[Set]) -> None:
     folders = [Path(f"VOC{year}", part) for year, _ in sets for part in ("Annotations", "JPEGImages")]
     missing = [str(path) for path in lists if not (root / path).is_file()]
     missing += [f"{path}/" for path in dict.fromkeys(folders) if not (root / path).is_dir()]
+    absent = [year for year in sorted({path.parts[0] for path in lists}) if not (root / year).is_dir()]
+    # Of a folder that is not there nothing else needs saying.
+    missing = [f"{year}/" for year in absent] + [path for path in missing if path.split("/")[0] not in absent]
     if not missing:
         return
     meant = f" Is {root.parent} meant?" if (root / "ImageSets").is_dir() else ""
     raise ValueError(
         f"{root} is not VOC's folder VOCdevkit, or not all of it: it lacks {', '.join(missing)}.{meant} "
-        f"Needed are the sets {', '.join(f'{name} of VOC{year}' for year, name in sets)}, each as "
-        "ImageSets/Main/SET.txt in its year's folder, with Annotations/NAME.xml and JPEGImages/NAME.jpg for "
-        "every name there"
+        "docs/detection.md says where it comes from"
     )
 
 
