@@ -66,8 +66,13 @@ impl Blocks {
         self.dc.resize(blocks, 0);
         self.counts.clear();
         self.counts.resize(rows, 0);
-        // What is behind the values of a row means nothing.
-        self.values.resize(self.values.len().max(rows * self.pitch()), 0);
+        // What is behind the values of a row means nothing, nor what was there before: new memory instead of a copy,
+        // so that what no value reaches is never touched.
+        let room = rows * self.pitch();
+        if self.values.len() < room {
+            self.values = Vec::new();
+            self.values = vec![0; room];
+        }
     }
 
     /// From the values of one row to those of the next: a block is written with more room than it takes.

@@ -50,27 +50,31 @@ fn same_firsts(band: &Expander, cursor: &mut Cursor, firsts: &[i16]) -> Option<(
     let streams = band.streams;
     let differences = band.bytes[streams.dc..streams.dc_wide].get(cursor.block..)?.get(..firsts.len())?;
     let (&first, &found) = firsts.first().zip(differences.first())?;
-    let mut pairs = (first.wrapping_sub(cursor.above) != i16::from(found.cast_signed())) & (found != FAR);
-    let mut far = found == FAR;
+    // Bits by which they differ, and any that are far: numbers and no branch, so that it is done with vectors.
+    let differ = |before: i16, value: i16, found: u8| {
+        let near = if found == FAR { 0 } else { -1 };
+        (value.wrapping_sub(before) ^ i16::from(found.cast_signed())) & near
+    };
+    let (mut other, mut far) = (differ(cursor.above, first, found), u8::from(found == FAR));
     for ((&before, &value), &found) in firsts.iter().zip(&firsts[1..]).zip(&differences[1..]) {
-        let is_far = found == FAR;
-        pairs |= (value.wrapping_sub(before) != i16::from(found.cast_signed())) & !is_far;
-        far |= is_far;
+        other |= differ(before, value, found);
+        far |= u8::from(found == FAR);
     }
-    if far {
+    let mut same = other == 0;
+    if far != 0 {
         let mut before = cursor.above;
         for (&value, &found) in firsts.iter().zip(differences) {
             if found == FAR {
                 let from = streams.dc_wide + 2 * cursor.dc_wide;
                 let wide = band.bytes[..streams.bitmaps].get(from..)?.first_chunk()?;
-                pairs |= before.wrapping_add(i16::from_le_bytes(*wide)) != value;
+                same &= before.wrapping_add(i16::from_le_bytes(*wide)) == value;
                 cursor.dc_wide += 1;
             }
             before = value;
         }
     }
     cursor.above = first;
-    (!pairs).then_some(())
+    same.then_some(())
 }
 
 /// A difference of first coefficients that is among the wide ones.
