@@ -65,6 +65,16 @@ def one_line(capfd: Capture, named: Path, *arguments: object) -> str:
     return lines[0]
 
 
+def card_without(capfd: Capture, named: Path, run: Path, out: Path) -> str:
+    """Exports and expects a line that names the file which the card does without; the card."""
+    found = barlow_here(capfd, "export", run, out, "--format", "safetensors")
+    assert found.code == 0, found
+    lines = [line for line in found.err.splitlines() if "scanned" not in line]
+    assert len(lines) == 1, found.err
+    assert f"the card leaves out what can't be read: {named}: " in lines[0]
+    return (out / "resnet10.safetensors.md").read_text()
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", NOT_UTF8, b"[" * 100_000, b'{"data": 3}'])
 def test_a_damaged_config_or_record_of_a_run(
     finished: tuple[Path, Path], run: Path, tmp_path: Path, capfd: Capture, content: bytes
@@ -76,10 +86,7 @@ def test_a_damaged_config_or_record_of_a_run(
             ("eval", run, images),
             ("export", run, tmp_path / "x"),
         ],
-        "run.json": [
-            ("train", images, "--run", run),
-            ("export", run, tmp_path / "x", "--format", "safetensors"),
-        ],
+        "run.json": [("train", images, "--run", run)],
     }.items():
         path = run / name
         good = path.read_bytes()
@@ -88,8 +95,12 @@ def test_a_damaged_config_or_record_of_a_run(
             if (name, content) == ("run.json", b'{"data": 3}'):
                 continue  # an object, and nothing in it is relied upon
             one_line(capfd, path, *command)
+        assert not (tmp_path / "x").exists()
+        if name == "run.json" and content != b'{"data": 3}':
+            card = card_without(capfd, path, run, tmp_path / "x")
+            assert "- recipe: 1 epochs" in card
+            assert "- data: " not in card
         path.write_bytes(good)
-    assert not (tmp_path / "x").exists()
 
 
 def test_a_path_that_is_not_there(tmp_path: Path, capfd: Capture) -> None:
@@ -140,14 +151,14 @@ def test_an_evaluation_of_another_shape_names_what_is_wrong(
         result.read(path)
 
 
-def test_a_damaged_evaluation_stops_an_export_and_is_a_gap_in_the_report(
+def test_a_damaged_evaluation_is_a_gap_in_a_card_and_in_the_report(
     run: Path, tmp_path: Path, capfd: Capture
 ) -> None:
-    out = tmp_path / "out"
     for content in (NOT_UTF8, b'{"knn": {"top1": 3}, "linear": {}}', b"null"):
         (run / "eval.json").write_bytes(content)
-        one_line(capfd, run / "eval.json", "export", run, out, "--format", "safetensors")
-        assert not out.exists()  # no weights without their card
+        card = card_without(capfd, run / "eval.json", run, tmp_path / "out")
+        assert "## Training" in card
+        assert "## Results" not in card
         found = barlow_here(capfd, "report", run)
         assert found.code == 0, found.err
         assert "<li>eval.json: " in (run / "report.html").read_text()
