@@ -4,7 +4,7 @@
 //! floor 3   workers, scan, pack (the only writes)   blocks, meter, slots, loader (threads, ordered delivery)
 //! floor 2   recode   decode   index   order   store   augment   floats
 //! floor 1   tar     jpeg png webp            ops/ (resize, colour, blur, ...)
-//! floor 0   error   limits   random
+//! floor 0   checksum   error   limits   random
 //! ```
 //!
 //! Pure: no Python, no torch, no CUDA. Every decision about order and randomness is a function of
@@ -12,6 +12,7 @@
 
 pub mod augment;
 pub mod blocks;
+mod checksum;
 pub mod decode;
 pub mod error;
 pub mod floats;

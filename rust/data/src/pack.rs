@@ -15,6 +15,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use crate::checksum::crc32c;
 use crate::decode::{Decoder, Format, Header, Image, peek};
 use crate::error::{Error, Fault, Place, Result};
 use crate::index::{Extra, FILE_NAME, Index, Sample, check_extras};
@@ -362,7 +363,7 @@ fn prove(plan: &Plan, files: &Files, at: usize, tools: &mut Tools) -> Result<Pro
         Some(Err(reason)) => (std::mem::take(data), Some(Err(reason))),
         None => (std::mem::take(data), None),
     };
-    let crc32c = crc32c::crc32c(&data);
+    let crc32c = crc32c(&data);
     let mut extras = Vec::new();
     plan.read_extras(files, at, |extra, bytes| extras.push((extra, bytes)))?;
     Ok(Proven { data, recoding, header, crc32c, extras })

@@ -12,6 +12,7 @@ mod list;
 
 use std::path::Path;
 
+use crate::checksum::crc32c;
 use crate::decode::{Header, peek};
 use crate::error::{Error, Fault, Result};
 use crate::index::{Builder, Extra, Index, Sample, check_extras};
@@ -101,7 +102,7 @@ struct Probed {
 fn probe(plan: &Plan, files: &Files, at: usize, buffer: &mut Vec<u8>) -> Result<Probed> {
     plan.read(files, at, buffer)?;
     let header = peek(buffer).map_err(|error| plan.locate(at, error))?;
-    let crc32c = crc32c::crc32c(buffer);
+    let crc32c = crc32c(buffer);
     let mut extras = Vec::new();
     plan.read_extras(files, at, |extra, _| extras.push(extra))?;
     Ok(Probed { header, crc32c, extras })
@@ -132,7 +133,7 @@ impl Plan {
             let mut bytes = Vec::new();
             self.read_part(files, *shard, *offset, *length, &mut bytes)
                 .map_err(|error| self.locate_file(*shard, name, *offset, error))?;
-            let crc32c = crc32c::crc32c(&bytes);
+            let crc32c = crc32c(&bytes);
             let (kind, shard, offset, length) = (*kind, *shard, *offset, *length as u32);
             each(Extra { kind, shard, offset, length, crc32c }, bytes);
         }

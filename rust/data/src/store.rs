@@ -7,6 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::checksum::crc32c;
 use crate::error::{Error, Fault, Result};
 use crate::index::{Extra, Index};
 use crate::recode::{self, Recoder};
@@ -68,7 +69,7 @@ impl Store {
         let path = self.index.shard_path(number);
         let shard = Shard { number, path: &path, bytes: self.index.shard_bytes(number) };
         let read = self.files.read(&shard, offset, length.into(), into);
-        read.and_then(|()| match crc32c::crc32c(into) {
+        read.and_then(|()| match crc32c(into) {
             found if found == indexed => Ok(()),
             found => Err(Fault::Checksum { indexed, found }.into()),
         })

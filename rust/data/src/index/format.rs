@@ -1,6 +1,7 @@
 //! Here: the bytes of an index file: where each number stands, little-endian (docs/index-format.md).
 //! Not here: what the numbers must satisfy, files.
 
+use crate::checksum::{crc32c, crc32c_append};
 use crate::error::{Fault, Result};
 
 /// The newest version of the layout; this build reads all up to it.
@@ -143,7 +144,7 @@ impl Header {
 /// crc32c of the file but for the checksum itself.
 fn checksum(file: &[u8]) -> u32 {
     let (before, after) = (file.get(..CHECKSUM_AT), file.get(HEADER_BYTES..));
-    crc32c::crc32c_append(crc32c::crc32c(before.unwrap_or_default()), after.unwrap_or_default())
+    crc32c_append(crc32c(before.unwrap_or_default()), after.unwrap_or_default())
 }
 
 /// One sample, as stored.

@@ -12,6 +12,7 @@ use std::time::Instant;
 use super::durable::{self, Staging};
 use super::names::inner_path;
 use super::{OnError, PARTS, Reject, TICK, check_target};
+use crate::checksum::{crc32c, crc32c_append};
 use crate::decode::peek;
 use crate::error::{Error, Fault, Result};
 use crate::index::{Index, index_path};
@@ -223,7 +224,7 @@ impl Unpacking<'_> {
             let piece = &mut buffer[..count];
             file.read_exact_at(piece, at)?;
             target.write_all(piece)?;
-            crc = crc32c::crc32c_append(crc, piece);
+            crc = crc32c_append(crc, piece);
             at += count as u64;
         }
         if let Err(error) = compare(known, crc, member.length) {
@@ -236,7 +237,7 @@ impl Unpacking<'_> {
     /// The original file of a recoded image.
     fn restored(&mut self, file: &File, member: &Member, known: Option<(u32, u32)>) -> Result<Vec<u8>> {
         let bytes = read(file, member)?;
-        compare(known, crc32c::crc32c(&bytes), member.length)?;
+        compare(known, crc32c(&bytes), member.length)?;
         self.recoder.restore(&bytes)
     }
 

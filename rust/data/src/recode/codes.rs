@@ -37,6 +37,8 @@ pub(super) struct Prefixes {
 }
 
 impl Prefixes {
+    pub(super) const NONE: Self = Self { symbols: [0; 256], bound: [0; 17], offset: [0; 17] };
+
     /// Passes each code, its length and its symbol to `each`. Refuses what libjpeg refuses: lengths that no
     /// prefix code has, a code of ones alone, differences of more than 15 bits.
     pub(super) fn new(
@@ -103,7 +105,7 @@ pub(super) struct Codes {
     prefixes: Prefixes,
     words: Words,
     /// Symbol << 8 | bits of the code; 0: a longer one.
-    first: Box<[u32; 1 << LOOKAHEAD]>,
+    first: [u32; 1 << LOOKAHEAD],
 }
 
 impl Codes {
@@ -125,31 +127,50 @@ impl Codes {
 
 /// What is made of a table to use it.
 pub(super) trait Made: Sized {
-    fn make(table: &Table, class: Class) -> Result<Self, Unusual>;
+    /// What nothing has been made of yet.
+    fn empty() -> Self;
+
+    /// Makes it of a table, in the place of what it was of; if that fails, it is of none.
+    fn make(&mut self, table: &Table, class: Class) -> Result<(), Unusual>;
+
+    /// The same in new memory.
+    #[cfg(test)]
+    fn made(table: &Table, class: Class) -> Result<Box<Self>, Unusual> {
+        let mut made = Box::new(Self::empty());
+        made.make(table, class).map(|()| made)
+    }
 }
 
 impl Made for Codes {
-    fn make(table: &Table, class: Class) -> Result<Self, Unusual> {
-        let (mut words, mut first) = (Words::NONE, Box::new([0; 1 << LOOKAHEAD]));
-        let prefixes = Prefixes::new(table, class, |code, length, symbol| {
+    fn empty() -> Self {
+        Self { prefixes: Prefixes::NONE, words: Words::NONE, first: [0; 1 << LOOKAHEAD] }
+    }
+
+    fn make(&mut self, table: &Table, class: Class) -> Result<(), Unusual> {
+        let Self { prefixes, words, first } = self;
+        *words = Words::NONE;
+        first.fill(0);
+        *prefixes = Prefixes::new(table, class, |code, length, symbol| {
             words.enter(code, length, symbol);
             if let Some(spare) = LOOKAHEAD.checked_sub(length) {
                 let from = (code << spare) as usize;
                 first[from..from + (1 << spare)].fill(u32::from(symbol) << 8 | length);
             }
         })?;
-        Ok(Self { prefixes, words, first })
+        Ok(())
     }
 }
 
-/// Tables that have been made ready: the same few come up in file after file.
+/// Tables that have been made ready: the same few come up in file after file, or each file has its own.
 pub(super) struct Cache<T> {
     made: Vec<(Class, Table, Box<T>)>,
+    /// Those of no table, whose memory is for the next ones.
+    spare: Vec<Box<T>>,
 }
 
 impl<T> Default for Cache<T> {
     fn default() -> Self {
-        Self { made: Vec::new() }
+        Self { made: Vec::new(), spare: Vec::new() }
     }
 }
 
@@ -160,7 +181,7 @@ impl<T: Made> Cache<T> {
     /// Makes room for the tables of one scan, whose numbers then stay valid until the next one.
     pub(super) fn begin_scan(&mut self) {
         if self.made.len() > CACHED {
-            self.made.clear();
+            self.spare.extend(self.made.drain(..).map(|(_, _, made)| made));
         }
     }
 
@@ -169,7 +190,9 @@ impl<T: Made> Cache<T> {
         if let Some(number) = self.made.iter().position(|made| made.0 == class && made.1 == *table) {
             return Ok(number);
         }
-        self.made.push((class, *table, Box::new(T::make(table, class)?)));
+        let mut made = self.spare.pop().unwrap_or_else(|| Box::new(T::empty()));
+        made.make(table, class)?;
+        self.made.push((class, *table, made));
         Ok(self.made.len() - 1)
     }
 

@@ -1,13 +1,13 @@
 //! Here: blocks of coefficients to the streams of a band, many values at a time: what `expand.rs` undoes.
 //! Not here: the grammar of the whole (`layout.rs`).
 //!
-//! As there, in two steps: the values of all blocks, one after the other, then what is told of each. Stores are of
-//! 64 entries always, into buffers with room for so many more.
+//! Values are split where they are, a row of blocks after the other; what is told of each ends at any bit. Stores are
+//! of 64 entries always, into buffers with room for so many more.
 
 use super::layout::{DC_WIDE, ESCAPED, LEAST_LARGE, WIDE, number};
 use super::order::ZIGZAG;
 use super::simd::Steps;
-use super::sparse::Blocks;
+use super::sparse::{Blocks, Row};
 use crate::ops::simd::kernel;
 
 /// Entries that are worked on together.
@@ -20,12 +20,15 @@ pub(crate) struct Compressor {
     dc: Vec<u8>,
     dc_wide: Vec<u8>,
     bitmaps: Bits,
-    values: Vec<i16>,
     signs: Vec<u8>,
     large: Vec<u8>,
     magnitudes: Vec<u8>,
     escapes: Vec<u8>,
     wide: Vec<u8>,
+    /// How many values there are so far, how many of these are large, and of those escapes.
+    count: usize,
+    num_large: usize,
+    num_escapes: usize,
 }
 
 /// Bits that are appended a few at a time, the lowest first.
@@ -83,23 +86,21 @@ kernel! {
                 let row = blocks.row(row);
                 band.differences(row.dc, above);
                 above = row.dc.first().copied().unwrap_or_default();
-                band.values.extend_from_slice(row.values);
+                band.split::<V>(&row);
                 band.bitmaps.extend(row.bitmaps, &mut band.codes);
             }
         }
         band.bitmaps.finish();
-        let count = band.values.len();
-        band.values.resize(count.next_multiple_of(CHUNK), 0);
-        let large = split_in::<V>(band, count);
-        band.write(count, large, out);
+        band.escape::<V>();
+        band.write(out);
     }
 }
 
 impl Compressor {
     fn begin(&mut self) {
         self.bitmaps.clear();
-        self.values.clear();
-        for stream in [&mut self.codes, &mut self.dc, &mut self.dc_wide] {
+        (self.count, self.num_large) = (0, 0);
+        for stream in [&mut self.codes, &mut self.dc, &mut self.dc_wide, &mut self.wide] {
             stream.clear();
         }
     }
@@ -123,12 +124,60 @@ impl Compressor {
         }
     }
 
+    /// What is told of a row's values, which are read where they are.
     #[inline(always)]
-    fn write(&self, count: usize, large: usize, out: &mut Vec<u8>) {
+    fn split<V: Steps>(&mut self, row: &Row<'_>) {
+        let end = self.count + row.values.len();
+        for (stream, room) in [
+            (&mut self.signs, end / 8 + MORE_FLAGS),
+            (&mut self.large, end / 8 + MORE_FLAGS),
+            // All may be large, and all escapes; each chunk is written whole.
+            (&mut self.magnitudes, end + 2 * CHUNK),
+            (&mut self.escapes, end + 2 * CHUNK),
+        ] {
+            // Never shorter: what is behind the end means nothing.
+            if stream.len() < room {
+                stream.resize(2 * room, 0);
+            }
+        }
+        let (mut count, mut found) = (self.count, self.num_large);
+        for values in row.padded {
+            let Some(magnitudes) = self.magnitudes[found..].first_chunk_mut() else { return };
+            let there = u64::MAX >> (CHUNK - (end - count).min(CHUNK));
+            let [negative, large, mut wide] = V::split(values, magnitudes).map(|flags| flags & there);
+            append(&mut self.signs, count, negative);
+            append(&mut self.large, count, large);
+            found += large.count_ones() as usize;
+            while wide != 0 {
+                self.wide.extend(values[wide.trailing_zeros() as usize & 63].to_le_bytes());
+                wide &= wide - 1;
+            }
+            count += CHUNK;
+        }
+        (self.count, self.num_large) = (end, found);
+    }
+
+    /// What is told of the magnitudes of large values.
+    #[inline(always)]
+    fn escape<V: Steps>(&mut self) {
+        let end = self.num_large.next_multiple_of(CHUNK);
+        if let Some(behind) = self.magnitudes.get_mut(self.num_large..end) {
+            behind.fill(0);
+        }
+        self.num_escapes = 0;
+        for magnitudes in self.magnitudes[..end].as_chunks_mut::<CHUNK>().0 {
+            let Some(escapes) = self.escapes[self.num_escapes..].first_chunk_mut() else { return };
+            self.num_escapes += V::escape(magnitudes, escapes);
+        }
+    }
+
+    #[inline(always)]
+    fn write(&self, out: &mut Vec<u8>) {
+        let (count, large) = (self.count, self.num_large);
         number(self.bitmaps.count / 4, out);
         number(count, out);
         number(large, out);
-        number(self.escapes.len(), out);
+        number(self.num_escapes, out);
         number(self.wide.len() / 2, out);
         number(self.dc_wide.len() / 2, out);
         nibbles(&self.codes, out);
@@ -138,7 +187,7 @@ impl Compressor {
         out.extend_from_slice(&self.signs[..count.div_ceil(8)]);
         out.extend_from_slice(&self.large[..count.div_ceil(8)]);
         nibbles(&self.magnitudes[..large], out);
-        out.extend_from_slice(&self.escapes);
+        out.extend_from_slice(&self.escapes[..self.num_escapes]);
         out.extend_from_slice(&self.wide);
     }
 }
@@ -151,38 +200,17 @@ fn nibbles(values: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(last);
 }
 
-/// What is told of the first `count` values. Returns how many are large.
+/// Room behind flags for a store of so many bytes.
+const MORE_FLAGS: usize = 24;
+
+/// Puts flags, the lowest first, behind `count` others.
 #[inline(always)]
-fn split_in<V: Steps>(band: &mut Compressor, count: usize) -> usize {
-    let whole = count.next_multiple_of(CHUNK);
-    band.wide.clear();
-    band.signs.resize(whole / 8, 0);
-    band.large.resize(whole / 8, 0);
-    // All may be large, and all escapes; each chunk is written whole.
-    band.magnitudes.resize(whole + CHUNK, 0);
-    band.escapes.resize(whole + CHUNK, 0);
-    let mut found = 0;
-    let streams = band.signs.as_chunks_mut().0.iter_mut().zip(band.large.as_chunks_mut().0);
-    for (values, (signs, large)) in band.values[..whole].as_chunks::<CHUNK>().0.iter().zip(streams) {
-        let Some(magnitudes) = band.magnitudes[found..].first_chunk_mut() else { return found };
-        let [negative, is_large, mut is_wide] = V::split(values, magnitudes);
-        found += is_large.count_ones() as usize;
-        [*signs, *large] = [negative, is_large].map(u64::to_le_bytes);
-        while is_wide != 0 {
-            band.wide.extend(values[is_wide.trailing_zeros() as usize & 63].to_le_bytes());
-            is_wide &= is_wide - 1;
-        }
-    }
-    let end = found.next_multiple_of(CHUNK);
-    band.magnitudes[found..end].fill(0);
-    let mut escaped = 0;
-    for magnitudes in band.magnitudes[..end].as_chunks_mut::<CHUNK>().0 {
-        let Some(escapes) = band.escapes[escaped..].first_chunk_mut() else { return found };
-        escaped += V::escape(magnitudes, escapes);
-    }
-    band.escapes.truncate(escaped);
-    found
+fn append(stream: &mut [u8], count: usize, flags: u64) {
+    let Some(room) = stream.get_mut(count / 8..).and_then(<[u8]>::first_chunk_mut::<16>) else { return };
+    let before = room[0] & ((1 << (count % 8)) - 1);
+    *room = (u128::from(flags) << (count % 8) | u128::from(before)).to_le_bytes();
 }
+
 /// The definition of `Steps::scan`.
 #[inline(always)]
 pub(crate) fn scan(block: &[i16; 64], values: &mut [i16; 64]) -> u64 {

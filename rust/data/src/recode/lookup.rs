@@ -7,12 +7,15 @@
 
 use super::Unusual;
 use super::codes::{Class, Made, Prefixes, Table, extend};
+use crate::ops::simd::{Simd, kernel};
 
 /// Entries for DC codes: few, because they are used once in a block and share the cache with the others.
 pub(super) type DcLookup = Lookup<{ 1 << 8 }>;
 
 /// Entries for AC codes.
-pub(super) type AcLookup = Lookup<{ 1 << 11 }>;
+pub(super) type AcLookup = Lookup<AC_ENTRIES>;
+
+const AC_ENTRIES: usize = 1 << 11;
 
 /// Most bits that an entry may stand for; between two refills there are three times as many.
 const MOST_BITS: u32 = 18;
@@ -70,34 +73,49 @@ impl Found {
     }
 }
 
-/// One code and its value.
+/// One code and its value, in the fields of [`Found`]: its value, with zeros for the bits that are not seen, is the
+/// lower one. No bits: none begins so, or it is a longer one.
 #[derive(Debug, Clone, Copy)]
-struct Single {
-    /// How many bits both have; 0: none begins so, or it is a longer one.
-    bits: u8,
-    step: u8,
-    /// With zeros for the bits that are not seen.
-    value: i16,
-}
+struct Single(u64);
 
 impl Single {
-    const NONE: Self = Self { bits: 0, step: ESCAPE, value: 0 };
+    const NONE: Self = Self((ESCAPE as u64) << 8);
 
-    /// What an entry says; `seen` are as many bits as it stands for.
-    fn found(self, seen: u32) -> Found {
+    fn new(bits: u32, step: u8, value: i16) -> Self {
         // The end of a block has no place, nor has a run of zeros.
-        let places = if self.value == 0 { 0 } else { 1 << (self.step - 1) };
-        Found::new(self.bits, self.step, places, [self.value, 0], seen)
+        let places = if value == 0 { 0 } else { 1 << (step - 1) };
+        Self(Found::new(bits as u8, step, places, [value, 0], 0).0)
     }
 
-    /// The same of two codes, if an entry has room for both.
-    fn and(self, next: Self, seen: u32) -> Option<Found> {
-        let (bits, step) = (self.bits + next.bits, self.step + next.step);
-        if self.value == 0 || step % END_OF_BLOCK > MOST_STEPS {
-            return None;
+    #[inline(always)]
+    fn bits(self) -> u32 {
+        Found(self.0).bits()
+    }
+
+    /// What an entry says; `seen` are as many bits as it stands for.
+    #[inline(always)]
+    fn found(self, seen: u64) -> Found {
+        Found(self.0.wrapping_sub(seen << 32))
+    }
+}
+
+kernel! {
+    /// What entries say for a code with a value and for whatever is behind it: what that begins with, too, if there is
+    /// room for both. Each has as many bits behind the code as make up their number, `index` is the first of them.
+    fn pairs / pairs_in(singles: &[Single; AC_ENTRIES], single: Single, index: usize, entries: &mut [Found]) {
+        let Single(one) = single;
+        let (left, goes) = (u64::from(entries.len().trailing_zeros()), one >> 8 & 0xff);
+        for (behind, entry) in entries.iter_mut().enumerate() {
+            // What is not seen are zeros here; a code that needs none of it is right.
+            let Single(next) = singles[(behind << (one & 63)) & (AC_ENTRIES - 1)];
+            let bits = next & 63;
+            let step = goes + (next >> 8 & 0xff);
+            // Numbers and no branch: whether there is room is a guess each time.
+            let fits = (bits != 0) & (bits <= left) & (step % u64::from(END_OF_BLOCK) <= MOST_STEPS.into());
+            let both = one + (next & 0xffff) + ((next & 0xffff_0000) << (goes & 63)) + (next >> 32 << 48);
+            let (found, rest) = if fits { (both, left.wrapping_sub(bits)) } else { (one, left) };
+            *entry = Single(found).found((index + behind) as u64 >> (rest & 63));
         }
-        let behind = if next.value == 0 { 0 } else { 1 << (step - 1) };
-        Some(Found::new(bits, step, 1 << (self.step - 1) | behind, [self.value, next.value], seen))
     }
 }
 
@@ -123,8 +141,7 @@ impl<const ENTRIES: usize> Lookup<ENTRIES> {
         let (symbol, length) = self.prefixes.find(bits).ok_or(no_code)?;
         let size = symbol & 15;
         let value = extend((bits << length >> 1 >> (63 - size)) as u32, size) as i16;
-        let single = Single { bits: (length + size) as u8, step: step_of(symbol), value };
-        Ok(single.found((bits >> (64 - length - size)) as u32))
+        Ok(Single::new(length + size, step_of(symbol), value).found(bits >> (64 - length - size)))
     }
 
     /// Where the entry is for what the bits begin with, the next bit the highest.
@@ -139,46 +156,46 @@ impl<const ENTRIES: usize> Lookup<ENTRIES> {
         self.steps[index]
     }
 
-    /// What every index begins with, if it shows as much of it as an entry needs.
-    fn singles(codes: &[(u32, u32, u8)]) -> Box<[Single; ENTRIES]> {
-        let mut singles = Box::new([Single::NONE; ENTRIES]);
-        for &(code, length, symbol) in codes {
-            let size = u32::from(symbol) & 15;
-            let Some(spare) = Self::SEEN.checked_sub(length) else { continue };
-            // The first bit of a value is its sign.
-            if (size > 0 && spare == 0) || length + size > MOST_BITS {
-                continue;
-            }
-            let seen = size.min(spare);
-            for bits in 0..1u32 << seen {
-                let value = extend(bits << (size - seen), size) as i16;
-                let single = Single { bits: (length + size) as u8, step: step_of(symbol.into()), value };
-                let from = ((code << spare) + (bits << (spare - seen))) as usize;
-                singles[from..from + (1 << (spare - seen))].fill(single);
-            }
+    /// Enters a code wherever it is what an index begins with, if that shows as much of it as an entry needs.
+    fn enter(singles: &mut [Single; ENTRIES], (code, length, symbol): (u32, u32, u8)) {
+        let size = u32::from(symbol) & 15;
+        let Some(spare) = Self::SEEN.checked_sub(length) else { return };
+        // The first bit of a value is its sign.
+        if (size > 0 && spare == 0) || length + size > MOST_BITS {
+            return;
         }
-        singles
+        let seen = size.min(spare);
+        for bits in 0..1u32 << seen {
+            let value = extend(bits << (size - seen), size) as i16;
+            let from = ((code << spare) + (bits << (spare - seen))) as usize;
+            let all = singles.get_mut(from..from + (1 << (spare - seen))).unwrap_or_default();
+            all.fill(Single::new(length + size, step_of(symbol.into()), value));
+        }
     }
 
-    /// The entry for an index.
-    fn found(singles: &[Single; ENTRIES], index: usize, class: Class) -> Found {
-        let single = singles[index];
-        let first = u32::from(single.bits);
-        let Some(left) = Self::SEEN.checked_sub(first).filter(|_| first > 0) else {
-            // All that is seen, and zeros for what is not.
-            return single.found((index as u32) << first.saturating_sub(Self::SEEN));
-        };
-        if class == Class::Ac {
-            // What is not seen are zeros here; a code that needs none of it is right.
-            let next = singles[(index << first) & (ENTRIES - 1)];
-            let second = u32::from(next.bits);
-            if let Some(left) = left.checked_sub(second).filter(|_| second > 0)
-                && let Some(found) = single.and(next, index as u32 >> left)
-            {
-                return found;
+    /// Makes all entries of what they begin with.
+    fn fill(&mut self, singles: &[Single; ENTRIES], class: Class) {
+        let simd = Simd::detect();
+        let mut index = 0;
+        while let Some(&single) = singles.get(index) {
+            let first = single.bits();
+            // All that is seen, and zeros for what is not; or nothing.
+            let (mut count, mut seen) = (1, index << first.saturating_sub(Self::SEEN));
+            if let Some(left) = Self::SEEN.checked_sub(first).filter(|_| first > 0) {
+                (count, seen) = (1 << left, index >> left);
             }
+            let entries = self.entries.get_mut(index..index + count).unwrap_or_default();
+            match singles.first_chunk() {
+                Some(singles) if count > 1 && class == Class::Ac && Found(single.0).places() != 0 => {
+                    pairs(simd, singles, single, index, entries);
+                }
+                _ => entries.fill(single.found(seen as u64)),
+            }
+            index += count;
         }
-        single.found(index as u32 >> left)
+        for (step, entry) in self.steps.iter_mut().zip(&self.entries) {
+            *step = entry.0 as u16;
+        }
     }
 }
 
@@ -188,22 +205,22 @@ fn step_of(symbol: u32) -> u8 {
 }
 
 impl<const ENTRIES: usize> Made for Lookup<ENTRIES> {
-    fn make(table: &Table, class: Class) -> Result<Self, Unusual> {
-        let mut codes = Vec::new();
-        let prefixes =
-            Prefixes::new(table, class, |code, length, symbol| codes.push((code, length, symbol)))?;
-        let mut met = [false; 256];
-        let one_way = codes.iter().all(|&(_, _, symbol)| {
+    fn empty() -> Self {
+        let entries = [Single::NONE.found(0); ENTRIES];
+        Self { prefixes: Prefixes::NONE, one_way: false, entries, steps: [0; ENTRIES] }
+    }
+
+    fn make(&mut self, table: &Table, class: Class) -> Result<(), Unusual> {
+        let mut singles = [Single::NONE; ENTRIES];
+        let (mut one_way, mut met) = (true, [false; 256]);
+        self.prefixes = Prefixes::new(table, class, |code, length, symbol| {
             let odd = class == Class::Ac && symbol & 15 == 0 && ![0, 0xf0].contains(&symbol);
-            !odd && !std::mem::replace(&mut met[usize::from(symbol)], true)
-        });
-        let singles = Self::singles(&codes);
-        let mut entries = [Single::NONE.found(0); ENTRIES];
-        for (index, entry) in entries.iter_mut().enumerate() {
-            *entry = Self::found(&singles, index, class);
-        }
-        let steps = entries.map(|entry| entry.0 as u16);
-        Ok(Self { prefixes, one_way, entries, steps })
+            one_way &= !odd && !std::mem::replace(&mut met[usize::from(symbol)], true);
+            Self::enter(&mut singles, (code, length, symbol));
+        })?;
+        self.one_way = one_way;
+        self.fill(&singles, class);
+        Ok(())
     }
 }
 
@@ -227,7 +244,7 @@ mod tests {
         for case in 0..if cfg!(miri) { 2 } else { 40 } {
             let class = [Class::Dc, Class::Ac][case % 2];
             let table = table(&mut random, class);
-            let lookup = AcLookup::make(&table, class).unwrap();
+            let lookup = AcLookup::made(&table, class).unwrap();
             for _ in 0..200 {
                 let bits = (0..3).fold(0, |bits, _| bits << 24 | u64::from(random.next()));
                 let found = lookup.entries[AcLookup::index(bits)];

@@ -3,6 +3,7 @@
 //! Not here: what the parts say (`skeleton.rs`, `layout.rs`), archives.
 
 use super::layout::damaged;
+use crate::checksum::{crc32c, crc32c_append};
 use crate::error::{Fault, Result};
 use crate::limits::{MAX_MEMBER_BYTES, MAX_PIXELS, MAX_SIDE_PX};
 
@@ -37,7 +38,7 @@ pub(crate) struct Part<'a> {
 
 impl<'a> Part<'a> {
     fn of(bytes: &'a [u8]) -> Self {
-        Self { length: bytes.len() as u32, crc32c: crc32c::crc32c(bytes), bytes }
+        Self { length: bytes.len() as u32, crc32c: crc32c(bytes), bytes }
     }
 
     /// Length and checksum, as they are stored.
@@ -47,7 +48,7 @@ impl<'a> Part<'a> {
 
     /// Whether these are the bytes.
     pub(crate) fn check(self, bytes: &[u8]) -> Result<()> {
-        match crc32c::crc32c(bytes) {
+        match crc32c(bytes) {
             found if found == self.crc32c && bytes.len() == self.length as usize => Ok(()),
             found => {
                 Err(damaged(&format!("checksum mismatch (stored {:08x}, data {found:08x})", self.crc32c)))
@@ -68,7 +69,7 @@ impl<'a> Member<'a> {
         if found == 0 || found > supported {
             return Err(Fault::RecodedVersion { found, supported }.into());
         }
-        if crc32c::crc32c(&bytes[..40]) != word(40) {
+        if crc32c(&bytes[..40]) != word(40) {
             return Err(damaged("checksum mismatch of the header"));
         }
         let (width, height) = (short(20), short(22));
@@ -127,10 +128,10 @@ pub(super) fn write(
     out.extend(Part::of(original).numbers());
     out.extend([width as u16, height as u16].map(u16::to_le_bytes).as_flattened());
     out.extend(Part::of(skeleton).numbers());
-    let crc32c = crc32c::crc32c_append(crc32c::crc32c(layout[0]), layout[1]);
     let length = (layout[0].len() + layout[1].len()) as u32;
-    out.extend(Part { length, crc32c, bytes: &[] }.numbers());
-    out.extend(crc32c::crc32c(&out).to_le_bytes());
+    let both = crc32c_append(crc32c(layout[0]), layout[1]);
+    out.extend(Part { length, crc32c: both, bytes: &[] }.numbers());
+    out.extend(crc32c(&out).to_le_bytes());
     for part in [skeleton, layout[0], layout[1]] {
         out.extend_from_slice(part);
     }

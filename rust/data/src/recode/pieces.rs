@@ -25,7 +25,7 @@ pub(crate) const WIDE_VALUE: u8 = 0x80;
 pub(super) struct Pieces {
     words: Words,
     /// By run and value, of those coefficients that have 8 bits; `NONE` for the others.
-    pub(super) small: Box<[[Piece; 256]; 16]>,
+    pub(super) small: [[Piece; 256]; 16],
     /// Ends a block.
     pub(super) end: Piece,
     /// Sixteen zeros.
@@ -53,10 +53,15 @@ impl Pieces {
 }
 
 impl Made for Pieces {
-    fn make(table: &Table, class: Class) -> Result<Self, Unusual> {
-        let mut words = Words::NONE;
+    fn empty() -> Self {
+        Self { words: Words::NONE, small: [[NONE; 256]; 16], end: NONE, zeros: NONE }
+    }
+
+    fn make(&mut self, table: &Table, class: Class) -> Result<(), Unusual> {
+        let Self { words, small, end, zeros } = self;
+        *words = Words::NONE;
+        small.as_flattened_mut().fill(NONE);
         Prefixes::new(table, class, |code, length, symbol| words.enter(code, length, symbol))?;
-        let mut small = Box::new([[NONE; 256]; 16]);
         if class == Class::Ac {
             for (run, pieces) in (0..).zip(small.iter_mut()) {
                 for magnitude in 1..128 {
@@ -71,7 +76,7 @@ impl Made for Pieces {
                 }
             }
         }
-        let (end, zeros) = (piece(words.of(0)), piece(words.of(0xf0)));
-        Ok(Self { words, small, end, zeros })
+        (*end, *zeros) = (piece(words.of(0)), piece(words.of(0xf0)));
+        Ok(())
     }
 }

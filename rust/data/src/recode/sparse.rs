@@ -44,6 +44,8 @@ pub(crate) struct Row<'a> {
     pub(crate) bitmaps: &'a [u64],
     pub(crate) dc: &'a [i16],
     pub(crate) values: &'a [i16],
+    /// The same and what is behind them, which means nothing, in whole vectors of 64.
+    pub(crate) padded: &'a [[i16; 64]],
 }
 
 /// What is left of a row that is being filled from the left.
@@ -82,10 +84,13 @@ impl Blocks {
 
     pub(crate) fn row(&self, row: usize) -> Row<'_> {
         let (columns, values) = (self.plane.columns, &self.values[row * self.pitch()..]);
+        let count = self.counts[row];
         Row {
             bitmaps: &self.bitmaps[row * columns..][..columns],
             dc: &self.dc[row * columns..][..columns],
-            values: &values[..self.counts[row]],
+            values: &values[..count],
+            // There is room for one more than all values.
+            padded: values[..count.next_multiple_of(64)].as_chunks().0,
         }
     }
 

@@ -29,7 +29,7 @@ fn vectors_make_the_pieces_that_the_table_has() {
     let mut random = Random(33);
     let (mut made, mut refused) = (0, 0);
     for case in 0..if cfg!(miri) { 4 } else { 400 } {
-        let ac = Pieces::make(&table(&mut random, Class::Ac), Class::Ac).unwrap();
+        let ac = Pieces::made(&table(&mut random, Class::Ac), Class::Ac).unwrap();
         let mut small = ac.small;
         for _ in 0..case % 3 {
             small[random.below(4)][1 + random.below(3)] = NONE;
@@ -106,15 +106,15 @@ fn blocks_come_back_from_their_codes() {
     let mut random = Random(31);
     for case in 0..if cfg!(miri) { 2 } else { 12 } {
         let tables = [Class::Dc, Class::Ac].map(|class| table(&mut random, class));
-        let dc = Pieces::make(&tables[0], Class::Dc).unwrap();
-        let ac = Pieces::make(&tables[1], Class::Ac).unwrap();
+        let dc = Pieces::made(&tables[0], Class::Dc).unwrap();
+        let ac = Pieces::made(&tables[1], Class::Ac).unwrap();
         let blocks: Vec<Block> = (0..60).map(|_| block(&mut random)).collect();
         let bytes = written(&blocks, (&dc, &ac), Simd::PORTABLE);
         for simd in Simd::available() {
             assert_eq!(written(&blocks, (&dc, &ac), simd), bytes, "{}", simd.name());
         }
-        let dc = DcLookup::make(&tables[0], Class::Dc).unwrap();
-        let ac = AcLookup::make(&tables[1], Class::Ac).unwrap();
+        let dc = DcLookup::made(&tables[0], Class::Dc).unwrap();
+        let ac = AcLookup::made(&tables[1], Class::Ac).unwrap();
         let (mut bits, mut last, mut values) = (Bits::default(), 0, [0; ROOM]);
         assert_eq!(bits.begin(&bytes, 0), bytes.len());
         for (number, (bitmap, first, own)) in blocks.iter().enumerate() {
@@ -134,10 +134,10 @@ fn blocks_come_back_from_their_codes() {
 fn what_has_no_code_is_told() {
     let mut random = Random(32);
     let mut table = table(&mut random, Class::Ac);
-    let dc = Pieces::make(&crate::recode::samples::table(&mut random, Class::Dc), Class::Dc).unwrap();
+    let dc = Pieces::made(&crate::recode::samples::table(&mut random, Class::Dc), Class::Dc).unwrap();
     let without = table.symbols.iter().position(|&symbol| symbol == 0x21).unwrap();
     table.symbols[without] = 0x31;
-    let ac = Pieces::make(&table, Class::Ac).unwrap();
+    let ac = Pieces::made(&table, Class::Ac).unwrap();
     let told = |bitmap: u64, value: i16| {
         let mut queue = Queue::default();
         let small = i8::try_from(value).map_or(WIDE_VALUE, i8::cast_unsigned);
@@ -163,11 +163,11 @@ fn a_block_goes_to_its_last_place_and_no_further() {
     let mut table = crate::recode::codes::Table { counts: [0; 16], symbols: [0; 256] };
     table.counts[..3].copy_from_slice(&[1, 1, 1]);
     table.symbols[..3].copy_from_slice(&[0x01, 0xf1, 0x00]);
-    let ac = AcLookup::make(&table, Class::Ac).unwrap();
-    let dc = DcLookup::make(&table, Class::Dc);
+    let ac = AcLookup::made(&table, Class::Ac).unwrap();
+    let dc = DcLookup::made(&table, Class::Dc);
     assert!(dc.is_err());
     table.symbols[1] = 2;
-    let dc = DcLookup::make(&table, Class::Dc).unwrap();
+    let dc = DcLookup::made(&table, Class::Dc).unwrap();
     let run = |bits: &str| {
         let mut bytes: Vec<u8> = Vec::new();
         for eight in bits.as_bytes().chunks(8) {
