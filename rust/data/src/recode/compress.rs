@@ -48,22 +48,26 @@ impl Bits {
     /// there are: 15 stands for 16, which 15 are counted as.
     #[inline(always)]
     fn extend(&mut self, bitmaps: &[u64], codes: &mut Vec<u8>) {
-        // The last write is of 16 bytes.
+        // The last write is of 9 bytes.
         self.bytes.resize(self.count / 8 + 8 * bitmaps.len() + 16, 0);
+        // What waits for its other half is 4 bits, or nothing.
         let (mut at, mut waiting) = (self.count / 8, self.count as u32 % 8);
-        let mut rest = u128::from(self.bytes[at]) & ((1 << waiting) - 1);
+        let mut rest = u64::from(self.bytes[at]) & ((1 << waiting) - 1);
         codes.extend(bitmaps.iter().map(|&bitmap| {
             let bitmap = bitmap >> 1;
             let nibbles = (64 - bitmap.leading_zeros()).div_ceil(4);
             let nibbles = if nibbles < 15 { nibbles } else { 16 };
-            rest |= u128::from(bitmap) << waiting;
-            if let Some(room) = self.bytes.get_mut(at..at + 16) {
-                room.copy_from_slice(&rest.to_le_bytes());
+            if let Some(room) = self.bytes.get_mut(at..).and_then(<[u8]>::first_chunk_mut::<9>) {
+                room[..8].copy_from_slice(&(bitmap << waiting | rest).to_le_bytes());
+                room[8] = (bitmap >> 1 >> (63 - waiting)) as u8;
             }
+            // The last 4 bits of these, not of all that wait: nothing but the place depends on the block before.
+            let last = bitmap >> ((4 * nibbles).wrapping_sub(4) & 63);
+            rest = if nibbles == 0 { rest } else { last };
             waiting += 4 * nibbles;
             at += (waiting / 8) as usize;
-            rest >>= waiting & !7;
             waiting %= 8;
+            rest = if waiting == 0 { 0 } else { rest };
             nibbles.min(15) as u8
         }));
         self.count = 8 * at + waiting as usize;
@@ -115,9 +119,13 @@ impl Compressor {
         let pairs = || values.iter().zip(&values[1..]).map(|(&before, &value)| (before, value));
         self.dc.push(small(difference((above, first))).cast_unsigned());
         self.dc.extend(pairs().map(|pair| small(difference(pair)).cast_unsigned()));
-        // What is too large either way has become -128.
-        for (at, &small) in self.dc[begin..].iter().enumerate() {
-            if small == DC_WIDE.cast_unsigned() {
+        // What is too large either way has become -128. Whether any has is asked of many at a time.
+        let is_wide = |&small: &u8| small == DC_WIDE.cast_unsigned();
+        if !self.dc[begin..].iter().fold(false, |any, small| any | is_wide(small)) {
+            return;
+        }
+        for (at, small) in self.dc[begin..].iter().enumerate() {
+            if is_wide(small) {
                 let before = if at == 0 { above } else { values[at - 1] };
                 self.dc_wide.extend(difference((before, values[at])).to_le_bytes());
             }

@@ -99,6 +99,9 @@ impl Single {
     }
 }
 
+/// Of [`Found`]: where its places are.
+const PLACES: u64 = 0xffff << 16;
+
 kernel! {
     /// What entries say for a code with a value and for whatever is behind it: what that begins with, too, if there is
     /// room for both. Each has as many bits behind the code as make up their number, `index` is the first of them.
@@ -112,7 +115,8 @@ kernel! {
             let step = goes + (next >> 8 & 0xff);
             // Numbers and no branch: whether there is room is a guess each time.
             let fits = (bits != 0) & (bits <= left) & (step % u64::from(END_OF_BLOCK) <= MOST_STEPS.into());
-            let both = one + (next & 0xffff) + ((next & 0xffff_0000) << (goes & 63)) + (next >> 32 << 48);
+            let places = ((next & PLACES) << (goes & 63)) & PLACES;
+            let both = one + (next & 0xffff) + places + (next >> 32 << 48);
             let (found, rest) = if fits { (both, left.wrapping_sub(bits)) } else { (one, left) };
             *entry = Single(found).found((index + behind) as u64 >> (rest & 63));
         }
