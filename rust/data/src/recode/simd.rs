@@ -141,26 +141,18 @@ pub(crate) trait Steps {
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 const ACROSS: [u8; 16] = [0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15];
 
-/// Of each byte of a bitmap, which of the bytes that it spreads goes to each place; 128 for none.
+/// Of a byte of a bitmap, which of the bytes that it spreads goes to each place; 128 for none.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-static PLACES: [[u8; 8]; 256] = {
-    let mut places = [[128; 8]; 256];
-    let mut i = 0;
-    while i < 8 * 256 {
-        let (mask, bit) = (i / 8, i % 8);
+const fn places_of(mask: u8) -> [u8; 8] {
+    let mut places = [128; 8];
+    let mut bit = 0;
+    while bit < 8 {
         if mask >> bit & 1 == 1 {
-            places[mask][bit] = (mask & ((1 << bit) - 1)).count_ones() as u8;
+            places[bit] = (mask & ((1 << bit) - 1)).count_ones() as u8;
         }
-        i += 1;
+        bit += 1;
     }
     places
-};
-
-/// Its line for one byte.
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-#[inline(always)]
-fn places(mask: u8) -> &'static [u8; 8] {
-    &PLACES[usize::from(mask)]
 }
 
 impl Steps for Portable {
@@ -270,3 +262,6 @@ fn joined(low: i16, high: i16) -> i32 {
 fn each(one: [i32; 4], other: [i32; 4], step: impl Fn(i32, i32) -> i32) -> [i32; 4] {
     [0, 1, 2, 3].map(|i| step(one[i], other[i]))
 }
+
+#[cfg(test)]
+mod tests;

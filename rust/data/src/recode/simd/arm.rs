@@ -8,13 +8,24 @@
 
 use std::arch::aarch64::*;
 
-use super::{ACROSS, Steps, places};
+use super::{ACROSS, Steps, places_of};
 use crate::ops::simd::Neon;
 use crate::recode::layout::{ESCAPED, LEAST_ESCAPED, LEAST_LARGE, WIDE};
 use crate::recode::order::{Block, PAIRED_TO_ZIGZAG};
 
 /// One bit of each byte of two groups of eight.
 const BITS: [u8; 16] = [1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128];
+
+/// Of each byte of a bitmap, which of the bytes that it spreads goes to each place.
+static PLACES: [[u8; 8]; 256] = {
+    let mut places = [[0; 8]; 256];
+    let mut mask = 0;
+    while mask < 256 {
+        places[mask] = places_of(mask as u8);
+        mask += 1;
+    }
+    places
+};
 
 /// As many of the first bytes of `from` as bits of `mask` are set, each moved to its bit's place: 16 at a time.
 ///
@@ -32,7 +43,7 @@ unsafe fn expand(mask: u64, from: &[u8; 64]) -> [uint8x16_t; 4] {
                 let mask = (mask >> (16 * i + 8 * j)) as u8;
                 let eight: &[u8] = &from[used..used + 8];
                 // A look-up beyond the eight gives 0.
-                *half = vtbl1_u8(vld1_u8(eight.as_ptr()), vld1_u8(places(mask).as_ptr()));
+                *half = vtbl1_u8(vld1_u8(eight.as_ptr()), vld1_u8(PLACES[usize::from(mask)].as_ptr()));
                 used += mask.count_ones() as usize;
             }
             *out = vcombine_u8(halves[0], halves[1]);

@@ -9,7 +9,7 @@
 use std::arch::x86_64::*;
 use std::mem::transmute;
 
-use super::{ACROSS, Steps, places};
+use super::{ACROSS, Steps, places_of};
 use crate::ops::simd::Avx2;
 use crate::recode::layout::{ESCAPED, LEAST_ESCAPED, LEAST_LARGE, WIDE};
 use crate::recode::order::{Block, PAIRED_TO_ZIGZAG};
@@ -26,41 +26,64 @@ const QUARTERS: [[[u8; 16]; 4]; 4] = {
     places
 };
 
-/// Eight bytes in the lower half, the bits of `mask` telling where they go.
+/// Sixteen bytes that are loaded at once.
+#[derive(Clone, Copy)]
+#[repr(align(16))]
+struct Sixteen([u8; 16]);
+
+/// Of each byte of a bitmap, which of the bytes that it spreads goes to each of eight places (128 for none), and behind
+/// these how many it spreads, for each of eight places of the next byte.
+static LOWER: [Sixteen; 256] = {
+    let mut lower = [Sixteen([0; 16]); 256];
+    let mut i = 0;
+    while i < 16 * 256 {
+        let (mask, place) = (i / 16, i % 16);
+        let places = places_of(mask as u8);
+        lower[mask].0[place] = if place < 8 { places[place] } else { mask.count_ones() as u8 };
+        i += 1;
+    }
+    lower
+};
+
+/// The same of the next byte, to be added: nothing for the places of the one before.
+static UPPER: [Sixteen; 256] = {
+    let mut upper = [Sixteen([0; 16]); 256];
+    let mut i = 0;
+    while i < 8 * 256 {
+        let (mask, place) = (i / 8, i % 8);
+        upper[mask].0[8 + place] = places_of(mask as u8)[place];
+        i += 1;
+    }
+    upper
+};
+
+/// The same 16 bytes in both halves.
 ///
 /// # Safety
-/// The CPU has SSSE3.
+/// The CPU has AVX2; the 16 bytes are there.
 #[inline(always)]
-unsafe fn spread(mask: u64, from: &[u8; 64], at: usize) -> __m128i {
-    let eight: &[u8] = &from[at..at + 8];
-    // SAFETY: the CPU has SSSE3; both loads are of 8 bytes that are there.
-    unsafe {
-        let eight = _mm_loadl_epi64(eight.as_ptr().cast());
-        _mm_shuffle_epi8(eight, _mm_loadl_epi64(places(mask as u8).as_ptr().cast()))
-    }
+unsafe fn twice(bytes: *const u8) -> __m256i {
+    // SAFETY: as promised.
+    unsafe { _mm256_broadcastsi128_si256(_mm_loadu_si128(bytes.cast())) }
 }
 
 /// As many of the first bytes of `from` as bits of `mask` are set, each moved to its bit's place: 16 at a time, for so
-/// many of the four times 16 bits.
+/// many of the four times 16 bits, each in both halves.
 ///
 /// # Safety
 /// The CPU has AVX2 and POPCNT.
 #[inline(always)]
-unsafe fn expand<const PARTS: usize>(mask: u64, from: &[u8; 64]) -> [__m128i; PARTS] {
-    const ONES: u64 = u64::MAX / 255;
-    // Set bits of each byte, then those of all bytes below each: they depend on nothing but the mask.
-    let pairs = mask - (mask >> 1 & (ONES * 0x55));
-    let fours = (pairs & (ONES * 0x33)) + (pairs >> 2 & (ONES * 0x33));
-    let bytes = (fours + (fours >> 4)) & (ONES * 0x0f);
-    let before = bytes.wrapping_mul(ONES) << 8;
-    // SAFETY: as promised; there are at most 8 bits below each further byte, so at most 56 in all.
+unsafe fn expand<const PARTS: usize>(mask: u64, from: &[u8; 64]) -> [__m256i; PARTS] {
+    const { assert!(PARTS <= 4) };
+    // SAFETY: as promised; at most 48 bits are below the last part, so that 16 bytes are there.
     unsafe {
-        let mut out = [_mm_setzero_si128(); PARTS];
+        let mut out = [_mm256_setzero_si256(); PARTS];
         for (i, out) in out.iter_mut().enumerate() {
-            let (mask, before) = (mask >> (16 * i), before >> (16 * i));
-            let low = spread(mask, from, (before & 63) as usize);
-            let high = spread(mask >> 8, from, (before >> 8 & 63) as usize);
-            *out = _mm_unpacklo_epi64(low, high);
+            let below = if i == 0 { 0 } else { (mask << (64 - 16 * i)).count_ones() as usize };
+            let (low, high) = ((mask >> (16 * i)) as u8, (mask >> (16 * i + 8)) as u8);
+            let low = twice(LOWER[usize::from(low)].0.as_ptr());
+            let high = twice(UPPER[usize::from(high)].0.as_ptr());
+            *out = _mm256_shuffle_epi8(twice(from.as_ptr().add(below)), _mm256_add_epi8(low, high));
         }
         out
     }
@@ -96,14 +119,14 @@ unsafe fn bytes_of(bits: u32) -> __m256i {
 
 const ONE_EACH: i64 = 0x0101_0101_0101_0101;
 
-/// Two halves of 64 bytes.
+/// Two halves of 64 bytes, from fourths that are twice in a vector.
 ///
 /// # Safety
 /// The CPU has AVX2.
 #[inline(always)]
-unsafe fn halves([a, b, c, d]: [__m128i; 4]) -> [__m256i; 2] {
+unsafe fn halves([a, b, c, d]: [__m256i; 4]) -> [__m256i; 2] {
     // SAFETY: as promised.
-    unsafe { [_mm256_set_m128i(b, a), _mm256_set_m128i(d, c)] }
+    unsafe { [_mm256_blend_epi32::<0xf0>(a, b), _mm256_blend_epi32::<0xf0>(c, d)] }
 }
 
 /// A block's values, of which there are none behind the first `PARTS` times 16 places.
@@ -120,8 +143,7 @@ unsafe fn spread_over<const PARTS: usize>(bitmap: u64, values: &[u8; 64], out: &
             let mut paired = _mm256_setzero_si256();
             for (j, &part) in zigzag.iter().enumerate() {
                 let places: __m256i = transmute([first[j], second[j]]);
-                let part = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(part), places);
-                paired = _mm256_or_si256(paired, part);
+                paired = _mm256_or_si256(paired, _mm256_shuffle_epi8(part, places));
             }
             let (low, high) = (_mm256_castsi256_si128(paired), _mm256_extracti128_si256::<1>(paired));
             _mm256_store_si256(at.add(2 * i), _mm256_cvtepi8_epi16(low));
