@@ -13,7 +13,7 @@ use std::ops::Range;
 use super::layout::{
     BITMAPS, DC_WIDE, ESCAPED, LEAST_ESCAPED, LEAST_LARGE, Layout, PairedSteps, Reader, WIDE, damaged,
 };
-use super::order::{Block, NATURAL_TO_PAIRED, ZIGZAG_TO_PAIRED};
+use super::order::{BEYOND_CORNER, Block, NATURAL_TO_PAIRED, ZIGZAG_TO_PAIRED};
 use super::pieces::WIDE_VALUE;
 use super::simd::Steps;
 use crate::error::Result;
@@ -83,6 +83,7 @@ pub(crate) struct Expander {
     magnitudes: Vec<u8>,
     values: Vec<u8>,
     wide: Vec<Wide>,
+    corners: Vec<bool>,
     cursor: Cursor,
 }
 
@@ -130,8 +131,15 @@ impl Expander {
     ) -> Result<()> {
         blocks.resize(wanted.len().next_multiple_of(TOGETHER), Block::ZERO);
         blocks[wanted.len()..].fill(Block::ZERO);
+        self.corners.resize(blocks.len(), true);
+        self.corners[wanted.len()..].fill(true);
         let fits = row_of(simd, self, columns, wanted, blocks);
         if fits { Ok(()) } else { Err(damaged("blocks that do not fit their streams")) }
+    }
+
+    /// Of each of the last row's blocks, whether it has nothing beyond its corner (`BEYOND_CORNER`).
+    pub(crate) fn corners(&self) -> &[bool] {
+        &self.corners
     }
 
     /// Every row has been expanded: the streams must be, too.
@@ -233,9 +241,9 @@ kernel! {
         wanted: Range<usize>,
         blocks: &mut [Block],
     ) -> bool {
-        let mut cursor = band.cursor;
-        let done = row_from::<V>(band, &mut cursor, columns, wanted, blocks);
-        band.cursor = cursor;
+        let (mut cursor, mut corners) = (band.cursor, std::mem::take(&mut band.corners));
+        let done = row_from::<V>(band, &mut cursor, columns, wanted, blocks, &mut corners);
+        (band.cursor, band.corners) = (cursor, corners);
         done.is_some()
     }
 }
@@ -269,6 +277,7 @@ fn row_from<V: Steps>(
     columns: usize,
     wanted: Range<usize>,
     blocks: &mut [Block],
+    corners: &mut [bool],
 ) -> Option<()> {
     let streams = band.streams;
     let mut dc = cursor.above;
@@ -281,8 +290,10 @@ fn row_from<V: Steps>(
         }
         let value = cursor.value;
         cursor.value += bitmap.count_ones() as usize;
-        let block = if wanted.contains(&column) { blocks.get_mut(column - wanted.start) } else { None };
-        if let Some(block) = block {
+        if wanted.contains(&column) {
+            let (block, corner) =
+                (blocks.get_mut(column - wanted.start)?, corners.get_mut(column - wanted.start)?);
+            *corner = bitmap & BEYOND_CORNER == 0;
             V::block(bitmap, window(&band.values, value)?, block);
             block.0[0] = dc;
             if next_wide < cursor.value {

@@ -6,10 +6,10 @@
 //! Every block of intrinsics rests on one promise: `Steps` is called inside `kernel!` only, in functions
 //! compiled for, and run on, CPUs with these instructions.
 
-use std::arch::x86_64::*;
+use std::arch::{asm, x86_64::*};
 use std::mem::transmute;
 
-use super::{ACROSS, Steps, places_of};
+use super::{Steps, places_of};
 use crate::ops::simd::Avx2;
 use crate::recode::layout::{ESCAPED, LEAST_ESCAPED, LEAST_LARGE, WIDE};
 use crate::recode::order::{Block, PAIRED_TO_ZIGZAG};
@@ -152,6 +152,21 @@ unsafe fn spread_over<const PARTS: usize>(bitmap: u64, values: &[u8; 64], out: &
     }
 }
 
+/// The same, but no compiler knows what it is.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn unknown(words: __m256i) -> __m256i {
+    let mut words = words;
+    // Miri knows no assembler.
+    if !cfg!(miri) {
+        // SAFETY: nothing is done.
+        unsafe {
+            asm!("/* {words} */", words = inout(ymm_reg) words, options(pure, nomem, nostack, preserves_flags))
+        };
+    }
+    words
+}
+
 impl Steps for Avx2 {
     const BLOCKS: usize = 2;
     type Words = __m256i;
@@ -249,6 +264,12 @@ impl Steps for Avx2 {
     }
 
     #[inline(always)]
+    fn kept(words: Self::Words) -> Self::Words {
+        // SAFETY: the CPU has AVX2 (see above).
+        unsafe { unknown(words) }
+    }
+
+    #[inline(always)]
     fn multiply(one: Self::Words, other: Self::Words) -> Self::Words {
         // SAFETY: the CPU has AVX2 (see above).
         unsafe { _mm256_mullo_epi16(one, other) }
@@ -289,6 +310,12 @@ impl Steps for Avx2 {
     }
 
     #[inline(always)]
+    fn corner(left: Self::Words, right: Self::Words) -> Self::Words {
+        // SAFETY: the CPU has AVX2 (see above).
+        unsafe { _mm256_blend_epi32::<0x88>(left, _mm256_shuffle_epi32::<0b10_00_00_00>(right)) }
+    }
+
+    #[inline(always)]
     fn transpose([a, b, c, d]: [Self::Words; 4]) -> [Self::Words; 4] {
         // SAFETY: the CPU has AVX2 (see above).
         unsafe {
@@ -304,24 +331,30 @@ impl Steps for Avx2 {
     }
 
     #[inline(always)]
-    fn store([a, b, c, d, e, f, g, h]: [Self::Words; 8], out: &mut [u8], pitch: usize) {
-        // SAFETY: the CPU has AVX2 (see above); each store is to 16 bytes of a slice of so many.
+    fn store<const BITS: u32>(columns: [Self::Words; 8], out: &mut [u8], pitch: usize) {
+        const { assert!(BITS >= 16) };
+        let out = &mut out[..3 * pitch + 16];
+        // SAFETY: the CPU has AVX2 (see above); each store is to the first 16 bytes of one of four rows.
         unsafe {
-            let left = _mm256_packs_epi16(_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, d));
-            let right = _mm256_packs_epi16(_mm256_packs_epi32(e, f), _mm256_packs_epi32(g, h));
-            let across: __m256i = transmute([ACROSS, ACROSS]);
-            let (left, right) = (_mm256_shuffle_epi8(left, across), _mm256_shuffle_epi8(right, across));
-            let middle = _mm256_set1_epi8(-128);
-            let upper = _mm256_xor_si256(_mm256_unpacklo_epi32(left, right), middle);
-            let lower = _mm256_xor_si256(_mm256_unpackhi_epi32(left, right), middle);
-            // Each 128-bit part has two rows of a block: now each has a row of two.
-            for (i, pair) in [upper, lower].into_iter().enumerate() {
-                let blocks = [_mm256_castsi256_si128(pair), _mm256_extracti128_si256::<1>(pair)];
-                let [first, second] = [2 * i * pitch, (2 * i + 1) * pitch];
-                let row = &mut out[first..][..16];
-                _mm_storeu_si128(row.as_mut_ptr().cast(), _mm_unpacklo_epi64(blocks[0], blocks[1]));
-                let row = &mut out[second..][..16];
-                _mm_storeu_si128(row.as_mut_ptr().cast(), _mm_unpackhi_epi64(blocks[0], blocks[1]));
+            // Of each word of two columns side by side: packing of words is for one of the ports alone.
+            let mut twos = [_mm256_setzero_si256(); 4];
+            for (two, columns) in twos.iter_mut().zip(columns.as_chunks::<2>().0) {
+                let whole =
+                    _mm256_blend_epi16::<0b1010_1010>(_mm256_srli_epi32::<16>(columns[0]), columns[1]);
+                *two = _mm256_sra_epi16(whole, _mm_cvtsi32_si128(BITS as i32 - 16));
+            }
+            let (outer, inner) =
+                (_mm256_packus_epi16(twos[0], twos[2]), _mm256_packus_epi16(twos[1], twos[3]));
+            // The first four columns of four rows, then the others.
+            let left = unknown(_mm256_unpacklo_epi16(outer, inner));
+            let right = unknown(_mm256_unpackhi_epi16(outer, inner));
+            let pairs = [_mm256_unpacklo_epi32(left, right), _mm256_unpackhi_epi32(left, right)];
+            for (i, pair) in pairs.into_iter().enumerate() {
+                // Each 128-bit part has two rows of a block: now each has a row of two.
+                let rows = unknown(_mm256_permute4x64_epi64::<0b11_01_10_00>(pair));
+                let at = out.as_mut_ptr().add(2 * i * pitch);
+                _mm_storeu_si128(at.cast(), _mm256_castsi256_si128(rows));
+                _mm_storeu_si128(at.add(pitch).cast(), _mm256_extracti128_si256::<1>(rows));
             }
         }
     }
