@@ -13,7 +13,7 @@ use std::ops::Range;
 use super::layout::{
     BITMAPS, DC_WIDE, ESCAPED, LEAST_ESCAPED, LEAST_LARGE, Layout, PairedSteps, Reader, WIDE, damaged,
 };
-use super::order::{Block, NATURAL_TO_PAIRED, ZIGZAG_TO_PAIRED};
+use super::order::{BEYOND_CORNER, Block, NATURAL_TO_PAIRED, ZIGZAG_TO_PAIRED};
 use super::pieces::WIDE_VALUE;
 use super::simd::Steps;
 use crate::error::Result;
@@ -83,6 +83,7 @@ pub(crate) struct Expander {
     magnitudes: Vec<u8>,
     values: Vec<u8>,
     wide: Vec<Wide>,
+    corners: Vec<bool>,
     cursor: Cursor,
 }
 
@@ -130,8 +131,15 @@ impl Expander {
     ) -> Result<()> {
         blocks.resize(wanted.len().next_multiple_of(TOGETHER), Block::ZERO);
         blocks[wanted.len()..].fill(Block::ZERO);
+        self.corners.resize(blocks.len(), true);
+        self.corners[wanted.len()..].fill(true);
         let fits = row_of(simd, self, columns, wanted, blocks);
         if fits { Ok(()) } else { Err(damaged("blocks that do not fit their streams")) }
+    }
+
+    /// Of each of the last row's blocks, whether it has nothing beyond its corner (`BEYOND_CORNER`).
+    pub(crate) fn corners(&self) -> &[bool] {
+        &self.corners
     }
 
     /// Every row has been expanded: the streams must be, too.
@@ -166,12 +174,6 @@ fn window(bytes: &[u8], at: usize) -> Option<&[u8; 64]> {
     bytes.get(at..)?.first_chunk()
 }
 
-/// The 64 bits from a byte on, if there are so many.
-#[inline(always)]
-fn bits(bytes: &[u8], at: usize) -> Option<u64> {
-    Some(u64::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
-}
-
 kernel! {
     /// All values of a band; false if its streams contradict each other.
     fn values_of / values_in[V: Steps](band: &mut Expander) -> bool {
@@ -192,9 +194,9 @@ fn magnitudes_in<V: Steps>(band: &mut Expander) -> bool {
         *two = (u16::from(byte & 15) | u16::from(byte >> 4) << 8).to_le_bytes();
     }
     out[count] = 0;
-    let mut escape = streams.escapes;
+    let (bytes, mut escape) = (&band.bytes[..], streams.escapes);
     for chunk in out[..count.next_multiple_of(64)].as_chunks_mut::<64>().0 {
-        let Some(escapes) = window(&band.bytes, escape) else { return false };
+        let Some(escapes) = window(bytes, escape) else { return false };
         escape += V::magnitudes(chunk, escapes);
     }
     escape == streams.wide
@@ -204,21 +206,26 @@ fn magnitudes_in<V: Steps>(band: &mut Expander) -> bool {
 #[inline(always)]
 fn signed_in<V: Steps>(band: &mut Expander) -> Option<()> {
     let (streams, count) = (band.streams, band.counts.values);
-    band.values.resize(count.next_multiple_of(64) + SLACK, 0);
+    let whole = count.next_multiple_of(64);
+    band.values.resize(whole + SLACK, 0);
     band.wide.clear();
+    // By themselves, so that nothing is looked up again for each of them.
+    let (bytes, magnitudes, list) = (&band.bytes[..], &band.magnitudes[..], &mut band.wide);
+    let signs = bytes.get(streams.signs..streams.signs + whole / 8)?.as_chunks().0;
+    let large = bytes.get(streams.large..streams.large + whole / 8)?.as_chunks().0;
     let (mut magnitude, mut wide) = (0, streams.wide);
-    for (i, out) in band.values[..count.next_multiple_of(64)].as_chunks_mut::<64>().0.iter_mut().enumerate() {
+    let chunks = band.values[..whole].as_chunks_mut::<64>().0.iter_mut();
+    for (i, (out, (&signs, &large))) in chunks.zip(signs.iter().zip(large)).enumerate() {
         let there = u64::MAX >> (64 - (count - 64 * i).min(64));
-        let signs = bits(&band.bytes, streams.signs + 8 * i)?;
-        let large = bits(&band.bytes, streams.large + 8 * i)? & there;
-        let mut found = V::values(signs, large, window(&band.magnitudes, magnitude)?, out) & large;
+        let (signs, large) = (u64::from_le_bytes(signs), u64::from_le_bytes(large) & there);
+        let mut found = V::values(signs, large, window(magnitudes, magnitude)?, out) & large;
         magnitude += large.count_ones() as usize;
         while found != 0 {
             let at = 64 * i + found.trailing_zeros() as usize;
             found &= found - 1;
-            let value = i16::from_le_bytes(*band.bytes[..streams.end].get(wide..)?.first_chunk()?);
+            let value = i16::from_le_bytes(*bytes[..streams.end].get(wide..)?.first_chunk()?);
             wide += 2;
-            band.wide.push(Wide { at, value });
+            list.push(Wide { at, value });
             out[at % 64] = WIDE_VALUE;
         }
     }
@@ -233,9 +240,9 @@ kernel! {
         wanted: Range<usize>,
         blocks: &mut [Block],
     ) -> bool {
-        let mut cursor = band.cursor;
-        let done = row_from::<V>(band, &mut cursor, columns, wanted, blocks);
-        band.cursor = cursor;
+        let (mut cursor, mut corners) = (band.cursor, std::mem::take(&mut band.corners));
+        let done = row_from::<V>(band, &mut cursor, columns, wanted, blocks, &mut corners);
+        (band.cursor, band.corners) = (cursor, corners);
         done.is_some()
     }
 }
@@ -269,6 +276,7 @@ fn row_from<V: Steps>(
     columns: usize,
     wanted: Range<usize>,
     blocks: &mut [Block],
+    corners: &mut [bool],
 ) -> Option<()> {
     let streams = band.streams;
     let mut dc = cursor.above;
@@ -281,8 +289,10 @@ fn row_from<V: Steps>(
         }
         let value = cursor.value;
         cursor.value += bitmap.count_ones() as usize;
-        let block = if wanted.contains(&column) { blocks.get_mut(column - wanted.start) } else { None };
-        if let Some(block) = block {
+        if wanted.contains(&column) {
+            let (block, corner) =
+                (blocks.get_mut(column - wanted.start)?, corners.get_mut(column - wanted.start)?);
+            *corner = bitmap & BEYOND_CORNER == 0;
             V::block(bitmap, window(&band.values, value)?, block);
             block.0[0] = dc;
             if next_wide < cursor.value {

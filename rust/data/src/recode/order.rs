@@ -56,6 +56,18 @@ pub(crate) const PAIRED: [u8; 64] = {
     order
 };
 
+/// The places in zigzag order, a bit for each, that are beyond the first four rows and the first four columns.
+pub(crate) const BEYOND_CORNER: u64 = {
+    let (mut places, mut place) = (0, 0);
+    while place < 64 {
+        if ZIGZAG[place] / 8 >= 4 || ZIGZAG[place] % 8 >= 4 {
+            places |= 1 << place;
+        }
+        place += 1;
+    }
+    places
+};
+
 /// Of each place in one order, the place in another, both given by their natural places.
 const fn between(from: &[u8; 64], to: &[u8; 64]) -> [u8; 64] {
     let mut natural = [0; 64];

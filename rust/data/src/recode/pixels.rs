@@ -151,7 +151,7 @@ impl Layout<'_> {
                 expander.row(simd, plane.columns, strip.columns.clone(), blocks)?;
                 let out = &mut strip.samples[(1 + row * strip.size) * strip.pitch + MARGIN..];
                 match strip.size {
-                    8 => idct::full(simd, blocks, &quant, out, strip.pitch),
+                    8 => idct::full(simd, blocks, expander.corners(), &quant, out, strip.pitch),
                     4 => idct::half(simd, blocks, &quant, out, strip.pitch),
                     2 => idct::quarter(simd, blocks, &quant, out, strip.pitch),
                     _ => idct::whole(blocks, &quant, out),

@@ -111,6 +111,13 @@ pub(crate) trait Steps {
     /// A 32-bit word everywhere.
     fn word(value: i32) -> Self::Words;
 
+    /// The same words, which stay where they are: compilers else make constants anew wherever they are used, although
+    /// registers are short.
+    #[inline(always)]
+    fn kept(words: Self::Words) -> Self::Words {
+        words
+    }
+
     /// Products of 16-bit words, their lower halves.
     fn multiply(one: Self::Words, other: Self::Words) -> Self::Words;
 
@@ -129,38 +136,33 @@ pub(crate) trait Steps {
     /// Pairs of the 16 bits from bit `BITS` on of each word of `low` and of `high`.
     fn join<const BITS: u32>(low: Self::Words, high: Self::Words) -> Self::Words;
 
+    /// The first three words of `left` and the third of `right`, of each block.
+    fn corner(left: Self::Words, right: Self::Words) -> Self::Words;
+
     /// The 4 x 4 transposition of 32-bit words, of each block.
     fn transpose(rows: [Self::Words; 4]) -> [Self::Words; 4];
 
-    /// Four rows of 8 samples of each block, from their eight columns: clipped to -128..127, 128 added. Written
-    /// from the start of `out` on, `pitch` apart, the blocks side by side.
-    fn store(columns: [Self::Words; 8], out: &mut [u8], pitch: usize);
+    /// Four rows of 8 samples of each block, from their eight columns: without `BITS` fractional bits, 16 at least, and
+    /// clipped to 0..255. Written from the start of `out` on, `pitch` apart, the blocks side by side.
+    fn store<const BITS: u32>(columns: [Self::Words; 8], out: &mut [u8], pitch: usize);
 }
 
 /// The transposition of a 4 x 4 matrix of bytes.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 const ACROSS: [u8; 16] = [0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15];
 
-/// Of each byte of a bitmap, which of the bytes that it spreads goes to each place; 128 for none.
+/// Of a byte of a bitmap, which of the bytes that it spreads goes to each place; 128 for none.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-static PLACES: [[u8; 8]; 256] = {
-    let mut places = [[128; 8]; 256];
-    let mut i = 0;
-    while i < 8 * 256 {
-        let (mask, bit) = (i / 8, i % 8);
+const fn places_of(mask: u8) -> [u8; 8] {
+    let mut places = [128; 8];
+    let mut bit = 0;
+    while bit < 8 {
         if mask >> bit & 1 == 1 {
-            places[mask][bit] = (mask & ((1 << bit) - 1)).count_ones() as u8;
+            places[bit] = (mask & ((1 << bit) - 1)).count_ones() as u8;
         }
-        i += 1;
+        bit += 1;
     }
     places
-};
-
-/// Its line for one byte.
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-#[inline(always)]
-fn places(mask: u8) -> &'static [u8; 8] {
-    &PLACES[usize::from(mask)]
 }
 
 impl Steps for Portable {
@@ -241,14 +243,19 @@ impl Steps for Portable {
     }
 
     #[inline(always)]
+    fn corner(left: Self::Words, right: Self::Words) -> Self::Words {
+        [left[0], left[1], left[2], right[2]]
+    }
+
+    #[inline(always)]
     fn transpose(rows: [Self::Words; 4]) -> [Self::Words; 4] {
         [0, 1, 2, 3].map(|i| rows.map(|row| row[i]))
     }
 
     #[inline(always)]
-    fn store(columns: [Self::Words; 8], out: &mut [u8], pitch: usize) {
+    fn store<const BITS: u32>(columns: [Self::Words; 8], out: &mut [u8], pitch: usize) {
         for row in 0..4 {
-            let samples = columns.map(|column| (column[row].clamp(-128, 127) + 128) as u8);
+            let samples = columns.map(|column| (column[row] >> BITS).clamp(0, 255) as u8);
             out[row * pitch..][..8].copy_from_slice(&samples);
         }
     }
@@ -270,3 +277,6 @@ fn joined(low: i16, high: i16) -> i32 {
 fn each(one: [i32; 4], other: [i32; 4], step: impl Fn(i32, i32) -> i32) -> [i32; 4] {
     [0, 1, 2, 3].map(|i| step(one[i], other[i]))
 }
+
+#[cfg(test)]
+mod tests;

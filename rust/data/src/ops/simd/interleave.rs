@@ -53,31 +53,17 @@ impl Interleave for Portable {
     }
 }
 
-/// Where the bytes of 16 pixels come from, for red, green and blue: its index in the plane. Each third of the 48 takes
-/// from each plane what has another place than in the other thirds, so that one table does for all.
+/// Where the bytes of each third of 16 pixels come from, for red, green and blue: the index in the plane; 128 for bytes
+/// of another.
 #[cfg(target_arch = "x86_64")]
-const PLACES: [[u8; 16]; 3] = {
-    let mut places = [[0; 16]; 3];
+const PLACES: [[[u8; 16]; 3]; 3] = {
+    let mut places = [[[128; 16]; 3]; 3];
     let mut i = 0;
     while i < 48 {
-        places[i % 3][i % 16] = (i / 3) as u8;
+        places[i / 16][i % 3][i % 16] = (i / 3) as u8;
         i += 1;
     }
     places
-};
-
-/// Which bytes of each third of 48 are green, and which blue.
-#[cfg(target_arch = "x86_64")]
-const OTHERS: [[[u8; 16]; 2]; 3] = {
-    let mut others = [[[0; 16]; 2]; 3];
-    let mut i = 0;
-    while i < 48 {
-        if i % 3 > 0 {
-            others[i / 16][i % 3 - 1][i % 16] = 255;
-        }
-        i += 1;
-    }
-    others
 };
 
 /// # Safety
@@ -108,15 +94,12 @@ impl Interleave for Avx2 {
         // sixth of `out`; tables have 16.
         unsafe {
             for i in 0..2 {
-                let mut samples = [_mm256_setzero_si256(); 3];
-                for (samples, (plane, places)) in samples.iter_mut().zip(planes.iter().zip(&PLACES)) {
-                    let plane = _mm256_loadu_si256(plane.as_ptr().cast::<__m256i>().add(i));
-                    *samples = _mm256_shuffle_epi8(plane, twice(places));
-                }
-                let mut thirds = samples;
-                for (third, [green, blue]) in thirds.iter_mut().zip(&OTHERS) {
-                    let pixels = _mm256_blendv_epi8(samples[0], samples[1], twice(green));
-                    *third = _mm256_blendv_epi8(pixels, samples[2], twice(blue));
+                let mut thirds = [_mm256_setzero_si256(); 3];
+                for (third, places) in thirds.iter_mut().zip(&PLACES) {
+                    for (plane, places) in planes.iter().zip(places) {
+                        let plane = _mm256_loadu_si256(plane.as_ptr().cast::<__m256i>().add(i));
+                        *third = _mm256_or_si256(*third, _mm256_shuffle_epi8(plane, twice(places)));
+                    }
                 }
                 // Each third of the first 16 pixels, then each of the others.
                 let [first, second, third] = thirds;

@@ -4,7 +4,7 @@
 //! As at full size, all that differs is which sums there are: those of the smaller transformation are of the
 //! inputs of the larger, less those that hardly matter.
 
-use super::{FACTOR_BITS, FIRST_BITS, Quant, SECOND_BITS, factor, factors, inputs, steps};
+use super::{FACTOR_BITS, FIRST_BITS, Quant, SECOND_BITS, factor, factors, inputs, rounding, steps};
 use crate::ops::simd::kernel;
 use crate::recode::order::Block;
 use crate::recode::simd::Steps;
@@ -54,9 +54,9 @@ fn two<V: Steps>(inputs: [V::Words; 4], rounding: i32) -> [V::Words; 2] {
 
 /// The first `SIZE` rows and columns of each block, side by side.
 #[inline(always)]
-fn store<V: Steps, const SIZE: usize>(columns: [V::Words; 8], out: &mut [u8], pitch: usize) {
+fn store<V: Steps, const SIZE: usize, const BITS: u32>(columns: [V::Words; 8], out: &mut [u8], pitch: usize) {
     let mut rows = [[0; MOST]; 4];
-    V::store(columns, rows.as_flattened_mut(), MOST);
+    V::store::<BITS>(columns, rows.as_flattened_mut(), MOST);
     for (row, samples) in rows.iter().take(SIZE).enumerate() {
         let blocks = samples.as_chunks::<8>().0;
         let out = out[row * pitch..].as_chunks_mut::<SIZE>().0;
@@ -79,12 +79,10 @@ kernel! {
             for (row, &high) in rows.iter_mut().zip(&high) {
                 *row = V::join::<FIRST>(*row, high);
             }
-            let four = four::<V>(V::transpose(rows), 1 << (SECOND - 1));
+            let four = four::<V>(V::transpose(rows), rounding(SECOND));
             let mut columns = [V::word(0); 8];
-            for (column, &samples) in columns.iter_mut().zip(&four) {
-                *column = V::shift::<SECOND>(samples);
-            }
-            store::<V, 4>(columns, &mut out[4 * V::BLOCKS * i..], pitch);
+            columns[..4].copy_from_slice(&four);
+            store::<V, 4, SECOND>(columns, &mut out[4 * V::BLOCKS * i..], pitch);
         }
     }
 }
@@ -102,12 +100,10 @@ kernel! {
             for (row, (&low, &high)) in rows.iter_mut().zip(low.iter().zip(&high)) {
                 *row = V::join::<FIRST>(low, high);
             }
-            let two = two::<V>(V::transpose(rows), 1 << (SECOND - 1));
+            let two = two::<V>(V::transpose(rows), rounding(SECOND));
             let mut columns = [V::word(0); 8];
-            for (column, &samples) in columns.iter_mut().zip(&two) {
-                *column = V::shift::<SECOND>(samples);
-            }
-            store::<V, 2>(columns, &mut out[2 * V::BLOCKS * i..], pitch);
+            columns[..2].copy_from_slice(&two);
+            store::<V, 2, SECOND>(columns, &mut out[2 * V::BLOCKS * i..], pitch);
         }
     }
 }

@@ -8,13 +8,24 @@
 
 use std::arch::aarch64::*;
 
-use super::{ACROSS, Steps, places};
+use super::{ACROSS, Steps, places_of};
 use crate::ops::simd::Neon;
 use crate::recode::layout::{ESCAPED, LEAST_ESCAPED, LEAST_LARGE, WIDE};
 use crate::recode::order::{Block, PAIRED_TO_ZIGZAG};
 
 /// One bit of each byte of two groups of eight.
 const BITS: [u8; 16] = [1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128];
+
+/// Of each byte of a bitmap, which of the bytes that it spreads goes to each place.
+static PLACES: [[u8; 8]; 256] = {
+    let mut places = [[0; 8]; 256];
+    let mut mask = 0;
+    while mask < 256 {
+        places[mask] = places_of(mask as u8);
+        mask += 1;
+    }
+    places
+};
 
 /// As many of the first bytes of `from` as bits of `mask` are set, each moved to its bit's place: 16 at a time.
 ///
@@ -32,7 +43,7 @@ unsafe fn expand(mask: u64, from: &[u8; 64]) -> [uint8x16_t; 4] {
                 let mask = (mask >> (16 * i + 8 * j)) as u8;
                 let eight: &[u8] = &from[used..used + 8];
                 // A look-up beyond the eight gives 0.
-                *half = vtbl1_u8(vld1_u8(eight.as_ptr()), vld1_u8(places(mask).as_ptr()));
+                *half = vtbl1_u8(vld1_u8(eight.as_ptr()), vld1_u8(PLACES[usize::from(mask)].as_ptr()));
                 used += mask.count_ones() as usize;
             }
             *out = vcombine_u8(halves[0], halves[1]);
@@ -196,6 +207,12 @@ impl Steps for Neon {
     }
 
     #[inline(always)]
+    fn corner(left: Self::Words, right: Self::Words) -> Self::Words {
+        // SAFETY: the CPU has NEON (see above).
+        unsafe { vcopyq_laneq_s32::<3, 2>(left, right) }
+    }
+
+    #[inline(always)]
     fn transpose([a, b, c, d]: [Self::Words; 4]) -> [Self::Words; 4] {
         // SAFETY: the CPU has NEON (see above).
         unsafe {
@@ -213,19 +230,23 @@ impl Steps for Neon {
     }
 
     #[inline(always)]
-    fn store([a, b, c, d, e, f, g, h]: [Self::Words; 8], out: &mut [u8], pitch: usize) {
+    fn store<const BITS: u32>(mut columns: [Self::Words; 8], out: &mut [u8], pitch: usize) {
+        for column in &mut columns {
+            *column = Self::shift::<BITS>(*column);
+        }
+        let [a, b, c, d, e, f, g, h] = columns;
         // SAFETY: the CPU has NEON (see above); each store is to 8 bytes of a slice of so many.
         unsafe {
             let (ab, cd) = (vqmovn_high_s32(vqmovn_s32(a), b), vqmovn_high_s32(vqmovn_s32(c), d));
             let (ef, gh) = (vqmovn_high_s32(vqmovn_s32(e), f), vqmovn_high_s32(vqmovn_s32(g), h));
             let across = vld1q_u8(ACROSS.as_ptr());
-            let left = vreinterpretq_u8_s8(vqmovn_high_s16(vqmovn_s16(ab), cd));
-            let right = vreinterpretq_u8_s8(vqmovn_high_s16(vqmovn_s16(ef), gh));
+            let left = vqmovun_high_s16(vqmovun_s16(ab), cd);
+            let right = vqmovun_high_s16(vqmovun_s16(ef), gh);
             let left = vreinterpretq_u32_u8(vqtbl1q_u8(left, across));
             let right = vreinterpretq_u32_u8(vqtbl1q_u8(right, across));
             let pairs = [vzip1q_u32(left, right), vzip2q_u32(left, right)];
             for (i, pair) in pairs.into_iter().enumerate() {
-                let pair = veorq_u8(vreinterpretq_u8_u32(pair), vdupq_n_u8(128));
+                let pair = vreinterpretq_u8_u32(pair);
                 let row = &mut out[2 * i * pitch..][..8];
                 vst1_u8(row.as_mut_ptr(), vget_low_u8(pair));
                 let row = &mut out[(2 * i + 1) * pitch..][..8];

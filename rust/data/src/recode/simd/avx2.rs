@@ -6,10 +6,10 @@
 //! Every block of intrinsics rests on one promise: `Steps` is called inside `kernel!` only, in functions
 //! compiled for, and run on, CPUs with these instructions.
 
-use std::arch::x86_64::*;
+use std::arch::{asm, x86_64::*};
 use std::mem::transmute;
 
-use super::{ACROSS, Steps, places};
+use super::{Steps, places_of};
 use crate::ops::simd::Avx2;
 use crate::recode::layout::{ESCAPED, LEAST_ESCAPED, LEAST_LARGE, WIDE};
 use crate::recode::order::{Block, PAIRED_TO_ZIGZAG};
@@ -26,41 +26,64 @@ const QUARTERS: [[[u8; 16]; 4]; 4] = {
     places
 };
 
-/// Eight bytes in the lower half, the bits of `mask` telling where they go.
+/// Sixteen bytes that are loaded at once.
+#[derive(Clone, Copy)]
+#[repr(align(16))]
+struct Sixteen([u8; 16]);
+
+/// Of each byte of a bitmap, which of the bytes that it spreads goes to each of eight places (128 for none), and behind
+/// these how many it spreads, for each of eight places of the next byte.
+static LOWER: [Sixteen; 256] = {
+    let mut lower = [Sixteen([0; 16]); 256];
+    let mut i = 0;
+    while i < 16 * 256 {
+        let (mask, place) = (i / 16, i % 16);
+        let places = places_of(mask as u8);
+        lower[mask].0[place] = if place < 8 { places[place] } else { mask.count_ones() as u8 };
+        i += 1;
+    }
+    lower
+};
+
+/// The same of the next byte, to be added: nothing for the places of the one before.
+static UPPER: [Sixteen; 256] = {
+    let mut upper = [Sixteen([0; 16]); 256];
+    let mut i = 0;
+    while i < 8 * 256 {
+        let (mask, place) = (i / 8, i % 8);
+        upper[mask].0[8 + place] = places_of(mask as u8)[place];
+        i += 1;
+    }
+    upper
+};
+
+/// The same 16 bytes in both halves.
 ///
 /// # Safety
-/// The CPU has SSSE3.
+/// The CPU has AVX2; the 16 bytes are there.
 #[inline(always)]
-unsafe fn spread(mask: u64, from: &[u8; 64], at: usize) -> __m128i {
-    let eight: &[u8] = &from[at..at + 8];
-    // SAFETY: the CPU has SSSE3; both loads are of 8 bytes that are there.
-    unsafe {
-        let eight = _mm_loadl_epi64(eight.as_ptr().cast());
-        _mm_shuffle_epi8(eight, _mm_loadl_epi64(places(mask as u8).as_ptr().cast()))
-    }
+unsafe fn twice(bytes: *const u8) -> __m256i {
+    // SAFETY: as promised.
+    unsafe { _mm256_broadcastsi128_si256(_mm_loadu_si128(bytes.cast())) }
 }
 
 /// As many of the first bytes of `from` as bits of `mask` are set, each moved to its bit's place: 16 at a time, for so
-/// many of the four times 16 bits.
+/// many of the four times 16 bits, each in both halves.
 ///
 /// # Safety
 /// The CPU has AVX2 and POPCNT.
 #[inline(always)]
-unsafe fn expand<const PARTS: usize>(mask: u64, from: &[u8; 64]) -> [__m128i; PARTS] {
-    const ONES: u64 = u64::MAX / 255;
-    // Set bits of each byte, then those of all bytes below each: they depend on nothing but the mask.
-    let pairs = mask - (mask >> 1 & (ONES * 0x55));
-    let fours = (pairs & (ONES * 0x33)) + (pairs >> 2 & (ONES * 0x33));
-    let bytes = (fours + (fours >> 4)) & (ONES * 0x0f);
-    let before = bytes.wrapping_mul(ONES) << 8;
-    // SAFETY: as promised; there are at most 8 bits below each further byte, so at most 56 in all.
+unsafe fn expand<const PARTS: usize>(mask: u64, from: &[u8; 64]) -> [__m256i; PARTS] {
+    const { assert!(PARTS <= 4) };
+    // SAFETY: as promised; at most 48 bits are below the last part, so that 16 bytes are there.
     unsafe {
-        let mut out = [_mm_setzero_si128(); PARTS];
+        let mut out = [_mm256_setzero_si256(); PARTS];
         for (i, out) in out.iter_mut().enumerate() {
-            let (mask, before) = (mask >> (16 * i), before >> (16 * i));
-            let low = spread(mask, from, (before & 63) as usize);
-            let high = spread(mask >> 8, from, (before >> 8 & 63) as usize);
-            *out = _mm_unpacklo_epi64(low, high);
+            let below = if i == 0 { 0 } else { (mask << (64 - 16 * i)).count_ones() as usize };
+            let (low, high) = ((mask >> (16 * i)) as u8, (mask >> (16 * i + 8)) as u8);
+            let low = twice(LOWER[usize::from(low)].0.as_ptr());
+            let high = twice(UPPER[usize::from(high)].0.as_ptr());
+            *out = _mm256_shuffle_epi8(twice(from.as_ptr().add(below)), _mm256_add_epi8(low, high));
         }
         out
     }
@@ -96,14 +119,14 @@ unsafe fn bytes_of(bits: u32) -> __m256i {
 
 const ONE_EACH: i64 = 0x0101_0101_0101_0101;
 
-/// Two halves of 64 bytes.
+/// Two halves of 64 bytes, from fourths that are twice in a vector.
 ///
 /// # Safety
 /// The CPU has AVX2.
 #[inline(always)]
-unsafe fn halves([a, b, c, d]: [__m128i; 4]) -> [__m256i; 2] {
+unsafe fn halves([a, b, c, d]: [__m256i; 4]) -> [__m256i; 2] {
     // SAFETY: as promised.
-    unsafe { [_mm256_set_m128i(b, a), _mm256_set_m128i(d, c)] }
+    unsafe { [_mm256_blend_epi32::<0xf0>(a, b), _mm256_blend_epi32::<0xf0>(c, d)] }
 }
 
 /// A block's values, of which there are none behind the first `PARTS` times 16 places.
@@ -120,14 +143,28 @@ unsafe fn spread_over<const PARTS: usize>(bitmap: u64, values: &[u8; 64], out: &
             let mut paired = _mm256_setzero_si256();
             for (j, &part) in zigzag.iter().enumerate() {
                 let places: __m256i = transmute([first[j], second[j]]);
-                let part = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(part), places);
-                paired = _mm256_or_si256(paired, part);
+                paired = _mm256_or_si256(paired, _mm256_shuffle_epi8(part, places));
             }
             let (low, high) = (_mm256_castsi256_si128(paired), _mm256_extracti128_si256::<1>(paired));
             _mm256_store_si256(at.add(2 * i), _mm256_cvtepi8_epi16(low));
             _mm256_store_si256(at.add(2 * i + 1), _mm256_cvtepi8_epi16(high));
         }
     }
+}
+
+/// The same, but no compiler knows what it is.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn unknown(words: __m256i) -> __m256i {
+    let mut words = words;
+    // Miri knows no assembler.
+    if !cfg!(miri) {
+        // SAFETY: nothing is done.
+        unsafe {
+            asm!("/* {words} */", words = inout(ymm_reg) words, options(pure, nomem, nostack, preserves_flags))
+        };
+    }
+    words
 }
 
 impl Steps for Avx2 {
@@ -227,6 +264,12 @@ impl Steps for Avx2 {
     }
 
     #[inline(always)]
+    fn kept(words: Self::Words) -> Self::Words {
+        // SAFETY: the CPU has AVX2 (see above).
+        unsafe { unknown(words) }
+    }
+
+    #[inline(always)]
     fn multiply(one: Self::Words, other: Self::Words) -> Self::Words {
         // SAFETY: the CPU has AVX2 (see above).
         unsafe { _mm256_mullo_epi16(one, other) }
@@ -267,6 +310,12 @@ impl Steps for Avx2 {
     }
 
     #[inline(always)]
+    fn corner(left: Self::Words, right: Self::Words) -> Self::Words {
+        // SAFETY: the CPU has AVX2 (see above).
+        unsafe { _mm256_blend_epi32::<0x88>(left, _mm256_shuffle_epi32::<0b10_00_00_00>(right)) }
+    }
+
+    #[inline(always)]
     fn transpose([a, b, c, d]: [Self::Words; 4]) -> [Self::Words; 4] {
         // SAFETY: the CPU has AVX2 (see above).
         unsafe {
@@ -282,24 +331,30 @@ impl Steps for Avx2 {
     }
 
     #[inline(always)]
-    fn store([a, b, c, d, e, f, g, h]: [Self::Words; 8], out: &mut [u8], pitch: usize) {
-        // SAFETY: the CPU has AVX2 (see above); each store is to 16 bytes of a slice of so many.
+    fn store<const BITS: u32>(columns: [Self::Words; 8], out: &mut [u8], pitch: usize) {
+        const { assert!(BITS >= 16) };
+        let out = &mut out[..3 * pitch + 16];
+        // SAFETY: the CPU has AVX2 (see above); each store is to the first 16 bytes of one of four rows.
         unsafe {
-            let left = _mm256_packs_epi16(_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, d));
-            let right = _mm256_packs_epi16(_mm256_packs_epi32(e, f), _mm256_packs_epi32(g, h));
-            let across: __m256i = transmute([ACROSS, ACROSS]);
-            let (left, right) = (_mm256_shuffle_epi8(left, across), _mm256_shuffle_epi8(right, across));
-            let middle = _mm256_set1_epi8(-128);
-            let upper = _mm256_xor_si256(_mm256_unpacklo_epi32(left, right), middle);
-            let lower = _mm256_xor_si256(_mm256_unpackhi_epi32(left, right), middle);
-            // Each 128-bit part has two rows of a block: now each has a row of two.
-            for (i, pair) in [upper, lower].into_iter().enumerate() {
-                let blocks = [_mm256_castsi256_si128(pair), _mm256_extracti128_si256::<1>(pair)];
-                let [first, second] = [2 * i * pitch, (2 * i + 1) * pitch];
-                let row = &mut out[first..][..16];
-                _mm_storeu_si128(row.as_mut_ptr().cast(), _mm_unpacklo_epi64(blocks[0], blocks[1]));
-                let row = &mut out[second..][..16];
-                _mm_storeu_si128(row.as_mut_ptr().cast(), _mm_unpackhi_epi64(blocks[0], blocks[1]));
+            // Of each word of two columns side by side: packing of words is for one of the ports alone.
+            let mut twos = [_mm256_setzero_si256(); 4];
+            for (two, columns) in twos.iter_mut().zip(columns.as_chunks::<2>().0) {
+                let whole =
+                    _mm256_blend_epi16::<0b1010_1010>(_mm256_srli_epi32::<16>(columns[0]), columns[1]);
+                *two = _mm256_sra_epi16(whole, _mm_cvtsi32_si128(BITS as i32 - 16));
+            }
+            let (outer, inner) =
+                (_mm256_packus_epi16(twos[0], twos[2]), _mm256_packus_epi16(twos[1], twos[3]));
+            // The first four columns of four rows, then the others.
+            let left = unknown(_mm256_unpacklo_epi16(outer, inner));
+            let right = unknown(_mm256_unpackhi_epi16(outer, inner));
+            let pairs = [_mm256_unpacklo_epi32(left, right), _mm256_unpackhi_epi32(left, right)];
+            for (i, pair) in pairs.into_iter().enumerate() {
+                // Each 128-bit part has two rows of a block: now each has a row of two.
+                let rows = unknown(_mm256_permute4x64_epi64::<0b11_01_10_00>(pair));
+                let at = out.as_mut_ptr().add(2 * i * pitch);
+                _mm_storeu_si128(at.cast(), _mm256_castsi256_si128(rows));
+                _mm_storeu_si128(at.add(pitch).cast(), _mm256_extracti128_si256::<1>(rows));
             }
         }
     }

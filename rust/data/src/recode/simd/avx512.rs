@@ -350,6 +350,12 @@ impl Steps for Avx512 {
     }
 
     #[inline(always)]
+    fn corner(left: Self::Words, right: Self::Words) -> Self::Words {
+        // SAFETY: the CPU has AVX-512 (see above).
+        unsafe { _mm512_mask_shuffle_epi32::<0b10_00_00_00>(left, 0x8888, right) }
+    }
+
+    #[inline(always)]
     fn transpose([a, b, c, d]: [Self::Words; 4]) -> [Self::Words; 4] {
         // SAFETY: the CPU has AVX-512 (see above).
         unsafe {
@@ -365,19 +371,22 @@ impl Steps for Avx512 {
     }
 
     #[inline(always)]
-    fn store([a, b, c, d, e, f, g, h]: [Self::Words; 8], out: &mut [u8], pitch: usize) {
+    fn store<const BITS: u32>(mut columns: [Self::Words; 8], out: &mut [u8], pitch: usize) {
+        for column in &mut columns {
+            *column = Self::shift::<BITS>(*column);
+        }
+        let [a, b, c, d, e, f, g, h] = columns;
         // SAFETY: the CPU has AVX-512 with BW (see above); each store is to 32 bytes of a slice of so many.
         unsafe {
-            let left = _mm512_packs_epi16(_mm512_packs_epi32(a, b), _mm512_packs_epi32(c, d));
-            let right = _mm512_packs_epi16(_mm512_packs_epi32(e, f), _mm512_packs_epi32(g, h));
+            let left = _mm512_packus_epi16(_mm512_packs_epi32(a, b), _mm512_packs_epi32(c, d));
+            let right = _mm512_packus_epi16(_mm512_packs_epi32(e, f), _mm512_packs_epi32(g, h));
             let across = _mm512_broadcast_i32x4(_mm_loadu_si128(ACROSS.as_ptr().cast()));
             let (left, right) = (_mm512_shuffle_epi8(left, across), _mm512_shuffle_epi8(right, across));
-            let middle = _mm512_set1_epi8(-128);
             // Each 128-bit part has two rows of a block: now each half has a row of four.
             let order = unknown(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7));
             let pairs = [_mm512_unpacklo_epi32(left, right), _mm512_unpackhi_epi32(left, right)];
             for (i, pair) in pairs.into_iter().enumerate() {
-                let pair = _mm512_permutexvar_epi64(order, _mm512_xor_si512(pair, middle));
+                let pair = _mm512_permutexvar_epi64(order, pair);
                 let row = &mut out[2 * i * pitch..][..32];
                 _mm256_storeu_si256(row.as_mut_ptr().cast(), _mm512_castsi512_si256(pair));
                 let row = &mut out[(2 * i + 1) * pitch..][..32];
