@@ -9,6 +9,8 @@ mod arm;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod colours;
 
 use super::order::Block;
 use super::pieces::Piece;
