@@ -44,7 +44,7 @@ NATIVE = "_native"
 # Top to bottom in the order of the data. A module may use lower floors; on floors 2 and 3 also the modules
 # before it on its own floor (a store reads what an index names), on floors 0 and 1 nothing beside it.
 CRATE_FLOORS = (
-    ("error", "limits", "random"),
+    ("checksum", "error", "limits", "random"),
     ("tar", "jpeg", "png", "webp", "ops"),
     ("recode", "decode", "index", "order", "store", "augment", "floats"),
     ("workers", "scan", "pack", "blocks", "meter", "slots", "trouble", "loader"),
