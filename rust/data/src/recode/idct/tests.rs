@@ -19,7 +19,8 @@ fn block(random: &mut Random, corner: bool) -> Block {
 fn corners_have_the_samples_of_the_longer_way() {
     const PITCH: usize = 8 * 40 + 24;
     let mut random = Random(31);
-    for case in 0..if cfg!(miri) { 3 } else { 300 } {
+    // Miri takes a thousand times as long: one mixture of both.
+    for case in if cfg!(miri) { 1..2 } else { 0..300 } {
         let quant = Quant::new(&std::array::from_fn(|_| 1 + random.below([1, 20, 65_535][case % 3]) as u16));
         let corners: [bool; 40] = std::array::from_fn(|i| random.below(40) > i && case > 0);
         let blocks = corners.map(|corner| block(&mut random, corner));
