@@ -99,7 +99,8 @@ impl PairedSteps {
     pub(crate) fn plainly_allow<V: Steps>(&self, (bitmap, values): (u64, &[u8; 64]), dc: i16) -> bool {
         let first = u32::from(dc.unsigned_abs()) * u32::from(self.natural[0]);
         let all = self.zigzag.as_ref().and_then(|steps| V::weigh(bitmap, values, steps));
-        first <= MOST_DC && all.is_some_and(|all| first + all <= MOST_OF_TWO_COLUMNS)
+        // Behind the values that a damaged band has there may be any: their sum, below zero, is a huge one.
+        first <= MOST_DC && all.is_some_and(|all| all <= MOST_OF_TWO_COLUMNS - first)
     }
 
     /// Whether a block is tame. Its first coefficient is `dc`, whatever the block has there; the others have 8
