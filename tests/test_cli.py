@@ -289,6 +289,8 @@ def test_pack_says_what_to_do_about_a_damaged_image(images: Path, tmp_path: Path
     result = barlow_here(capfd, *again)
     assert result.code == 0
     assert "warning: 1 classes have their only image in" in result.err
+    # A loose file is no member of an archive.
+    assert f"skipped {data}/a/004.jpg: not a JPEG" in result.out
     result = barlow_here(capfd, *again)
     assert the_error(result.err).endswith("exists already; --overwrite replaces it")
 

@@ -97,9 +97,9 @@ def _told(report: dict[str, Any], *, recode: bool = False) -> dict[str, str]:
     for why, count in report.get("not_recoded", {}).items() if recode else ():
         told[f"not recoded, since {why}"] = f"{count:,}"
     for one in report["skipped"]:
-        told[f"skipped {one['shard']}/{one['member']}" if one["shard"] else f"skipped {one['member']}"] = one[
-            "reason"
-        ]
+        # A loose file is no shard's member.
+        where = "/".join(part for part in (one["shard"], one["member"]) if part)
+        told[f"skipped {where}"] = one["reason"]
     return told | {"time": f"{report['seconds']:.1f} s"}
 
 

@@ -193,6 +193,21 @@ mod tests {
         blocks[at][[0, 0, 1, 8, 63, random.below(64)][random.below(6)]] = VALUES[random.below(VALUES.len())];
     }
 
+    kernel! {
+        fn allow_on / allow_in[V: Steps](steps: &PairedSteps, bitmap: u64, values: &[u8; 64], dc: i16) -> bool {
+            steps.plainly_allow::<V>((bitmap, values), dc)
+        }
+    }
+
+    #[test]
+    fn values_of_nobody_are_weighed_without_overflow() {
+        // A damaged band may name more values than it has; behind them are those of another image.
+        let steps = PairedSteps::new(&[1; 64]);
+        for simd in Simd::available() {
+            assert!(!allow_on(simd, &steps, 2, &[WIDE_VALUE; 64], 4000), "{}", simd.name());
+        }
+    }
+
     #[test]
     fn a_layout_is_that_of_its_own_image_alone() {
         let mut random = Random(71);
